@@ -1,0 +1,2 @@
+//! monopod
+fn main() {}
