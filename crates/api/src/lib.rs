@@ -1,1 +1,30 @@
-//! The `api` room.
+//! The objects of Kubernetes and their rules as pure functions.
+//!
+//! ```text
+//! bytes ─ decode ─ defaults ─ strategy (prepare, validate) ─ bytes
+//!            └ patch, apply      └ status, table, selector, discovery, openapi
+//! ```
+//!
+//! No input or output, nothing asynchronous, no clock: time is an argument.
+//! An object is a `serde_json::Value` between decoding and encoding; kinds whose
+//! rules are many (Pods) are read into their k8s-openapi type where the rules are.
+//!
+//! Start reading at [`resource`] (the table of kinds) and [`strategy`] (what a kind adds).
+
+pub mod apply;
+pub mod bootstrap;
+pub mod decode;
+pub mod defaults;
+pub mod discovery;
+pub mod field;
+pub mod names;
+pub mod openapi;
+pub mod patch;
+pub mod quantity;
+pub mod resource;
+pub mod schema;
+pub mod selector;
+pub mod status;
+pub mod strategy;
+pub mod table;
+pub mod validate;

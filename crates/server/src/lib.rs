@@ -1,1 +1,2 @@
 //! The `server` room.
+pub mod auth;

@@ -1,0 +1,1 @@
+//! Server-side apply and the field managers of an object.

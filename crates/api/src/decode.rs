@@ -1,0 +1,1 @@
+//! Bytes of a client into an object: strict where asked, in upstream's words.

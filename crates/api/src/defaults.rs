@@ -1,0 +1,1 @@
+//! Defaulting: what upstream fills in when a field is absent.

@@ -1,0 +1,1 @@
+//! Paths of fields and the errors of validation, worded as upstream words them.

@@ -1,0 +1,1 @@
+//! Names the server makes: the suffix of generateName.

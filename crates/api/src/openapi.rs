@@ -1,0 +1,1 @@
+//! OpenAPI v3 and v2 documents.

@@ -1,0 +1,1 @@
+//! Quantities: parse, compare, add, and the canonical text.

@@ -1,0 +1,1 @@
+//! The table of kinds that this server serves.

@@ -1,0 +1,1 @@
+//! The embedded schema of every kind: types, merge keys, list maps.

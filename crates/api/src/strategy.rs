@@ -1,0 +1,1 @@
+//! What a kind adds to the generic path: preparing and validating writes.

@@ -1,0 +1,1 @@
+//! Table output: the columns and cells that kubectl prints.

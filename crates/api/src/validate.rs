@@ -1,0 +1,1 @@
+//! Rules that many kinds share: names, labels, annotations.
