@@ -1,0 +1,143 @@
+//! The daemon's side for code that may block: starts a shim, talks to one. The runtime's own
+//! asynchronous side uses [`crate::codec`] directly; the order of calls is the same.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::codec::{CodecError, Decoder, encode};
+use crate::protocol::{Event, Failure, Message, Reply, Request, VERSION};
+
+/// Name of the shim's socket in the sandbox directory.
+pub const SOCKET: &str = "shim.sock";
+
+/// Name of the file in the sandbox directory that gets the shim's own last words.
+pub const LOG: &str = "shim.log";
+
+/// A request was not answered, or with a failure.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The shim said no.
+    #[error(transparent)]
+    Refused(#[from] Failure),
+    /// The connection is gone.
+    #[error("shim connection: {0}")]
+    Io(#[from] io::Error),
+    /// The shim speaks something else.
+    #[error("shim connection: {0}")]
+    Codec(#[from] CodecError),
+    /// The shim answered something that does not belong to the request.
+    #[error("shim connection: unexpected message {0}")]
+    Unexpected(String),
+}
+
+/// Starts `executable shim DIRECTORY` with one end of a socket as its standard input and gives
+/// the other: the start connection, on which [`Request::Open`] must come first. The child must
+/// be waited for while its starter lives (it ends after `Shutdown`).
+///
+/// # Errors
+/// The program cannot be started.
+pub fn launch(executable: &Path, directory: &Path) -> io::Result<(Child, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let child = Command::new(executable)
+        .arg("shim")
+        .arg(directory)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    Ok((child, ours))
+}
+
+/// A connection to a shim.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    decoder: Decoder,
+    events: VecDeque<Event>,
+    last_id: u64,
+}
+
+impl Connection {
+    /// Over the start connection that [`launch`] gave.
+    pub fn new(stream: UnixStream) -> Self {
+        Connection { stream, decoder: Decoder::default(), events: VecDeque::new(), last_id: 0 }
+    }
+
+    /// To the running shim of a sandbox directory.
+    ///
+    /// # Errors
+    /// No shim listens there (`ConnectionRefused`, `NotFound`), or it speaks another version.
+    pub fn connect(directory: &Path) -> Result<Self, ClientError> {
+        let mut connection = Connection::new(UnixStream::connect(directory.join(SOCKET))?);
+        connection.call(Request::Hello { version: VERSION })?;
+        Ok(connection)
+    }
+
+    /// Sends a request and waits for its reply; events that come meanwhile are kept.
+    ///
+    /// # Errors
+    /// The shim refused, or the connection is gone.
+    pub fn call(&mut self, request: Request) -> Result<Reply, ClientError> {
+        self.last_id += 1;
+        let wanted = self.last_id;
+        let frame = encode(&Message::Request { id: wanted, request })?;
+        let mut rest = &frame[..];
+        while !rest.is_empty() {
+            rest = &rest[sys::socket::send(&self.stream, rest, &[]).map_err(io::Error::from)?..];
+        }
+        loop {
+            match self.receive()? {
+                Message::Event(event) => self.events.push_back(event),
+                Message::Reply { id, result } if id == wanted => return Ok(result?),
+                other => return Err(ClientError::Unexpected(format!("{other:?}"))),
+            }
+        }
+    }
+
+    /// The next event; waits for it.
+    ///
+    /// # Errors
+    /// The connection is gone, or its read timeout (see [`Connection::stream`]) has passed.
+    pub fn event(&mut self) -> Result<Event, ClientError> {
+        if let Some(event) = self.events.pop_front() {
+            return Ok(event);
+        }
+        match self.receive()? {
+            Message::Event(event) => Ok(event),
+            other => Err(ClientError::Unexpected(format!("{other:?}"))),
+        }
+    }
+
+    /// The oldest descriptor that came with a reply and was not taken yet.
+    pub fn take_fd(&mut self) -> Option<OwnedFd> {
+        self.decoder.take_fd()
+    }
+
+    /// The socket.
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    fn receive(&mut self) -> Result<Message, ClientError> {
+        let mut bytes = [0; 4096];
+        let mut fds = Vec::new();
+        loop {
+            if let Some(message) = self.decoder.next_message()? {
+                return Ok(message);
+            }
+            let got =
+                sys::socket::receive(self.stream.as_fd(), &mut bytes, &mut fds).map_err(io::Error::from)?;
+            if got == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            self.decoder.push(&bytes[..got]);
+            self.decoder.push_fds(fds.drain(..));
+        }
+    }
+}
