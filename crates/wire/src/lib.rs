@@ -9,8 +9,18 @@
 //! listener, another room in the same process, a test) makes no difference to
 //! it. This crate does not know what it carries: no Kubernetes kind is named here.
 //!
-//! Start reading at [`Handler`].
+//! Tasks: [`serve`] owns one task per connection, in its own set, and drains
+//! them when its token is cancelled. [`pki::ServingCertificate::keep_fresh`] is
+//! run by whoever listens. Upgraded connections belong to the handler that took
+//! them over, and so do the futures that drive [`spdy`] sessions.
+//!
+//! Start reading at [`Handler`], then `serve.rs`.
 
 mod handler;
+pub mod pki;
+mod serve;
+pub mod spdy;
+pub mod websocket;
 
 pub use handler::{Body, BoxError, Handler, Identity, Request, Response, body_from_stream, empty, full};
+pub use serve::{Drained, Limits, Peer, serve, serve_with};
