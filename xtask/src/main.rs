@@ -1,2 +1,61 @@
-//! xtask
-fn main() {}
+//! The tasks of this repository: one door for people, the Makefile and CI.
+//!
+//! `cargo xtask check` looks at the code (format, lints, licences, arrows, docs);
+//! `cargo xtask test` runs everything; `cargo xtask demo` shows a Pod running.
+//! What a task needs on the host it installs, by name, and says so.
+//!
+//! Start reading at [`Task`].
+
+#![allow(clippy::print_stdout)]
+
+mod arrows;
+mod check;
+mod demo;
+mod host;
+mod images;
+mod rootfs;
+mod test;
+mod tidy;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// What to do.
+#[derive(Debug, Parser)]
+#[command(name = "xtask", about = "The tasks of the Monopod repository")]
+enum Task {
+    /// Build, start a node, run a Pod, show it; it keeps running.
+    Demo {
+        /// Data directory of the demo's instance.
+        #[arg(long, default_value = "/var/lib/monopod-demo")]
+        data_dir: std::path::PathBuf,
+    },
+    /// Run all checks and tests, or only the named groups.
+    Test {
+        /// check, unit, node, e2e; none: all.
+        groups: Vec<String>,
+    },
+    /// Format, lints, licences, arrows between crates, documentation.
+    Check,
+    /// Make the test images from Debian packages into target/images.
+    Images,
+    /// Measure (see bench/README.md); the arguments go to the bench program.
+    Bench {
+        /// Which benchmarks, and their flags.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Print the ten longest functions and files.
+    Tidy,
+}
+
+fn main() -> Result<()> {
+    match Task::parse() {
+        Task::Demo { data_dir } => demo::run(&data_dir),
+        Task::Test { groups } => test::run(&groups),
+        Task::Check => check::run(),
+        Task::Images => images::build_all().map(|dir| println!("images are in {}", dir.display())),
+        Task::Bench { args } => test::bench(&args),
+        Task::Tidy => tidy::print(),
+    }
+}

@@ -1,0 +1,88 @@
+//! All tests, from the quick to the real: units, real containers, kubectl end to end.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::host::{self, build, cargo, ensure_packages, kubectl, need_root, target};
+use crate::{check, images};
+
+/// A group of tests by the name it is asked for.
+type Group = (&'static str, fn() -> Result<()>);
+
+const GROUPS: [Group; 4] = [("check", check::run), ("unit", unit), ("node", node), ("e2e", end_to_end)];
+
+/// Runs the named groups, or all; says at the end what passed.
+pub(crate) fn run(names: &[String]) -> Result<()> {
+    if let Some(unknown) = names.iter().find(|name| !GROUPS.iter().any(|(known, _)| known == name)) {
+        bail!("no test group {unknown:?}; there are check, unit, node, e2e");
+    }
+    let chosen =
+        GROUPS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|wanted| wanted == name));
+    let (mut passed, mut failed) = (0, Vec::new());
+    for (name, group) in chosen {
+        println!("== {name}");
+        let start = Instant::now();
+        match group() {
+            Ok(()) => passed += 1,
+            Err(err) => failed.push(format!("{name}: {err:#}")),
+        }
+        println!("== {name}: {} s", start.elapsed().as_secs());
+    }
+    failed.iter().for_each(|failure| println!("FAILED {failure}"));
+    println!("groups: {passed} passed, {} failed", failed.len());
+    ensure!(failed.is_empty(), "tests failed");
+    Ok(())
+}
+
+/// Everything that needs neither containers nor a running node.
+fn unit() -> Result<()> {
+    need_root("the tests of sys, shim and runtime")?;
+    prepare_host()?;
+    run_cargo(&["test", "--quiet", "--workspace", "--exclude", "monopod", "--no-fail-fast"])
+}
+
+/// Real containers through the runtime and the shim, without an API server.
+fn node() -> Result<()> {
+    need_root("the node's tests")?;
+    prepare_host()?;
+    run_cargo(&["test", "--quiet", "--package", "monopod", "--bins", "--lib"])
+}
+
+/// The program, kubectl, real images.
+fn end_to_end() -> Result<()> {
+    need_root("the end-to-end tests")?;
+    prepare_host()?;
+    ensure_packages(&[("docker-registry", "docker-registry"), ("curl", "curl")])?;
+    let images = images::build_all()?;
+    let programs = build(&["monopod"], false)?;
+    host::run(
+        cargo(&["test", "--quiet", "--package", "monopod", "--test", "e2e", "--no-fail-fast"])
+            .env("MONOPOD", programs.join("monopod"))
+            .env("MONOPOD_TEST_IMAGES", images)
+            .env("KUBECTL", kubectl()?),
+    )
+}
+
+fn prepare_host() -> Result<()> {
+    ensure_packages(&[("nft", "nftables"), ("busybox", "busybox-static"), ("ip", "iproute2")])
+}
+
+fn run_cargo(words: &[&str]) -> Result<()> {
+    host::run(&mut cargo(words))
+}
+
+/// The benchmarks, on the release build.
+pub(crate) fn bench(args: &[String]) -> Result<()> {
+    need_root("the benchmark")?;
+    prepare_host()?;
+    let images = images::build_all()?;
+    let programs = build(&["monopod", "bench"], true)?;
+    host::run(
+        std::process::Command::new(programs.join("bench"))
+            .args(args)
+            .env("MONOPOD", programs.join("monopod"))
+            .env("MONOPOD_TEST_IMAGES", images)
+            .env("MONOPOD_BENCH_RESULTS", target().join("bench")),
+    )
+}
