@@ -59,8 +59,8 @@ pub trait Watch: Send {
     fn next(&mut self) -> Answer<'_, Vec<Arc<Event>>>;
 
     /// The revision up to which everything has been delivered by `next`: what
-    /// a bookmark may say.
-    fn progress(&self) -> u64;
+    /// a bookmark may say. Never goes back.
+    fn progress(&mut self) -> u64;
 }
 
 /// A key with its value, as of one revision.

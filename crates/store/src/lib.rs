@@ -14,10 +14,16 @@
 //! This crate knows nothing of what the values mean beyond the [`Stamp`] it was
 //! given to write revisions into them.
 //!
-//! Start reading at [`Store`].
+//! Start reading at [`Store`]; the engine is [`Embedded`].
 
+mod committer;
+mod disk;
+mod embedded;
 mod interface;
+mod memory;
 
+pub use embedded::{Embedded, OpenError};
 pub use interface::{
     Answer, Delete, Durability, Entry, Error, Event, EventKind, Expect, Page, Put, Range, Stamp, Store, Watch,
 };
+pub use memory::History;
