@@ -13,6 +13,7 @@ mod check;
 mod demo;
 mod host;
 mod images;
+mod openapi;
 mod rootfs;
 mod test;
 mod tidy;
@@ -45,6 +46,11 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Make crates/api/openapi/definitions.json from a release's published definitions.
+    Openapi {
+        /// `api/openapi-spec/swagger.json` of the Kubernetes release.
+        definitions: std::path::PathBuf,
+    },
     /// Print the ten longest functions and files.
     Tidy,
 }
@@ -56,6 +62,7 @@ fn main() -> Result<()> {
         Task::Check => check::run(),
         Task::Images => images::build_all().map(|dir| println!("images are in {}", dir.display())),
         Task::Bench { args } => test::bench(&args),
+        Task::Openapi { definitions } => openapi::run(&definitions, &host::root()),
         Task::Tidy => tidy::print(),
     }
 }

@@ -1,0 +1,151 @@
+//! Turns `openapi/definitions.json` into what the program carries: Rust tables of
+//! every type for decoding (in the executable's read-only pages: no memory of its
+//! own, nothing to load), and the definitions compressed, for the OpenAPI documents.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+fn main() {
+    println!("cargo:rerun-if-changed=openapi/definitions.json");
+    println!("cargo:rerun-if-changed=build.rs");
+    let text = std::fs::read("openapi/definitions.json").expect("definitions.json is in the repository");
+    let mut definitions: Map<String, Value> =
+        serde_json::from_slice(&text).expect("definitions.json is JSON");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    std::fs::write(out.join("schema_tables.rs"), tables(&definitions)).expect("OUT_DIR is writable");
+    definitions.values_mut().for_each(strip_go);
+    let json = serde_json::to_vec(&definitions).expect("JSON values encode");
+    let file = std::fs::File::create(out.join("definitions.z")).expect("OUT_DIR is writable");
+    let mut encoder = flate2::write::ZlibEncoder::new(file, flate2::Compression::best());
+    encoder.write_all(&json).and_then(|()| encoder.finish().map(drop)).expect("OUT_DIR is writable");
+}
+
+/// Go types are for decoding; clients never see them.
+fn strip_go(definition: &mut Value) {
+    let Some(properties) = definition.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    for schema in properties.values_mut().filter_map(Value::as_object_mut) {
+        schema.remove("x-go");
+    }
+}
+
+fn tables(definitions: &Map<String, Value>) -> String {
+    let index: BTreeMap<&str, usize> =
+        definitions.keys().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
+    let mut out = String::new();
+    let mut kinds = Vec::new();
+    for (name, definition) in definitions {
+        let number = index[name.as_str()];
+        if !reference(name, &index).starts_with("Type::Struct") {
+            continue;
+        }
+        structure(&mut out, number, name, definition, &index);
+        for kind in definition["x-kubernetes-group-version-kind"].as_array().into_iter().flatten() {
+            let part = |key: &str| kind[key].as_str().unwrap_or_default();
+            let api_version = match part("group") {
+                "" => part("version").to_owned(),
+                group => format!("{group}/{}", part("version")),
+            };
+            kinds.push((api_version, part("kind").to_owned(), number));
+        }
+    }
+    kinds.sort();
+    writeln!(out, "static KINDS: &[(&str, &str, &Struct)] = &[").expect("writing to a string");
+    for (api_version, kind, number) in kinds {
+        writeln!(out, "({api_version:?},{kind:?},&S{number}),").expect("writing to a string");
+    }
+    out.push_str("];\n");
+    out
+}
+
+fn structure(out: &mut String, number: usize, name: &str, definition: &Value, index: &BTreeMap<&str, usize>) {
+    let go = name.rsplit('.').next().unwrap_or(name);
+    let atomic = definition["x-kubernetes-map-type"] == "atomic";
+    writeln!(out, "static S{number}: Struct = Struct{{name:{name:?},go:{go:?},atomic:{atomic},fields:&[")
+        .expect("writing to a string");
+    for (field_name, schema) in definition["properties"].as_object().into_iter().flatten() {
+        field(out, field_name, schema, index);
+    }
+    out.push_str("]};\n");
+}
+
+fn field(out: &mut String, name: &str, schema: &Value, index: &BTreeMap<&str, usize>) {
+    let go = schema["x-go"].as_str().unwrap_or("string");
+    let (go, option) = go.split_once(' ').unwrap_or((go, ""));
+    let omit = match option {
+        "omitempty" => "Omit::Empty",
+        "omitzero" => "Omit::Zero",
+        _ => "Omit::Never",
+    };
+    let strategy = schema["x-kubernetes-patch-strategy"].as_str().unwrap_or_default();
+    writeln!(
+        out,
+        "Field{{name:{name:?},go:{:?},ty:{},pointer:{},omit:{omit},merge_key:{:?},merge:{},retain_keys:{},atomic:{}}},",
+        go.trim_start_matches('*'),
+        type_of(schema, index),
+        go.starts_with('*'),
+        schema["x-kubernetes-patch-merge-key"].as_str().unwrap_or_default(),
+        strategy.split(',').any(|s| s == "merge"),
+        strategy.split(',').any(|s| s == "retainKeys"),
+        schema["x-kubernetes-map-type"] == "atomic",
+    )
+    .expect("writing to a string");
+}
+
+fn type_of(schema: &Value, index: &BTreeMap<&str, usize>) -> String {
+    if let Some(target) = schema["$ref"].as_str() {
+        return reference(target.trim_start_matches("#/definitions/"), index);
+    }
+    match (schema["type"].as_str(), schema["format"].as_str()) {
+        (Some("array"), _) => format!(
+            "Type::List(&List{{item:{},kind:{}}})",
+            type_of(&schema["items"], index),
+            list_kind(schema)
+        ),
+        (Some("object"), _) if schema["additionalProperties"].is_object() => format!(
+            "Type::Map(&MapOf{{value:{},atomic:{}}})",
+            type_of(&schema["additionalProperties"], index),
+            schema["x-kubernetes-map-type"] == "atomic"
+        ),
+        (Some("integer"), Some("int32")) => "Type::Int32".into(),
+        (Some("integer"), _) => "Type::Int64".into(),
+        (Some("boolean"), _) => "Type::Bool".into(),
+        (Some("number"), _) => "Type::Float".into(),
+        (Some("string"), Some("byte")) => "Type::Bytes".into(),
+        (Some("string"), _) => "Type::String".into(),
+        _ => "Type::Any".into(),
+    }
+}
+
+fn list_kind(schema: &Value) -> String {
+    match schema["x-kubernetes-list-type"].as_str() {
+        Some("set") => "ListKind::Set".into(),
+        Some("map") => {
+            let keys: Vec<&str> = schema["x-kubernetes-list-map-keys"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
+            format!("ListKind::Map(&{keys:?})")
+        }
+        _ => "ListKind::Atomic".into(),
+    }
+}
+
+fn reference(target: &str, index: &BTreeMap<&str, usize>) -> String {
+    match target.rsplit('.').next().unwrap_or(target) {
+        "Quantity" => "Type::Quantity".into(),
+        "IntOrString" => "Type::IntOrString".into(),
+        "Time" => "Type::Time".into(),
+        "MicroTime" => "Type::MicroTime".into(),
+        "RawExtension" | "FieldsV1" | "Patch" | "JSON" => "Type::Any".into(),
+        "JSONSchemaPropsOrArray" | "JSONSchemaPropsOrBool" | "JSONSchemaPropsOrStringArray" => {
+            "Type::Any".into()
+        }
+        _ => format!("Type::Struct(&S{})", index[target]),
+    }
+}
