@@ -511,7 +511,7 @@ pub struct Streams {
 }
 
 /// An image on this node.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Image {
     /// `sha256:…` of the configuration.
     pub id: String,
@@ -537,6 +537,9 @@ pub struct Image {
     pub volumes: Vec<String>,
     /// Layers from the bottom, by the digest of their uncompressed tar (diff id).
     pub layers: Vec<String>,
+    /// Came from an archive: no registry to come back from, so garbage collection leaves it.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 /// A way to log in to a registry; tried in order, then anonymously.

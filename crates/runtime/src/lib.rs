@@ -6,6 +6,7 @@
 //!
 //! Start reading at [`Runtime`].
 
+pub mod image;
 mod interface;
 
 pub use interface::*;

@@ -1,0 +1,35 @@
+//! Images on this node: content, unpacked layers, names.
+//!
+//! ```text
+//! registry ──pull──┐                       ┌── blobs/sha256/…   manifests, configurations, layers as they came
+//! archive ──import─┼─► ingest/… ─verified─►┼── layers/<diff id>/fs   each layer unpacked once, read-only
+//! archive ◄─export─┘                       └── index.json         names → images, replaced by rename
+//!                                              leases/<holder>    who uses which image
+//! ```
+//!
+//! Everything works with and without a running daemon: what two processes may do at once is
+//! decided by file locks ([`store`]), and a reader notices a new `index.json` by itself.
+//! A layer's directory depends on its own tar only, never on the layers below, so it is shared
+//! by all images that have it.
+//!
+//! Start reading at [`ImageStore`].
+
+mod archive;
+mod digest;
+mod error;
+mod export;
+mod manifest;
+mod reference;
+mod store;
+mod unpack;
+
+pub use archive::ImportOptions;
+pub use digest::{Digest, DigestError};
+pub use error::ImageError;
+pub use manifest::{Descriptor, Platform};
+pub use reference::{Reference, ReferenceError};
+pub use store::{ImageStore, Pruned, Removed};
+pub use unpack::Limits;
+
+#[cfg(test)]
+pub(crate) mod tests;
