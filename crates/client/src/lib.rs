@@ -1,1 +1,31 @@
-//! The `client` room.
+//! Talks to the API server: typed requests, watches, and caches kept current.
+//!
+//! ```text
+//! room ─ Client ─ Transport ─┬─ InProcess: the server's Handler, no socket
+//!        Reflector  Recorder └─ Https: TLS, HTTP/2, one connection
+//! ```
+//!
+//! Tasks (each in the `JoinSet` of the room that starts it): a [`Reflector`]
+//! reads list and watch and publishes a cache with its changes; a
+//! [`events::Recorder`] reads what rooms report and writes Events; an
+//! [`Https`] transport drives its connection.
+//!
+//! This crate decides nothing about the objects it carries, and does not know
+//! the server: a room that acts on objects cannot tell which transport it has.
+//!
+//! Start reading at [`Client`], then `reflector.rs`.
+
+mod client;
+mod error;
+pub mod events;
+mod https;
+mod reflector;
+mod transport;
+mod watch;
+
+pub use client::{Client, DeleteOptions, List, ListOptions, Object, Patch, PatchKind, Propagation};
+pub use error::{Error, Retry};
+pub use https::{Credential, Https, HttpsConfig};
+pub use reflector::{Change, Changes, Reflector, key};
+pub use transport::{InProcess, Transport, TransportError};
+pub use watch::{Watch, WatchEvent};
