@@ -1,1 +1,23 @@
-//! The `node` room.
+//! The node agent: runs the Pods that are bound to this node.
+//!
+//! ```text
+//!                 watch                        Event                    Action
+//! API ──Pods, ConfigMaps, Secrets──▶ worker ──────────▶ pod::step ────────────────▶ task
+//!  ▲                                 (one a Pod)  ▲                                  │
+//!  └────── status patches ◀───────────────┘       └────── results, exits, probes ◀───┘
+//! ```
+//!
+//! Tasks: one worker for each Pod UID (`worker`), fed by the Pod watch and the runtime's
+//! events; one task for the Node object and one for its Lease (`object`). A worker's own
+//! tasks (mounts, starts, hooks, probes) live in its `JoinSet` and end with it.
+//!
+//! What this crate does not do: it does not place Pods, does not know how containers are
+//! made ([`runtime`] does), and does not answer to users: the server hands requests for
+//! logs and exec to its handler.
+//!
+//! Start reading at [`pod`].
+
+mod config;
+pub mod pod;
+
+pub use config::{Config, ConfirmEndpoints};

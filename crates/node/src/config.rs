@@ -1,0 +1,67 @@
+//! What a node must be told.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+/// Settings of a node.
+#[derive(Clone)]
+pub struct Config {
+    /// Name of the Node object.
+    pub node_name: String,
+    /// Host name; label `kubernetes.io/hostname` and address of type Hostname.
+    pub hostname: String,
+    /// Addresses of the node, the primary first.
+    pub node_ips: Vec<IpAddr>,
+    /// `<data-dir>/pods`: a directory per Pod UID.
+    pub pods_directory: PathBuf,
+    /// `/var/log/pods`, or `<data-dir>/logs/pods`.
+    pub logs_directory: PathBuf,
+    /// `/var/log/containers`; `None`: no links are made.
+    pub log_links_directory: Option<PathBuf>,
+    /// Directory of seccomp profiles named by `localhostProfile`.
+    pub seccomp_directory: PathBuf,
+    /// `nodeInfo.kubeletVersion`, e.g. `v1.36.2`.
+    pub kubelet_version: String,
+    /// `nodeInfo.containerRuntimeVersion`, e.g. `monopod://0.1.0`.
+    pub runtime_version: String,
+    /// Where others reach the kubelet API.
+    pub kubelet_port: u16,
+    /// Cluster DNS server; `None`: ClusterFirst falls back to the node's resolv.conf.
+    pub cluster_dns: Option<IpAddr>,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+    /// Where containers find the API server: the `kubernetes` Service, or the address itself.
+    pub api_server: SocketAddr,
+    /// Pods at most.
+    pub max_pods: u32,
+    /// Extra sysctls Pods may set; a trailing `*` matches a prefix.
+    pub allowed_sysctls: Vec<String>,
+    /// Labels put on the Node besides the usual ones.
+    pub labels: Vec<(String, String)>,
+    /// Taints the Node registers with: key, value, effect.
+    pub taints: Vec<(String, String, String)>,
+    /// CIDR of the node's Pods; written to `spec.podCIDR`.
+    pub pod_cidr: Option<String>,
+    /// Asked before the containers of a Pod that goes away are told; `None`: nobody confirms.
+    pub endpoints: Option<Arc<dyn ConfirmEndpoints>>,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("node_name", &self.node_name)
+            .field("node_ips", &self.node_ips)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Knows when the proxies have stopped sending new connections to a Pod.
+pub trait ConfirmEndpoints: Send + Sync + 'static {
+    /// Called once when a ready Pod begins to terminate. Returns when all proxies have
+    /// programmed a state without the Pod, or after `at_most`.
+    fn withdrawn(&self, namespace: &str, pod: &str, uid: &str, at_most: Duration) -> BoxFuture<'static, ()>;
+}

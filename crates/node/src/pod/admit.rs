@@ -1,0 +1,224 @@
+//! The node's own checks before it accepts a Pod.
+
+use std::collections::BTreeMap;
+
+use api::quantity::Quantity as Amount;
+use k8s_openapi::api::core::v1::{Node, Pod, Toleration};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::qos;
+use super::spec::spec;
+
+/// Why a Pod is refused: word and sentence for status and event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// `status.reason`.
+    pub reason: String,
+    /// `status.message`.
+    pub message: String,
+}
+
+/// Sysctls a Pod may set without the node allowing them.
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+/// Checks a Pod that is new to the node against the node and the Pods already on it.
+pub fn admit(pod: &Pod, node: &Node, others: &[&Pod], allowed_sysctls: &[String]) -> Result<(), Refusal> {
+    check_os(pod)?;
+    check_sysctls(pod, allowed_sysctls)?;
+    check_selector(pod, node)?;
+    check_taints(pod, node)?;
+    check_resources(pod, node, others)?;
+    check_ports(pod, others)
+}
+
+fn refuse(reason: impl Into<String>, message: impl Into<String>) -> Result<(), Refusal> {
+    Err(Refusal { reason: reason.into(), message: message.into() })
+}
+
+fn check_os(pod: &Pod) -> Result<(), Refusal> {
+    match spec(pod).os.as_ref().map(|os| os.name.as_str()) {
+        None | Some("linux") => Ok(()),
+        Some(_) => refuse("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"),
+    }
+}
+
+fn check_sysctls(pod: &Pod, allowed: &[String]) -> Result<(), Refusal> {
+    let sysctls = spec(pod).security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
+    for sysctl in sysctls {
+        let name = sysctl.name.replace('/', ".");
+        let matches = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == *pattern,
+        };
+        if !SAFE_SYSCTLS.contains(&name.as_str()) && !allowed.iter().any(matches) {
+            return refuse("SysctlForbidden", format!("forbidden sysctl: {:?} not allowlisted", sysctl.name));
+        }
+    }
+    Ok(())
+}
+
+/// nodeSelector and required node affinity, as the scheduler reads them.
+fn check_selector(pod: &Pod, node: &Node) -> Result<(), Refusal> {
+    let empty = BTreeMap::new();
+    let labels = node.metadata.labels.as_ref().unwrap_or(&empty);
+    let plain = spec(pod).node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    let terms = spec(pod)
+        .affinity
+        .as_ref()
+        .and_then(|affinity| affinity.node_affinity.as_ref())
+        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    let required = terms.is_none_or(|selector| {
+        selector.node_selector_terms.iter().any(|term| {
+            let expressions = term.match_expressions.as_deref().unwrap_or_default();
+            let fields = term.match_fields.as_deref().unwrap_or_default();
+            let empty = expressions.is_empty() && fields.is_empty();
+            !empty
+                && expressions
+                    .iter()
+                    .all(|one| requirement(&one.operator, one.values.as_deref(), labels.get(&one.key)))
+                && fields
+                    .iter()
+                    .all(|one| requirement(&one.operator, one.values.as_deref(), Some(&name.to_string())))
+        })
+    });
+    if plain && required {
+        return Ok(());
+    }
+    refuse("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector")
+}
+
+fn requirement(operator: &str, values: Option<&[String]>, actual: Option<&String>) -> bool {
+    let values = values.unwrap_or_default();
+    let number = |text: &String| text.parse::<i64>().ok();
+    let compare = |wanted: std::cmp::Ordering| {
+        let pair = (actual.and_then(number), values.first().and_then(number));
+        matches!(pair, (Some(left), Some(right)) if left.cmp(&right) == wanted)
+    };
+    match operator {
+        "In" => actual.is_some_and(|actual| values.contains(actual)),
+        "NotIn" => actual.is_none_or(|actual| !values.contains(actual)),
+        "Exists" => actual.is_some(),
+        "DoesNotExist" => actual.is_none(),
+        "Gt" => compare(std::cmp::Ordering::Greater),
+        "Lt" => compare(std::cmp::Ordering::Less),
+        _ => false,
+    }
+}
+
+/// Only NoExecute: a Pod bound by hand may ignore NoSchedule, as upstream's node allows.
+fn check_taints(pod: &Pod, node: &Node) -> Result<(), Refusal> {
+    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    let tolerations = spec(pod).tolerations.as_deref().unwrap_or_default();
+    for taint in taints.filter(|taint| taint.effect == "NoExecute") {
+        let value = taint.value.as_deref().unwrap_or_default();
+        if !tolerations.iter().any(|toleration| tolerates(toleration, &taint.key, value, &taint.effect)) {
+            let message = "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate";
+            return refuse("TaintToleration", message);
+        }
+    }
+    Ok(())
+}
+
+fn tolerates(toleration: &Toleration, key: &str, value: &str, effect: &str) -> bool {
+    let field = |field: &Option<String>| field.clone().unwrap_or_default();
+    let (own_key, own_effect) = (field(&toleration.key), field(&toleration.effect));
+    let exists = toleration.operator.as_deref() == Some("Exists");
+    (own_effect.is_empty() || own_effect == effect)
+        && (own_key == key || own_key.is_empty() && exists)
+        && (exists || field(&toleration.value) == value)
+}
+
+fn check_resources(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusal> {
+    let Some(allocatable) = node.status.as_ref().and_then(|status| status.allocatable.as_ref()) else {
+        return Ok(());
+    };
+    let places = amount(allocatable.get("pods"));
+    let running = others.len() as i64;
+    if places.value() > 0 && running + 1 > places.value() {
+        return refuse("OutOfpods", shortage("pods", 1, running, places.value()));
+    }
+    for (name, request) in qos::requests(spec(pod)) {
+        let wanted = amount(Some(&request));
+        if wanted.as_f64() <= 0.0 {
+            continue;
+        }
+        let mut used = Amount::from_str_or_zero("0");
+        for other in others {
+            used.add(&amount(qos::requests(spec(other)).get(&name)));
+        }
+        let capacity = amount(allocatable.get(&name));
+        let mut sum = used.clone();
+        sum.add(&wanted);
+        if sum > capacity {
+            let number = |amount: &Amount| if name == "cpu" { amount.milli_value() } else { amount.value() };
+            return refuse(
+                format!("OutOf{name}"),
+                shortage(&name, number(&wanted), number(&used), number(&capacity)),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn shortage(resource: &str, requested: i64, used: i64, capacity: i64) -> String {
+    format!(
+        "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+    )
+}
+
+trait OrZero {
+    fn from_str_or_zero(text: &str) -> Self;
+}
+
+impl OrZero for Amount {
+    fn from_str_or_zero(text: &str) -> Self {
+        text.parse().unwrap_or_default()
+    }
+}
+
+fn amount(quantity: Option<&Quantity>) -> Amount {
+    quantity.map(|quantity| Amount::from_str_or_zero(&quantity.0)).unwrap_or_default()
+}
+
+fn check_ports(pod: &Pod, others: &[&Pod]) -> Result<(), Refusal> {
+    let taken: Vec<(String, String, i32)> = others.iter().flat_map(|other| host_ports(other)).collect();
+    let all = |ip: &str| ip.is_empty() || ip == "0.0.0.0";
+    let clash = host_ports(pod).into_iter().any(|(ip, protocol, port)| {
+        taken.iter().any(|(other_ip, other_protocol, other_port)| {
+            protocol == *other_protocol
+                && port == *other_port
+                && (ip == *other_ip || all(&ip) || all(other_ip))
+        })
+    });
+    if clash {
+        let message =
+            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        return refuse("NodePorts", message);
+    }
+    Ok(())
+}
+
+fn host_ports(pod: &Pod) -> Vec<(String, String, i32)> {
+    let ports = spec(pod).containers.iter().flat_map(|container| container.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            let host_port = port.host_port.filter(|port| *port > 0)?;
+            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".into());
+            Some((port.host_ip.clone().unwrap_or_default(), protocol, host_port))
+        })
+        .collect()
+}

@@ -1,0 +1,368 @@
+//! What happens to a Pod, and what is to be done about it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+
+use super::probe::{Outcome, ProbeKind};
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The API has a new version of the Pod; the first one too.
+    PodChanged(Arc<Pod>),
+    /// The API has no such Pod any more. The grace it was deleted with, if it was deleted by force.
+    PodRemoved {
+        /// `deletionGracePeriodSeconds` of its last version.
+        grace_period_seconds: Option<i64>,
+    },
+    /// The node's own checks refused the Pod.
+    Refused {
+        /// Word for status and event.
+        reason: String,
+        /// Sentence for both.
+        message: String,
+    },
+    /// The node needs what the Pod uses.
+    Evicted {
+        /// `Evicted`, `Preempting`, `Terminated`.
+        reason: String,
+        /// Sentence.
+        message: String,
+        /// Overrides the Pod's own grace when shorter.
+        grace_period_seconds: Option<i64>,
+    },
+    /// All volumes are in place.
+    VolumesMounted,
+    /// At least one volume is not.
+    VolumesFailed {
+        /// Sentence for the event.
+        message: String,
+    },
+    /// A ConfigMap, Secret or claim that the Pod names has changed: what failed for it may work now.
+    SourcesChanged,
+    /// The sandbox is up.
+    SandboxReady {
+        /// Its id.
+        id: String,
+        /// Its addresses.
+        ips: Vec<IpAddr>,
+    },
+    /// The sandbox could not be made.
+    SandboxFailed {
+        /// Why.
+        message: String,
+    },
+    /// The sandbox's holder is gone, and all its containers with it.
+    SandboxDied {
+        /// Its id.
+        id: String,
+    },
+    /// The image is not here; the download begins.
+    PullStarted {
+        /// Container.
+        container: String,
+    },
+    /// The image is here.
+    ImageReady {
+        /// Container.
+        container: String,
+        /// The image.
+        image: ImageRef,
+        /// How it came, when it had to be pulled.
+        pulled: Option<Pulled>,
+    },
+    /// The image is not here and could not be brought.
+    ImageFailed {
+        /// Container.
+        container: String,
+        /// What went wrong.
+        error: ImageError,
+        /// In words.
+        message: String,
+    },
+    /// The container exists.
+    ContainerCreated {
+        /// Container.
+        container: String,
+        /// Its id.
+        id: String,
+    },
+    /// The program has been executed.
+    ContainerStarted {
+        /// Container.
+        container: String,
+        /// Its id.
+        id: String,
+        /// When.
+        started_at: Timestamp,
+        /// UID, GID, groups of the first process, when the runtime says so.
+        user: Option<(u32, u32, Vec<u32>)>,
+    },
+    /// It could not be made or started.
+    ContainerFailed {
+        /// Container.
+        container: String,
+        /// How far it came.
+        failure: StartFailure,
+        /// In words.
+        message: String,
+    },
+    /// The postStart hook has ended.
+    PostStartDone {
+        /// Container.
+        container: String,
+        /// Its id.
+        id: String,
+        /// `Err`: what the hook said.
+        result: Result<(), String>,
+    },
+    /// The container's process has ended.
+    ContainerExited {
+        /// Container.
+        container: String,
+        /// How.
+        exit: Exit,
+    },
+    /// The preStop hook failed; the stop goes on.
+    PreStopFailed {
+        /// Container.
+        container: String,
+    },
+    /// The container could not be stopped.
+    KillFailed {
+        /// Container.
+        container: String,
+        /// Its id.
+        id: String,
+        /// Why.
+        message: String,
+    },
+    /// A probe has run once.
+    Probed {
+        /// Container.
+        container: String,
+        /// Id of the instance that was probed.
+        id: String,
+        /// Which probe.
+        kind: ProbeKind,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// No proxy sends new connections to the Pod any more, or we waited long enough.
+    EndpointsWithdrawn,
+    /// The sandbox is stopped, or could not be.
+    SandboxStopped(Result<(), String>),
+    /// The volumes are unmounted, or could not be.
+    VolumesUnmounted(Result<(), String>),
+    /// Sandboxes, containers, logs and directories of the Pod are removed, or could not be.
+    Removed(Result<(), String>),
+    /// The API was asked to delete the object, or could not be.
+    ObjectDeleted(Result<(), String>),
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done. Each may be done twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Put all volumes in place.
+    MountVolumes,
+    /// Make the sandbox.
+    RunSandbox {
+        /// How many there were before.
+        attempt: u32,
+    },
+    /// See that the image is here, by the container's pull policy.
+    EnsureImage {
+        /// Container.
+        container: String,
+    },
+    /// The image is not needed any more.
+    CancelImage {
+        /// Container.
+        container: String,
+    },
+    /// Create and start the container.
+    StartContainer {
+        /// Container.
+        container: String,
+        /// Restart number.
+        attempt: u32,
+        /// Sandbox id.
+        sandbox: String,
+        /// Image id.
+        image: String,
+    },
+    /// Run the postStart hook.
+    RunPostStart {
+        /// Container.
+        container: String,
+        /// Its id.
+        id: String,
+    },
+    /// Run the probe again and again from now on.
+    StartProbe {
+        /// Container.
+        container: String,
+        /// Its id.
+        id: String,
+        /// Which.
+        kind: ProbeKind,
+        /// When the container was started: initial delays count from here.
+        started_at: Timestamp,
+    },
+    /// Stop the probe.
+    StopProbe {
+        /// Container.
+        container: String,
+        /// Which.
+        kind: ProbeKind,
+    },
+    /// Wait until no proxy sends new connections to the Pod, at most so long.
+    WithdrawEndpoints {
+        /// Longest wait.
+        at_most: Duration,
+    },
+    /// Stop the container. A second one for the same id has a shorter grace and replaces the first.
+    KillContainer {
+        /// Container.
+        container: String,
+        /// Its id.
+        id: String,
+        /// From now to KILL, hook included.
+        grace: Duration,
+        /// Whether the preStop hook is run.
+        hook: PreStop,
+    },
+    /// Remove an ended container that nobody will ask about any more.
+    RemoveContainer {
+        /// Its id.
+        id: String,
+    },
+    /// Stop the sandbox.
+    StopSandbox {
+        /// Its id.
+        id: String,
+    },
+    /// Unmount all volumes and remove what they kept.
+    UnmountVolumes,
+    /// Remove sandboxes, containers, logs and directories.
+    RemovePod,
+    /// Delete the object in the API: grace 0, this UID only, after the last status is written.
+    DeleteObject,
+    /// Tell the user.
+    Record(Record),
+}
+
+/// Whether a stop runs the preStop hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PreStop {
+    /// Run it if the container has one.
+    Run,
+    /// It ran before, or must not run.
+    Skip,
+}
+
+/// An Event for the user, about the Pod or one container of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Normal or Warning.
+    pub warning: bool,
+    /// Word.
+    pub reason: &'static str,
+    /// Word that is not known beforehand (refusals); wins over `reason`.
+    pub reason_text: Option<String>,
+    /// Sentence.
+    pub message: String,
+    /// `spec.containers{name}`; `None`: the Pod.
+    pub field_path: Option<String>,
+}
+
+/// An image as the status names it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ImageRef {
+    /// Id for the runtime.
+    pub id: String,
+    /// `status.image`.
+    pub name: String,
+    /// `status.imageID`: a digest reference, or the id when the image has none.
+    pub image_id: String,
+}
+
+/// How an image was pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pulled {
+    /// The download.
+    pub took: Duration,
+    /// With the time in the queue.
+    pub took_with_waiting: Duration,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Why there is no image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageError {
+    /// Absent, and the policy is Never.
+    NeverPull,
+    /// The reference cannot be parsed.
+    InvalidName,
+    /// The image store cannot be asked.
+    Inspect,
+    /// The registry refused.
+    Pull,
+    /// The registry cannot be reached.
+    RegistryUnavailable,
+}
+
+impl ImageError {
+    /// The waiting reason.
+    pub fn reason(self) -> &'static str {
+        match self {
+            ImageError::NeverPull => "ErrImageNeverPull",
+            ImageError::InvalidName => "InvalidImageName",
+            ImageError::Inspect => "ImageInspectError",
+            ImageError::Pull => "ErrImagePull",
+            ImageError::RegistryUnavailable => "RegistryUnavailable",
+        }
+    }
+}
+
+/// How far a container came before it failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartFailure {
+    /// Its configuration could not be made: no such ConfigMap, root forbidden.
+    Config,
+    /// The runtime could not create it.
+    Create,
+    /// The program could not be executed.
+    Run {
+        /// Id of the container that never ran.
+        id: String,
+        /// When.
+        at: Timestamp,
+        /// 128, or 127.
+        exit_code: i32,
+    },
+}
+
+/// How a container's process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Container id.
+    pub id: String,
+    /// 128+n for a signal.
+    pub code: i32,
+    /// `Completed`, `Error`, `OOMKilled`, `StartError`, `ContainerStatusUnknown`.
+    pub reason: String,
+    /// The termination message.
+    pub message: String,
+    /// When it was started; `None`: it never was.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Timestamp,
+}

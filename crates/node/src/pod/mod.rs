@@ -1,0 +1,31 @@
+//! The life of one Pod as a pure machine.
+//!
+//! ```text
+//!            VolumesMounted   SandboxReady      init ... mains
+//! Admitted ───────────────▶ ─────────────▶ Active ──────────┐ finished, deleted, evicted, too old
+//!     │ refused                                             ▼
+//!     ▼                              Terminating: endpoints, preStop, TERM, KILL, sidecars last
+//!  Terminated ◀──── sandbox stopped, volumes unmounted ─────┘
+//!     │ deleted
+//!     ▼
+//!  Removing ──▶ Deleting ──▶ Gone
+//! ```
+//!
+//! [`step`](step::step) takes the state, one event and the time, and returns what is to be done.
+//! Whoever carries the actions out sends their results back as events. Nothing here
+//! reads a clock, a file or the network.
+//!
+//! Start reading at [`state::PodState`], then [`step`].
+
+pub mod admit;
+pub mod backoff;
+pub mod event;
+pub mod policy;
+pub mod probe;
+pub mod qos;
+pub mod spec;
+pub mod start;
+pub mod state;
+pub mod status;
+pub mod step;
+pub mod stop;

@@ -1,0 +1,443 @@
+//! The status of a Pod as the API shows it, from what the node knows.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::event::Exit;
+use super::policy;
+use super::qos;
+use super::spec::{self, Role};
+use super::state::{Container, Phase, PodState, Sandbox, Stage};
+
+/// Prefix of container ids: the name of the runtime.
+pub const RUNTIME: &str = "monopod://";
+/// Condition types that only the node writes, in upstream's order.
+pub const OWNED: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// Makes the status. `previous` gives the conditions of others and the times of ours.
+pub fn status(
+    state: &PodState,
+    previous: &core::PodStatus,
+    host_ips: &[IpAddr],
+    now: Timestamp,
+) -> core::PodStatus {
+    let generation = state.pod.metadata.generation;
+    let statuses = Statuses::of(state);
+    let phase = phase(state, previous, &statuses);
+    let spec = spec::spec(&state.pod);
+    let ips: Vec<IpAddr> =
+        if spec.host_network == Some(true) { host_ips.to_vec() } else { state.sandbox.ips().to_vec() };
+    let conditions = conditions(state, &statuses, previous, phase, now);
+    let resources = pod_resources(state);
+    core::PodStatus {
+        observed_generation: generation,
+        phase: Some(phase.into()),
+        conditions: Some(conditions),
+        reason: state.verdict.as_ref().map(|verdict| verdict.reason.clone()),
+        message: state.verdict.as_ref().map(|verdict| verdict.message.clone()),
+        nominated_node_name: previous.nominated_node_name.clone(),
+        host_ip: host_ips.first().map(IpAddr::to_string),
+        host_ips: Some(host_ips.iter().map(|ip| core::HostIP { ip: ip.to_string() }).collect()),
+        pod_ip: ips.first().map(IpAddr::to_string),
+        pod_ips: (!ips.is_empty()).then(|| ips.iter().map(|ip| core::PodIP { ip: ip.to_string() }).collect()),
+        start_time: Some(Time(state.start_time)),
+        qos_class: previous.qos_class.clone().or_else(|| Some(qos::word(qos::class(&state.pod)).into())),
+        init_container_statuses: non_empty(statuses.init),
+        container_statuses: non_empty(statuses.mains),
+        ephemeral_container_statuses: non_empty(statuses.ephemeral),
+        allocated_resources: resources.as_ref().and_then(|resources| resources.requests.clone()),
+        resources,
+        resource_claim_statuses: previous.resource_claim_statuses.clone(),
+        ..core::PodStatus::default()
+    }
+}
+
+fn non_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
+    (!list.is_empty()).then_some(list)
+}
+
+/// What the containers ask for together, once the Pod has a sandbox.
+fn pod_resources(state: &PodState) -> Option<core::ResourceRequirements> {
+    let spec = spec::spec(&state.pod);
+    let (requests, limits) = (qos::requests(spec), qos::limits(spec));
+    let any = !requests.is_empty() || !limits.is_empty();
+    any.then(|| core::ResourceRequirements {
+        requests: (!requests.is_empty()).then_some(requests),
+        limits: (!limits.is_empty()).then_some(limits),
+        claims: None,
+    })
+}
+
+/// Container statuses by role.
+struct Statuses {
+    init: Vec<core::ContainerStatus>,
+    mains: Vec<core::ContainerStatus>,
+    ephemeral: Vec<core::ContainerStatus>,
+}
+
+impl Statuses {
+    fn of(state: &PodState) -> Self {
+        let mut all = Self { init: Vec::new(), mains: Vec::new(), ephemeral: Vec::new() };
+        for container in &state.containers {
+            let Some(spec) = state.spec_of(&container.name) else { continue };
+            let status = container_status(state, container, &spec);
+            match container.role {
+                Role::Init | Role::Sidecar => all.init.push(status),
+                Role::Main => all.mains.push(status),
+                Role::Ephemeral => all.ephemeral.push(status),
+            }
+        }
+        all
+    }
+}
+
+fn container_status(
+    state: &PodState,
+    container: &Container,
+    spec: &core::Container,
+) -> core::ContainerStatus {
+    let (current, last) = states(state, container);
+    let latest = container.phase.run().map(|run| &run.id).or(container.exited.as_ref().map(|exit| &exit.id));
+    let image = container.image_ref.as_ref().filter(|_| latest.is_some());
+    let running = matches!(container.phase, Phase::Running(_) | Phase::Stopping(..));
+    core::ContainerStatus {
+        name: container.name.clone(),
+        ready: container.is_ready(spec),
+        started: started(container, running),
+        restart_count: i32::try_from(container.attempt).unwrap_or(i32::MAX),
+        image: image.map_or_else(|| container.image.clone(), |image| image.name.clone()),
+        image_id: image.map(|image| image.image_id.clone()).unwrap_or_default(),
+        container_id: latest.map(|id| format!("{RUNTIME}{id}")),
+        state: Some(current),
+        last_state: Some(last),
+        allocated_resources: spec
+            .resources
+            .as_ref()
+            .filter(|_| running)
+            .and_then(|resources| resources.requests.clone()),
+        resources: running.then(|| spec.resources.clone().unwrap_or_default()),
+        user: container.phase.run().and_then(|run| run.user.as_ref()).map(user),
+        volume_mounts: spec.volume_mounts.as_ref().map(|mounts| mounts.iter().map(mount).collect()),
+        ..core::ContainerStatus::default()
+    }
+}
+
+/// Ephemeral containers have no `started`; of others it is false until they run.
+fn started(container: &Container, running: bool) -> Option<bool> {
+    match container.role {
+        Role::Ephemeral => None,
+        Role::Init => Some(running),
+        Role::Main | Role::Sidecar => Some(running && container.probes.started),
+    }
+}
+
+fn user((uid, gid, groups): &(u32, u32, Vec<u32>)) -> core::ContainerUser {
+    let linux = core::LinuxContainerUser {
+        uid: i64::from(*uid),
+        gid: i64::from(*gid),
+        supplemental_groups: non_empty(groups.iter().map(|group| i64::from(*group)).collect()),
+    };
+    core::ContainerUser { linux: Some(linux) }
+}
+
+fn mount(mount: &core::VolumeMount) -> core::VolumeMountStatus {
+    let read_only = mount.read_only == Some(true);
+    let recursive = || mount.recursive_read_only.clone().filter(|mode| mode != "IfPossible");
+    core::VolumeMountStatus {
+        name: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        read_only: read_only.then_some(true),
+        recursive_read_only: read_only.then(|| recursive().unwrap_or_else(|| "Disabled".into())),
+        ..core::VolumeMountStatus::default()
+    }
+}
+
+/// `state` and `lastState`.
+fn states(state: &PodState, container: &Container) -> (core::ContainerState, core::ContainerState) {
+    let exited = container.exited.as_ref();
+    let previous = container.previous.as_ref();
+    let none = core::ContainerState::default;
+    match &container.phase {
+        Phase::Running(run) | Phase::Stopping(run, _) => {
+            let running = core::ContainerStateRunning { started_at: Some(Time(run.started_at)) };
+            let current = core::ContainerState { running: Some(running), ..none() };
+            (current, exited.map_or_else(none, terminated))
+        }
+        Phase::Idle { .. } | Phase::Pulling | Phase::Starting | Phase::PostStart(_) => {
+            let over = !matches!(state.stage, Stage::Active);
+            match (&container.waiting, exited) {
+                (Some(shown), _) if !(over && exited.is_some()) => {
+                    (waiting(shown.reason, shown.message.clone()), exited.map_or_else(none, terminated))
+                }
+                (_, Some(exit)) => (terminated(exit), previous.map_or_else(none, terminated)),
+                (_, None) => (waiting(default_reason(state, container), String::new()), none()),
+            }
+        }
+    }
+}
+
+fn waiting(reason: &str, message: String) -> core::ContainerState {
+    let message = (!message.is_empty()).then_some(message);
+    let waiting = core::ContainerStateWaiting { reason: Some(reason.into()), message };
+    core::ContainerState { waiting: Some(waiting), ..core::ContainerState::default() }
+}
+
+/// A Pod with init containers initialises; one without creates.
+fn default_reason(state: &PodState, container: &Container) -> &'static str {
+    let has_init = state.containers.iter().any(|one| matches!(one.role, Role::Init | Role::Sidecar));
+    match container.role {
+        Role::Ephemeral => "ContainerCreating",
+        Role::Main if state.is_initialized() => "ContainerCreating",
+        _ if has_init => "PodInitializing",
+        _ => "ContainerCreating",
+    }
+}
+
+fn terminated(exit: &Exit) -> core::ContainerState {
+    let epoch = Timestamp::UNIX_EPOCH;
+    let terminated = core::ContainerStateTerminated {
+        exit_code: exit.code,
+        reason: Some(exit.reason.clone()),
+        message: (!exit.message.is_empty()).then(|| exit.message.clone()),
+        started_at: Some(Time(exit.started_at.unwrap_or(epoch))),
+        finished_at: Some(Time(exit.finished_at)),
+        container_id: Some(format!("{RUNTIME}{}", exit.id)),
+        signal: None,
+    };
+    core::ContainerState { terminated: Some(terminated), ..core::ContainerState::default() }
+}
+
+/// The phase by upstream's rules; a terminal phase is never left.
+fn phase(state: &PodState, previous: &core::PodStatus, statuses: &Statuses) -> &'static str {
+    match previous.phase.as_deref() {
+        Some("Failed") => return "Failed",
+        Some("Succeeded") => return "Succeeded",
+        _ => {}
+    }
+    if state.verdict.is_some() && (state.is_terminated() || !state.has_containers()) {
+        return "Failed";
+    }
+    let mut count = Count::default();
+    for container in &state.containers {
+        count.add(state, container, statuses);
+    }
+    count.phase(state)
+}
+
+#[derive(Default)]
+struct Count {
+    pending_init: usize,
+    failed_init: usize,
+    waiting: usize,
+    running: usize,
+    stopped: usize,
+    succeeded: usize,
+    restarting: usize,
+}
+
+impl Count {
+    fn add(&mut self, state: &PodState, container: &Container, statuses: &Statuses) {
+        match container.role {
+            Role::Ephemeral => {}
+            Role::Sidecar => self.pending_init += usize::from(!container.probes.started),
+            Role::Init => match &container.exited {
+                Some(exit) if exit.code == 0 && !container.phase.holds_process() => {}
+                Some(exit)
+                    if exit.code != 0
+                        && !container.phase.holds_process()
+                        && !restarts(state, container, exit) =>
+                {
+                    self.failed_init += 1;
+                }
+                _ => self.pending_init += 1,
+            },
+            Role::Main => self.add_main(state, container, statuses),
+        }
+    }
+
+    fn add_main(&mut self, state: &PodState, container: &Container, statuses: &Statuses) {
+        let shown =
+            statuses.mains.iter().find(|one| one.name == container.name).and_then(|one| one.state.as_ref());
+        if shown.is_some_and(|shown| shown.running.is_some()) {
+            self.running += 1;
+        } else if let Some(exit) = &container.exited {
+            self.stopped += 1;
+            self.succeeded += usize::from(exit.code == 0);
+            self.restarting += usize::from(restarts(state, container, exit));
+        } else {
+            self.waiting += 1;
+        }
+    }
+
+    fn phase(&self, state: &PodState) -> &'static str {
+        let over = state.is_terminated();
+        if self.failed_init > 0 {
+            return "Failed";
+        }
+        let nothing_ran = self.running == 0 && self.stopped == 0;
+        if over && nothing_ran {
+            // Ended before anything could run: upstream calls that failed.
+            return "Failed";
+        }
+        if self.pending_init > 0 && !state.is_initialized() && nothing_ran || self.waiting > 0 && !over {
+            return "Pending";
+        }
+        if self.running > 0 {
+            return "Running";
+        }
+        let all_succeeded = self.stopped == self.succeeded && self.waiting == 0;
+        match (over || self.restarting == 0, all_succeeded) {
+            (false, _) => "Running",
+            (true, true) => "Succeeded",
+            (true, false) => "Failed",
+        }
+    }
+}
+
+fn restarts(state: &PodState, container: &Container, exit: &Exit) -> bool {
+    let Some(spec) = state.spec_of(&container.name) else { return false };
+    container.restart_forced || policy::restarts(&state.pod, &spec, container.role, exit.code)
+}
+
+/// What a condition says.
+struct Verdict {
+    status: bool,
+    reason: Option<&'static str>,
+    message: Option<String>,
+}
+
+impl Verdict {
+    fn bare(status: bool) -> Self {
+        Self { status, reason: None, message: None }
+    }
+
+    fn no(reason: &'static str, message: String) -> Self {
+        Self { status: false, reason: Some(reason), message: (!message.is_empty()).then_some(message) }
+    }
+}
+
+fn conditions(
+    state: &PodState,
+    statuses: &Statuses,
+    previous: &core::PodStatus,
+    phase: &str,
+    now: Timestamp,
+) -> Vec<core::PodCondition> {
+    let old = previous.conditions.as_deref().unwrap_or_default();
+    let theirs = latest_conditions(state, old).filter(|condition| !OWNED.contains(&condition.type_.as_str()));
+    let mut all: Vec<core::PodCondition> = theirs.cloned().collect();
+    let containers_ready = containers_ready(state, statuses, phase);
+    let ready = ready(state, &containers_ready, &all);
+    let sandbox = Verdict::bare(matches!(state.sandbox, Sandbox::Ready { .. }));
+    let verdicts = [sandbox, initialized(state, phase), ready, containers_ready, Verdict::bare(true)];
+    for (type_, verdict) in OWNED.into_iter().zip(verdicts) {
+        all.push(condition(state, old, type_, verdict, now));
+    }
+    all
+}
+
+/// Conditions of others come from the newest version of the Pod.
+fn latest_conditions<'a>(
+    state: &'a PodState,
+    old: &'a [core::PodCondition],
+) -> impl Iterator<Item = &'a core::PodCondition> {
+    let newest = state.pod.status.as_ref().and_then(|status| status.conditions.as_deref());
+    newest.unwrap_or(old).iter()
+}
+
+fn condition(
+    state: &PodState,
+    old: &[core::PodCondition],
+    type_: &str,
+    verdict: Verdict,
+    now: Timestamp,
+) -> core::PodCondition {
+    let status = if verdict.status { "True" } else { "False" };
+    let same = old.iter().find(|one| one.type_ == type_ && one.status == status);
+    core::PodCondition {
+        type_: type_.into(),
+        status: status.into(),
+        reason: verdict.reason.map(Into::into),
+        message: verdict.message,
+        observed_generation: state.pod.metadata.generation,
+        last_transition_time: same.and_then(|one| one.last_transition_time.clone()).or(Some(Time(now))),
+        last_probe_time: None,
+    }
+}
+
+fn initialized(state: &PodState, phase: &str) -> Verdict {
+    let incomplete: Vec<&str> = state
+        .containers
+        .iter()
+        .filter(|container| match container.role {
+            Role::Init => !container.exited.as_ref().is_some_and(|exit| exit.code == 0),
+            Role::Sidecar => !container.probes.started,
+            Role::Main | Role::Ephemeral => false,
+        })
+        .map(|container| container.name.as_str())
+        .collect();
+    if phase == "Succeeded" {
+        return Verdict { status: true, reason: Some("PodCompleted"), message: None };
+    }
+    if incomplete.is_empty() || has_started(state) {
+        return Verdict::bare(true);
+    }
+    Verdict::no(
+        "ContainersNotInitialized",
+        format!("containers with incomplete status: [{}]", incomplete.join(" ")),
+    )
+}
+
+/// Whether a main container has ever been started.
+fn has_started(state: &PodState) -> bool {
+    state.containers.iter().any(|container| container.role == Role::Main && container.ran_in.is_some())
+}
+
+fn containers_ready(state: &PodState, statuses: &Statuses, phase: &str) -> Verdict {
+    match phase {
+        "Succeeded" => return Verdict::no("PodCompleted", String::new()),
+        "Failed" => return Verdict::no("PodFailed", String::new()),
+        _ => {}
+    }
+    let counted = |name: &str| {
+        state.containers.iter().any(|one| one.name == name && matches!(one.role, Role::Main | Role::Sidecar))
+    };
+    let all = statuses.init.iter().chain(&statuses.mains);
+    let unready: Vec<&str> =
+        all.filter(|one| counted(&one.name) && !one.ready).map(|one| one.name.as_str()).collect();
+    if unready.is_empty() {
+        return Verdict::bare(true);
+    }
+    Verdict::no("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" ")))
+}
+
+fn ready(state: &PodState, containers: &Verdict, theirs: &[core::PodCondition]) -> Verdict {
+    if !containers.status {
+        return Verdict { status: false, reason: containers.reason, message: containers.message.clone() };
+    }
+    let gates = spec::spec(&state.pod).readiness_gates.iter().flatten();
+    let messages: Vec<String> = gates
+        .filter_map(|gate| {
+            let name = &gate.condition_type;
+            match theirs.iter().find(|condition| condition.type_ == *name) {
+                None => {
+                    Some(format!("corresponding condition of pod readiness gate {name:?} does not exist."))
+                }
+                Some(condition) if condition.status != "True" => Some(format!(
+                    "the status of pod readiness gate {name:?} is not \"True\", but {}",
+                    condition.status
+                )),
+                Some(_) => None,
+            }
+        })
+        .collect();
+    if messages.is_empty() {
+        Verdict::bare(true)
+    } else {
+        Verdict::no("ReadinessGatesNotReady", messages.join(", "))
+    }
+}
