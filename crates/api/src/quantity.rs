@@ -331,7 +331,7 @@ impl FromStr for Quantity {
             Format::BinarySi => value = value.checked_mul(1 << exponent).ok_or(ParseError::Numeric)?,
             Format::DecimalSi | Format::DecimalExponent => scale += exponent,
         }
-        let written = keeps_its_text(format, exponent, scale, value >> exponent.max(0).min(60), &shifted);
+        let written = keeps_its_text(format, exponent, scale, value >> exponent.clamp(0, 60), &shifted);
         if scale < NANO {
             (value, scale) = (rescale(value, scale, NANO).ok_or(ParseError::Numeric)?, NANO);
         }

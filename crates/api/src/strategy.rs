@@ -1,1 +1,75 @@
-//! What a kind adds to the generic path: preparing and validating writes.
+//! What a kind adds to the generic paths of the server: what is prepared and what is refused on writes.
+//!
+//! ```text
+//! create: defaults ─ prepare_create ─ (admission) ─ validate_create ─ warnings
+//! update: defaults ─ prepare_update ─ (admission) ─ validate_update ─ warnings
+//! ```
+//!
+//! The functions of this module are the strategies of upstream's registries. They know no clock and no store;
+//! what needs another object (classes, limits, accounts) is handed in.
+
+mod config;
+mod prepare;
+pub mod resources;
+
+use serde_json::Value;
+
+use crate::field::ErrorList;
+use crate::resource::Resource;
+use crate::validate::meta::{object_meta, object_meta_update};
+use crate::validate::view::View;
+use crate::validate::{NameRule, name_is_dns_label, name_is_dns_subdomain, name_is_path_segment};
+
+pub use prepare::{prepare_create, prepare_update};
+
+/// The rule for names of a kind.
+pub fn name_rule(resource: &Resource) -> NameRule {
+    match (resource.group, resource.kind) {
+        ("", "Namespace" | "Service") => name_is_dns_label,
+        ("rbac.authorization.k8s.io", _) => name_is_path_segment,
+        _ => name_is_dns_subdomain,
+    }
+}
+
+/// Everything that is wrong with an object that is to be created. Its name has been generated already.
+pub fn validate_create(resource: &Resource, object: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    object_meta(object, resource.namespaced, name_rule(resource), &mut errors);
+    validate_object(resource.group, resource.kind, View::new(object), None, &mut errors);
+    errors
+}
+
+/// Everything that is wrong with changing `old` into `new`, through a subresource or the object itself.
+pub fn validate_update(
+    resource: &Resource,
+    subresource: Option<&str>,
+    new: &Value,
+    old: &Value,
+) -> ErrorList {
+    let mut errors = ErrorList::new();
+    object_meta_update(new, old, &mut errors);
+    let (view, before) = (View::new(new), View::new(old));
+    if subresource != Some("status") {
+        validate_object(resource.group, resource.kind, view, Some(before), &mut errors);
+    }
+    errors
+}
+
+/// The rules of a kind besides those of metadata; `old` is there on updates.
+fn validate_object(group: &str, kind: &str, new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+    match (group, kind) {
+        ("", "ConfigMap") => config::config_map(new, old, errors),
+        ("", "Secret") => config::secret(new, old, errors),
+        _ => {}
+    }
+}
+
+/// The texts of the `Warning` headers for an object that was accepted.
+pub fn warnings(resource: &Resource, _object: &Value) -> Vec<String> {
+    match (resource.group, resource.kind) {
+        ("", "Endpoints") => {
+            vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
+        }
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,190 @@
+//! Defaults of the workloads: groups apps, batch and autoscaling.
+
+use serde_json::{Value, json};
+
+use super::pod::pod_template;
+use super::{Object, child, ensure, items, set, set_zero, text, volume};
+
+pub(super) fn apply(kind: &str, object: &mut Value) {
+    let Some(object) = object.as_object_mut() else { return };
+    match kind {
+        "Deployment" => deployment(object),
+        "ReplicaSet" => replica_set(object),
+        "StatefulSet" => stateful_set(object),
+        "DaemonSet" => daemon_set(object),
+        "Job" => job(object),
+        "CronJob" => cron_job(object),
+        "HorizontalPodAutoscaler" => autoscaler(object),
+        _ => {}
+    }
+}
+
+fn deployment(deployment: &mut Object) {
+    let spec = ensure(deployment, "spec");
+    set(spec, "replicas", 1);
+    let strategy = ensure(spec, "strategy");
+    set_zero(strategy, "type", "RollingUpdate");
+    if text(strategy, "type") == "RollingUpdate" {
+        let rolling = ensure(strategy, "rollingUpdate");
+        set(rolling, "maxUnavailable", "25%");
+        set(rolling, "maxSurge", "25%");
+    }
+    set(spec, "revisionHistoryLimit", 10);
+    set(spec, "progressDeadlineSeconds", 600);
+    pod_template(spec);
+    ensure(deployment, "status");
+}
+
+fn replica_set(replica_set: &mut Object) {
+    let spec = ensure(replica_set, "spec");
+    set(spec, "replicas", 1);
+    pod_template(spec);
+    set(ensure(replica_set, "status"), "replicas", 0);
+}
+
+fn stateful_set(stateful_set: &mut Object) {
+    let spec = ensure(stateful_set, "spec");
+    set_zero(spec, "podManagementPolicy", "OrderedReady");
+    let strategy = ensure(spec, "updateStrategy");
+    set_zero(strategy, "type", "RollingUpdate");
+    if text(strategy, "type") == "RollingUpdate" {
+        set(ensure(strategy, "rollingUpdate"), "partition", 0);
+    }
+    let retention = ensure(spec, "persistentVolumeClaimRetentionPolicy");
+    set_zero(retention, "whenDeleted", "Retain");
+    set_zero(retention, "whenScaled", "Retain");
+    set(spec, "replicas", 1);
+    set(spec, "revisionHistoryLimit", 10);
+    set(spec, "serviceName", "");
+    pod_template(spec);
+    items(spec, "volumeClaimTemplates").for_each(volume::claim_template);
+    let status = ensure(stateful_set, "status");
+    set(status, "replicas", 0);
+    set(status, "availableReplicas", 0);
+}
+
+fn daemon_set(daemon_set: &mut Object) {
+    let spec = ensure(daemon_set, "spec");
+    let strategy = ensure(spec, "updateStrategy");
+    set_zero(strategy, "type", "RollingUpdate");
+    if text(strategy, "type") == "RollingUpdate" {
+        let rolling = ensure(strategy, "rollingUpdate");
+        set(rolling, "maxUnavailable", 1);
+        set(rolling, "maxSurge", 0);
+    }
+    set(spec, "revisionHistoryLimit", 10);
+    pod_template(spec);
+    let status = ensure(daemon_set, "status");
+    for name in ["currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady"] {
+        set(status, name, 0);
+    }
+}
+
+fn job(job: &mut Object) {
+    let spec = ensure(job, "spec");
+    let absent = |spec: &Object, name: &str| spec.get(name).is_none_or(Value::is_null);
+    // A Job with only parallelism set is a work queue: completions stay open.
+    if absent(spec, "completions") && absent(spec, "parallelism") {
+        set(spec, "completions", 1);
+    }
+    set(spec, "parallelism", 1);
+    let per_index = !absent(spec, "backoffLimitPerIndex");
+    set(spec, "backoffLimit", if per_index { i32::MAX } else { 6 });
+    set(spec, "completionMode", "NonIndexed");
+    set(spec, "suspend", false);
+    set(spec, "manualSelector", false);
+    let failures_only = !absent(spec, "podFailurePolicy");
+    set(spec, "podReplacementPolicy", if failures_only { "Failed" } else { "TerminatingOrFailed" });
+    pod_template(spec);
+    failure_policy(spec);
+    let labels =
+        child(spec, "template").and_then(|t| child(t, "metadata")).and_then(|m| m.get("labels").cloned());
+    let metadata = ensure(job, "metadata");
+    let unlabelled = metadata.get("labels").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty);
+    if let Some(labels) =
+        labels.filter(|labels| unlabelled && labels.as_object().is_some_and(|map| !map.is_empty()))
+    {
+        metadata.insert("labels".to_owned(), labels);
+    }
+    ensure(job, "status");
+}
+
+fn failure_policy(spec: &mut Object) {
+    let Some(policy) = child(spec, "podFailurePolicy") else { return };
+    for condition in items(policy, "rules").flat_map(|rule| items(rule, "onPodConditions")) {
+        set_zero(condition, "status", "True");
+    }
+}
+
+fn cron_job(cron_job: &mut Object) {
+    let spec = ensure(cron_job, "spec");
+    set_zero(spec, "concurrencyPolicy", "Allow");
+    set(spec, "suspend", false);
+    set(spec, "successfulJobsHistoryLimit", 3);
+    set(spec, "failedJobsHistoryLimit", 1);
+    let template = ensure(spec, "jobTemplate");
+    ensure(template, "metadata");
+    let job = ensure(template, "spec");
+    pod_template(job);
+    failure_policy(job);
+    ensure(cron_job, "status");
+}
+
+fn autoscaler(autoscaler: &mut Object) {
+    let version = text(autoscaler, "apiVersion").to_owned();
+    let spec = ensure(autoscaler, "spec");
+    set(spec, "minReplicas", 1);
+    if version == "autoscaling/v2" && spec.get("metrics").and_then(Value::as_array).is_none_or(Vec::is_empty)
+    {
+        let target = json!({"type": "Utilization", "averageUtilization": 80});
+        let cpu = json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]);
+        spec.insert("metrics".to_owned(), cpu);
+    }
+    let status = ensure(autoscaler, "status");
+    set(status, "desiredReplicas", 0);
+    if version == "autoscaling/v1" {
+        set(status, "currentReplicas", 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::defaulted;
+    use super::*;
+
+    #[test]
+    fn workloads_get_their_strategies_and_limits() {
+        let deployment = defaulted(json!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {}}));
+        assert_eq!(
+            deployment["spec"]["strategy"],
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}})
+        );
+        assert_eq!(deployment["spec"]["progressDeadlineSeconds"], 600);
+        assert_eq!(deployment["spec"]["template"]["metadata"], json!({}));
+        // Only a real Pod gets this one.
+        assert_eq!(deployment["spec"]["template"]["spec"]["enableServiceLinks"], Value::Null);
+        let recreate = defaulted(
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"strategy": {"type": "Recreate"}}}),
+        );
+        assert_eq!(recreate["spec"]["strategy"], json!({"type": "Recreate"}));
+        let daemon_set = defaulted(json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "spec": {}}));
+        assert_eq!(
+            daemon_set["spec"]["updateStrategy"]["rollingUpdate"],
+            json!({"maxUnavailable": 1, "maxSurge": 0})
+        );
+    }
+
+    #[test]
+    fn a_job_is_one_pod_unless_it_says_otherwise() {
+        let job = defaulted(
+            json!({"apiVersion": "batch/v1", "kind": "Job", "spec": {"template": {"metadata": {"labels": {"a": "b"}}}}}),
+        );
+        assert_eq!(job["spec"]["completions"], 1);
+        assert_eq!(job["spec"]["parallelism"], 1);
+        assert_eq!(job["spec"]["backoffLimit"], 6);
+        assert_eq!(job["spec"]["podReplacementPolicy"], "TerminatingOrFailed");
+        assert_eq!(job["metadata"]["labels"], json!({"a": "b"}));
+        let queue = defaulted(json!({"apiVersion": "batch/v1", "kind": "Job", "spec": {"parallelism": 3}}));
+        assert_eq!(queue["spec"]["completions"], Value::Null);
+    }
+}

@@ -1,0 +1,122 @@
+//! Defaults of the smaller groups.
+
+use serde_json::{Value, json};
+
+use super::{Object, child, ensure, items, set, set_zero, text};
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+pub(super) fn apply(kind: &str, object: &mut Value) {
+    let Some(object) = object.as_object_mut() else { return };
+    match kind {
+        "EndpointSlice" => endpoint_slice(object),
+        "PriorityClass" => set(object, "preemptionPolicy", "PreemptLowerPriority"),
+        "RoleBinding" | "ClusterRoleBinding" => binding(object),
+        "StorageClass" => {
+            set(object, "reclaimPolicy", "Delete");
+            set(object, "volumeBindingMode", "Immediate");
+        }
+        "CSIDriver" => csi_driver(object),
+        "NetworkPolicy" => network_policy(object),
+        "Ingress" => drop(ensure(ensure(object, "status"), "loadBalancer")),
+        "PodDisruptionBudget" => disruption_budget(object),
+        "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => webhooks(kind, object),
+        "TokenRequest" => set(ensure(object, "spec"), "expirationSeconds", 3600),
+        _ => {}
+    }
+}
+
+fn endpoint_slice(slice: &mut Object) {
+    for port in items(slice, "ports") {
+        set(port, "name", "");
+        set(port, "protocol", "TCP");
+    }
+}
+
+fn binding(binding: &mut Object) {
+    if let Some(role) = child(binding, "roleRef") {
+        set_zero(role, "apiGroup", RBAC);
+    }
+    for subject in items(binding, "subjects") {
+        if matches!(text(subject, "kind"), "User" | "Group") {
+            set_zero(subject, "apiGroup", RBAC);
+        }
+    }
+}
+
+fn csi_driver(driver: &mut Object) {
+    let spec = ensure(driver, "spec");
+    set(spec, "attachRequired", true);
+    for name in ["podInfoOnMount", "storageCapacity", "requiresRepublish", "seLinuxMount"] {
+        set(spec, name, false);
+    }
+    set(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+    if spec.get("volumeLifecycleModes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        spec.insert("volumeLifecycleModes".to_owned(), json!(["Persistent"]));
+    }
+}
+
+fn network_policy(policy: &mut Object) {
+    let spec = ensure(policy, "spec");
+    ensure(spec, "podSelector");
+    for direction in ["ingress", "egress"] {
+        for port in items(spec, direction).flat_map(|rule| items(rule, "ports")) {
+            set(port, "protocol", "TCP");
+        }
+    }
+    let egress = spec.get("egress").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
+    if spec.get("policyTypes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        let types = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
+        spec.insert("policyTypes".to_owned(), types);
+    }
+}
+
+fn disruption_budget(budget: &mut Object) {
+    let status = ensure(budget, "status");
+    for name in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+        set(status, name, 0);
+    }
+}
+
+fn webhooks(kind: &str, configuration: &mut Object) {
+    for hook in items(configuration, "webhooks") {
+        set(hook, "failurePolicy", "Fail");
+        set(hook, "matchPolicy", "Equivalent");
+        set(hook, "namespaceSelector", json!({}));
+        set(hook, "objectSelector", json!({}));
+        set(hook, "timeoutSeconds", 10);
+        if kind == "MutatingWebhookConfiguration" {
+            set(hook, "reinvocationPolicy", "Never");
+        }
+        if let Some(service) = child(ensure(hook, "clientConfig"), "service") {
+            set(service, "port", 443);
+        }
+        for rule in items(hook, "rules") {
+            set(rule, "scope", "*");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::defaulted;
+    use super::*;
+
+    #[test]
+    fn bindings_name_the_group_of_roles_and_users() {
+        let binding = defaulted(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "roleRef": {"kind": "Role", "name": "r"},
+            "subjects": [{"kind": "User", "name": "u"}, {"kind": "ServiceAccount", "name": "s"}]}));
+        assert_eq!(binding["roleRef"]["apiGroup"], RBAC);
+        assert_eq!(binding["subjects"][0]["apiGroup"], RBAC);
+        assert_eq!(binding["subjects"][1]["apiGroup"], Value::Null);
+    }
+
+    #[test]
+    fn a_network_policy_with_egress_rules_covers_both_directions() {
+        let policy = defaulted(json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "spec": {"egress": [{"ports": [{"port": 53}]}]}}));
+        assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
+        assert_eq!(policy["spec"]["egress"][0]["ports"][0]["protocol"], "TCP");
+    }
+}
