@@ -17,6 +17,7 @@ pub mod decode;
 pub mod defaults;
 pub mod discovery;
 pub mod field;
+mod json;
 pub mod names;
 pub mod openapi;
 pub mod patch;

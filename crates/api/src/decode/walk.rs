@@ -1,0 +1,292 @@
+//! One walk over a body, driven by the schema: what Go's decoder followed by Go's
+//! encoder would make of it.
+//!
+//! Unknown fields go, nulls go, zero values go or stay by the field's JSON options,
+//! quantities and times become canonical. Like Go, the walk continues after a value of
+//! the wrong type and reports the first; a value that a type's own decoder refuses
+//! (a quantity, a time) ends it at once.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+use super::scalar;
+use crate::json::Node;
+use crate::schema::{Field, Omit, Struct, Type};
+
+/// The most strict errors that are kept; upstream stops there too.
+const STRICT_MAX: usize = 100;
+
+/// What came out of a walk.
+#[derive(Debug)]
+pub(super) struct Walked {
+    pub(super) value: Value,
+    /// `unknown field "…"` and `duplicate field "…"`, in the order of the body.
+    pub(super) strict: Vec<String>,
+}
+
+/// Reads `node` as `schema`. The error is the sentence of Go's decoder.
+pub(super) fn walk(node: Node<'_>, schema: &'static Struct) -> Result<Walked, String> {
+    let mut walker = Walker::default();
+    let go = go_name(Type::Struct(schema));
+    let value = walker.value(node, Type::Struct(schema), &go)?;
+    match walker.first_error {
+        Some(error) => Err(error),
+        None => {
+            Ok(Walked { value: value.unwrap_or_else(|| zero(Type::Struct(schema))), strict: walker.strict })
+        }
+    }
+}
+
+#[derive(Default)]
+struct Walker {
+    strict: Vec<String>,
+    first_error: Option<String>,
+    /// The Go struct that is being read, and the names of the fields that lead there.
+    context: Option<&'static str>,
+    fields: Vec<&'static str>,
+    /// The place for strict errors, with list indexes and map keys: `spec.containers[0]`.
+    path: String,
+}
+
+impl Walker {
+    /// The canonical value; `None` stands for Go's zero value.
+    fn value(&mut self, node: Node<'_>, ty: Type, go: &str) -> Result<Option<Value>, String> {
+        if matches!(node, Node::Null) {
+            return Ok(None);
+        }
+        match (ty, node) {
+            (Type::Any, node) => Ok(Some(node.into_value())),
+            (Type::Struct(schema), Node::Object(entries)) => self.structure(schema, entries).map(Some),
+            (Type::List(list), Node::Array(items)) => self.list(list.item, items, go).map(Some),
+            (Type::Map(map), Node::Object(entries)) => self.map(map.value, entries, go).map(Some),
+            (ty, node) => self.scalar(node, ty, go),
+        }
+    }
+
+    fn scalar(&mut self, node: Node<'_>, ty: Type, go: &str) -> Result<Option<Value>, String> {
+        match (ty, node) {
+            (Type::Bool, Node::Bool(value)) => Ok(Some(Value::Bool(value))),
+            (Type::String, Node::String(text)) => Ok(Some(Value::String(text.into_owned()))),
+            (Type::Int32, Node::Number(text)) => {
+                Ok(self.integer(text.parse::<i32>().ok().map(i64::from), &text, go))
+            }
+            (Type::Int64, Node::Number(text)) => Ok(self.integer(text.parse().ok(), &text, go)),
+            (Type::Float, Node::Number(text)) => Ok(Node::Number(text).into_value().into()),
+            (Type::Bytes, Node::String(text)) => Ok(self.saved(scalar::bytes(&text))),
+            (Type::Quantity, node) => scalar::quantity(&node).map(Some),
+            (Type::Time, Node::String(text)) => scalar::time(&text).map(Some),
+            (Type::MicroTime, Node::String(text)) => scalar::micro_time(&text).map(Some),
+            (Type::Time | Type::MicroTime, node) => Err(self.type_error(node.go_word(), "string")),
+            (Type::IntOrString, Node::String(text)) => Ok(Some(Value::String(text.into_owned()))),
+            (Type::IntOrString, Node::Number(text)) => match text.parse::<i32>() {
+                Ok(number) => Ok(Some(number.into())),
+                Err(_) => Err(self.type_error(&format!("number {text}"), "int32")),
+            },
+            (Type::IntOrString, node) => Err(self.type_error(node.go_word(), "int32")),
+            (_, node) => {
+                let error = self.type_error(node.go_word(), go);
+                self.save(error);
+                Ok(None)
+            }
+        }
+    }
+
+    fn integer(&mut self, number: Option<i64>, text: &str, go: &str) -> Option<Value> {
+        if number.is_none() {
+            let error = self.type_error(&format!("number {text}"), go);
+            self.save(error);
+        }
+        number.map(Value::from)
+    }
+
+    fn saved(&mut self, result: Result<Value, String>) -> Option<Value> {
+        result.map_err(|error| self.save(error)).ok()
+    }
+
+    fn save(&mut self, error: String) {
+        self.first_error.get_or_insert(error);
+    }
+
+    fn type_error(&self, word: &str, go: &str) -> String {
+        match self.context {
+            Some(owner) => {
+                let path = self.fields.join(".");
+                format!("json: cannot unmarshal {word} into Go struct field {owner}.{path} of type {go}")
+            }
+            None => format!("json: cannot unmarshal {word} into Go value of type {go}"),
+        }
+    }
+
+    fn structure(
+        &mut self,
+        schema: &'static Struct,
+        entries: Vec<(std::borrow::Cow<'_, str>, Node<'_>)>,
+    ) -> Result<Value, String> {
+        let mut read: Vec<Option<Value>> = vec![None; schema.fields.len()];
+        let mut seen = vec![false; schema.fields.len()];
+        let outer = self.context;
+        for (key, node) in entries {
+            let Ok(at) = schema.fields.binary_search_by(|field| field.name.cmp(&key)) else {
+                self.strict("unknown field", &key);
+                continue;
+            };
+            let field = &schema.fields[at];
+            if std::mem::replace(&mut seen[at], true) {
+                self.strict("duplicate field", field.name);
+            }
+            self.context = Some(schema.go);
+            self.fields.push(field.name);
+            let length = self.enter_key(field.name);
+            read[at] = self.value(node, field.ty, field.go)?;
+            self.path.truncate(length);
+            self.fields.pop();
+        }
+        self.context = outer;
+        Ok(encode(schema, read))
+    }
+
+    fn list(&mut self, item: Type, items: Vec<Node<'_>>, go: &str) -> Result<Value, String> {
+        let fallback;
+        let go = match go.strip_prefix("[]") {
+            Some(inner) => inner.trim_start_matches('*'),
+            None => {
+                fallback = go_name(item);
+                &fallback
+            }
+        };
+        let mut out = Vec::with_capacity(items.len());
+        for (index, node) in items.into_iter().enumerate() {
+            let length = self.path.len();
+            write!(self.path, "[{index}]").expect("writing to a string");
+            out.push(self.value(node, item, go)?.unwrap_or_else(|| zero(item)));
+            self.path.truncate(length);
+        }
+        Ok(Value::Array(out))
+    }
+
+    fn map(
+        &mut self,
+        ty: Type,
+        entries: Vec<(std::borrow::Cow<'_, str>, Node<'_>)>,
+        go: &str,
+    ) -> Result<Value, String> {
+        let fallback;
+        let go = match go.strip_prefix("map[").and_then(|rest| rest.split_once(']')) {
+            Some((_, inner)) => inner.trim_start_matches('*'),
+            None => {
+                fallback = go_name(ty);
+                &fallback
+            }
+        };
+        let mut out = Map::new();
+        for (key, node) in entries {
+            if out.contains_key(key.as_ref()) {
+                self.strict("duplicate field", &key);
+            }
+            let length = self.enter_key(&key);
+            let value = self.value(node, ty, go)?.unwrap_or_else(|| zero(ty));
+            self.path.truncate(length);
+            out.insert(key.into_owned(), value);
+        }
+        Ok(Value::Object(out))
+    }
+
+    /// Goes one name deeper; returns the length to come back to.
+    fn enter_key(&mut self, key: &str) -> usize {
+        let length = self.path.len();
+        if length > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(key);
+        length
+    }
+
+    fn strict(&mut self, what: &str, key: &str) {
+        if self.strict.len() >= STRICT_MAX {
+            return;
+        }
+        let dot = if self.path.is_empty() { "" } else { "." };
+        let error = format!("{what} \"{}{dot}{key}\"", self.path);
+        if !self.strict.contains(&error) {
+            self.strict.push(error);
+        }
+    }
+}
+
+/// What Go's encoder writes for a struct whose fields have these values.
+fn encode(schema: &'static Struct, read: Vec<Option<Value>>) -> Value {
+    let mut out = Map::new();
+    for (field, value) in schema.fields.iter().zip(read) {
+        if let Some(value) = encode_field(field, value) {
+            out.insert(field.name.to_owned(), value);
+        }
+    }
+    Value::Object(out)
+}
+
+fn encode_field(field: &Field, value: Option<Value>) -> Option<Value> {
+    match value {
+        Some(value) if field.pointer || field.omit == Omit::Never => Some(value),
+        Some(value) => (!is_empty(&value, field.ty)).then_some(value),
+        None if field.pointer => (field.omit == Omit::Never).then_some(Value::Null),
+        None => match (field.omit, field.ty) {
+            (Omit::Zero, _) => None,
+            // `omitempty` never leaves out a struct, and these are structs in Go.
+            (_, Type::Struct(_) | Type::Time | Type::MicroTime | Type::Quantity | Type::IntOrString) => {
+                Some(zero(field.ty))
+            }
+            (Omit::Empty, _) => None,
+            (Omit::Never, _) => Some(zero(field.ty)),
+        },
+    }
+}
+
+/// Empty in the sense of `omitempty`.
+fn is_empty(value: &Value, ty: Type) -> bool {
+    match (ty, value) {
+        (Type::Bool, Value::Bool(value)) => !value,
+        (Type::String | Type::Bytes, Value::String(text)) => text.is_empty(),
+        (Type::Int32 | Type::Int64 | Type::Float, Value::Number(number)) => number.as_f64() == Some(0.0),
+        (Type::List(_), Value::Array(items)) => items.is_empty(),
+        (Type::Map(_), Value::Object(map)) => map.is_empty(),
+        _ => false,
+    }
+}
+
+/// Go's zero value of a type, encoded. Struct types cannot contain themselves by value
+/// in Go, so this ends.
+pub(super) fn zero(ty: Type) -> Value {
+    match ty {
+        Type::Bool => false.into(),
+        Type::Int32 | Type::Int64 | Type::IntOrString | Type::Float => 0.into(),
+        Type::String => "".into(),
+        Type::Quantity => "0".into(),
+        Type::Struct(schema) => encode(schema, vec![None; schema.fields.len()]),
+        Type::Bytes | Type::Time | Type::MicroTime | Type::Any | Type::List(_) | Type::Map(_) => Value::Null,
+    }
+}
+
+/// The Go name of a type where no field tells it.
+fn go_name(ty: Type) -> String {
+    match ty {
+        Type::Bool => "bool".into(),
+        Type::Int32 => "int32".into(),
+        Type::Int64 => "int64".into(),
+        Type::Float => "float64".into(),
+        Type::String => "string".into(),
+        Type::Bytes => "[]uint8".into(),
+        Type::Time => "v1.Time".into(),
+        Type::MicroTime => "v1.MicroTime".into(),
+        Type::Quantity => "resource.Quantity".into(),
+        Type::IntOrString => "intstr.IntOrString".into(),
+        Type::Any => "interface {}".into(),
+        Type::Struct(schema) => {
+            let mut parts = schema.name.rsplit('.');
+            let kind = parts.next().unwrap_or_default();
+            format!("{}.{kind}", parts.next().unwrap_or_default())
+        }
+        Type::List(list) => format!("[]{}", go_name(list.item)),
+        Type::Map(map) => format!("map[string]{}", go_name(map.value)),
+    }
+}
