@@ -29,7 +29,6 @@ pub type Nanoseconds = u64;
 
 /// A frame's content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "one at a time is alive, and it is moved once")]
 pub enum Message {
     /// Daemon to shim.
     Request {

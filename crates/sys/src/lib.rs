@@ -12,9 +12,30 @@
 //!
 //! Start reading at [`cgroup`], the largest part, or at [`process`] for how children are made.
 
-pub mod cgroup;
-mod error;
-pub mod socket;
+// The modules with unsafe code, all of them.
+#[allow(unsafe_code)]
+mod bpf;
+#[allow(unsafe_code)]
+pub mod mount;
+#[allow(unsafe_code)]
+pub mod namespace;
+#[allow(unsafe_code)]
+pub mod process;
+#[allow(unsafe_code)]
+pub mod seccomp;
 
+pub mod capability;
+pub mod cgroup;
+pub mod command;
+pub mod disk;
+mod error;
+pub mod limits;
+pub mod netlink;
+pub mod pty;
+pub mod socket;
+pub mod sysctl;
+pub mod user;
+
+pub use command::run;
 pub use error::{Context, Error, Result, errno_words};
 pub use rustix::io::Errno;

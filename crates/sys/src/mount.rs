@@ -1,0 +1,353 @@
+//! Mounts by descriptor: made detached, given their attributes, then put in place, so that no
+//! half-made mount is ever visible.
+
+use std::ffi::CString;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change,
+    move_mount, open_tree, unmount,
+};
+
+use crate::{Context, Error, Result};
+
+/// A mount that is not in the file tree yet; gone if it is dropped.
+#[derive(Debug)]
+pub struct Detached(OwnedFd);
+
+/// How mounts made later travel between this mount and its peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// Not at all.
+    Private,
+    /// From the peers to here.
+    Slave,
+    /// Both ways.
+    Shared,
+}
+
+/// What a mount does not let happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attributes(u64);
+
+impl Attributes {
+    /// Everything may happen.
+    pub const NONE: Attributes = Attributes(0);
+    /// No writes.
+    pub const READ_ONLY: Attributes = Attributes(1);
+    /// No set-user-id.
+    pub const NOSUID: Attributes = Attributes(2);
+    /// No devices.
+    pub const NODEV: Attributes = Attributes(4);
+    /// No programs.
+    pub const NOEXEC: Attributes = Attributes(8);
+
+    /// Both.
+    #[must_use]
+    pub const fn and(self, other: Attributes) -> Attributes {
+        Attributes(self.0 | other.0)
+    }
+}
+
+/// One mount or everything below it too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// The mount only.
+    This,
+    /// Sub-mounts too.
+    Recursive,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MountAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+fn mount_setattr(mount: BorrowedFd<'_>, depth: Depth, attributes: &MountAttributes) -> Result<()> {
+    const AT_RECURSIVE: libc::c_int = 0x8000;
+    let recursive = if depth == Depth::Recursive { AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty C string, and the structure lives across the call with its
+    // exact size passed; the kernel only reads both.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | recursive,
+            std::ptr::from_ref(attributes),
+            size_of::<MountAttributes>(),
+        )
+    };
+    crate::process::check(answer).attempt(|| "mount_setattr").map(drop)
+}
+
+impl Detached {
+    /// A copy of what is mounted at a path, as a bind mount has it.
+    ///
+    /// # Errors
+    /// There is nothing at that path.
+    pub fn bind(path: &Path, depth: Depth) -> Result<Self> {
+        let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        if depth == Depth::Recursive {
+            flags |= OpenTreeFlags::AT_RECURSIVE;
+        }
+        open_tree(CWD, path, flags).on("bind", path).map(Detached)
+    }
+
+    /// A fresh file system of a kind (`proc`, `sysfs`, `tmpfs`, `mqueue`, `devpts`, `cgroup2`);
+    /// options without a value are flags.
+    ///
+    /// # Errors
+    /// The kernel does not know the kind or an option, or forbids it here.
+    pub fn new(kind: &str, options: &[(&str, &str)], attributes: Attributes) -> Result<Self> {
+        let attempt = || format!("mount {kind}");
+        let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).attempt(attempt)?;
+        for (key, value) in options {
+            let set = if value.is_empty() {
+                fsconfig_set_flag(context.as_fd(), *key)
+            } else {
+                fsconfig_set_string(context.as_fd(), *key, *value)
+            };
+            set.attempt(|| format!("mount {kind}: option {key}={value}"))?;
+        }
+        fsconfig_create(context.as_fd()).attempt(attempt)?;
+        let flags = MountAttrFlags::from_bits_retain(u32::try_from(attributes.0).unwrap_or(0));
+        fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags).attempt(attempt).map(Detached)
+    }
+
+    /// An overlay; `lowers` from the top. `volatile`: nothing of it is ever synced, which makes
+    /// its end cheap; its work directory cannot be used again.
+    ///
+    /// Layers are given one by one (Linux 6.5), so neither their number nor the length of
+    /// their names is limited by a page; before that all in one option.
+    ///
+    /// # Errors
+    /// A directory is missing, or the file system below cannot hold an upper layer.
+    pub fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path) -> Result<Self> {
+        let attempt = || format!("mount overlay of {} layers on {}", lowers.len(), upper.display());
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).attempt(attempt)?;
+        let fs = context.as_fd();
+        match lowers.iter().try_for_each(|lower| fsconfig_set_string(fs, "lowerdir+", lower.as_path())) {
+            Err(Errno::INVAL) => fsconfig_set_string(fs, "lowerdir", joined(lowers)).attempt(attempt)?,
+            other => other.attempt(attempt)?,
+        }
+        fsconfig_set_string(fs, "upperdir", upper).on("use as upper layer", upper)?;
+        fsconfig_set_string(fs, "workdir", work).on("use as work directory", work)?;
+        // Without it an overlay works too, only slower at its end (before 5.10).
+        let _ = fsconfig_set_flag(fs, "volatile");
+        fsconfig_create(fs).attempt(attempt)?;
+        fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).attempt(attempt).map(Detached)
+    }
+
+    /// Adds attributes.
+    ///
+    /// # Errors
+    /// A sub-mount cannot have them.
+    pub fn restrict(&self, attributes: Attributes, depth: Depth) -> Result<()> {
+        mount_setattr(self.0.as_fd(), depth, &MountAttributes { set: attributes.0, ..Default::default() })
+    }
+
+    /// Sets how later mounts travel, for all of the tree.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn propagate(&self, propagation: Propagation) -> Result<()> {
+        let propagation = match propagation {
+            Propagation::Private => libc::MS_PRIVATE,
+            Propagation::Slave => libc::MS_SLAVE,
+            Propagation::Shared => libc::MS_SHARED,
+        };
+        mount_setattr(
+            self.0.as_fd(),
+            Depth::Recursive,
+            &MountAttributes { propagation, ..Default::default() },
+        )
+    }
+
+    /// Puts the mount in place, on an opened file or directory.
+    ///
+    /// # Errors
+    /// A directory is to be mounted on a file or the other way round.
+    pub fn attach(self, target: BorrowedFd<'_>) -> Result<()> {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(self.0.as_fd(), "", target, "", flags).attempt(|| "move_mount")
+    }
+
+    /// Puts the mount in place, on a path that is trusted.
+    ///
+    /// # Errors
+    /// As [`Detached::attach`].
+    pub fn attach_at(self, path: &Path) -> Result<()> {
+        move_mount(self.0.as_fd(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .on("mount on", path)
+    }
+
+    /// True when the root of the mount is a directory.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn is_directory(&self) -> Result<bool> {
+        let stat = fstat(&self.0).attempt(|| "stat a mount")?;
+        Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    }
+}
+
+/// `a:b:c` with colons and backslashes of the names escaped.
+fn joined(lowers: &[PathBuf]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for lower in lowers {
+        if !text.is_empty() {
+            text.push(b':');
+        }
+        for byte in lower.as_os_str().as_bytes() {
+            if matches!(byte, b':' | b'\\') {
+                text.push(b'\\');
+            }
+            text.push(*byte);
+        }
+    }
+    text
+}
+
+/// Cuts the ties of all mounts of this mount namespace to others: what is mounted from now on
+/// stays here, and what others mount does not arrive.
+///
+/// # Errors
+/// No permission.
+pub fn make_all_private() -> Result<()> {
+    let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", flags).attempt(|| "make mounts private")
+}
+
+/// Makes `root`, a mount point, the root of this mount namespace and drops all others.
+///
+/// # Errors
+/// `root` is not a mount point.
+pub fn pivot_into(root: &Path) -> Result<()> {
+    rustix::process::chdir(root).on("chdir to", root)?;
+    // With both arguments the same the old root lies on top of the new one at "/", and can be
+    // taken off without a directory for it inside the image (runc does the same).
+    rustix::process::pivot_root(".", ".").on("pivot_root to", root)?;
+    unmount(".", UnmountFlags::DETACH).attempt(|| "unmount the old root")?;
+    rustix::process::chdir("/").attempt(|| "chdir to /")
+}
+
+/// Unmounts, at once for the file tree, when unused for the kernel. Nothing mounted is fine.
+///
+/// # Errors
+/// No permission.
+pub fn detach(path: &Path) -> Result<()> {
+    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno).on("unmount", path),
+    }
+}
+
+/// What should be at a mount's target when it is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// An error.
+    Fail,
+    /// An empty file.
+    MakeFile,
+    /// A directory.
+    MakeDirectory,
+}
+
+/// Opens a path as seen from the root of this process, to mount on. What is missing is made.
+/// Symbolic links stay inside the root, and magic ones (`/proc/*/fd`, `/proc/*/root`), which
+/// could lead out of it, are refused.
+///
+/// # Errors
+/// It is not there and may not be made, or leads through a magic link.
+pub fn open_target(path: &Path, missing: Missing) -> Result<OwnedFd> {
+    match open_inside(path) {
+        Err(Errno::NOENT) if missing != Missing::Fail => {}
+        other => return other.on("open", path),
+    }
+    make_missing(path, missing)?;
+    open_inside(path).on("open", path)
+}
+
+fn open_inside(path: &Path) -> std::result::Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::io::retry_on_intr(|| openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS))
+}
+
+/// Makes the directories above, then the last part. A dangling symbolic link on the way is
+/// not followed into nothing: making fails with "file exists", as runc's securejoin refuses it.
+fn make_missing(path: &Path, missing: Missing) -> Result<()> {
+    let mut at = open_inside(Path::new("/")).on("open", "/")?;
+    let parts: Vec<_> = path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+    for (index, part) in parts.iter().enumerate() {
+        let name = part.as_os_str();
+        let last = index + 1 == parts.len();
+        if last && missing == Missing::MakeFile {
+            let flags = OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            rustix::fs::openat(&at, name, flags, Mode::from_raw_mode(0o644)).on("create", path)?;
+            return Ok(());
+        }
+        match mkdirat(&at, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno).on("mkdir", path),
+        }
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::DIRECTORY;
+        at = openat2(&at, name, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).on("open", path)?;
+    }
+    Ok(())
+}
+
+/// Makes a device node.
+///
+/// # Errors
+/// It exists, or no permission.
+pub fn make_device(path: &Path, kind: FileType, mode: u32, device: u64) -> Result<()> {
+    let mode = Mode::from_raw_mode(mode);
+    rustix::fs::mknodat(CWD, path, kind, mode, device).on("mknod", path)
+}
+
+/// A path as the kernel takes it.
+///
+/// # Errors
+/// There is a zero byte in it.
+pub fn c_path(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::new(format!("use {path:?}"), Errno::INVAL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colons_in_layer_names_do_not_split_them() {
+        assert_eq!(joined(&["/a:b".into(), "/c\\d".into()]), b"/a\\:b:/c\\\\d");
+    }
+
+    #[test]
+    fn missing_targets_are_made_and_found() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("a/b/file");
+        open_target(&file, Missing::MakeFile).unwrap();
+        assert!(file.is_file());
+        open_target(&home.path().join("x/y"), Missing::MakeDirectory).unwrap();
+        assert!(home.path().join("x/y").is_dir());
+        let error = open_target(&home.path().join("z"), Missing::Fail).unwrap_err();
+        assert_eq!(error.errno, Errno::NOENT);
+    }
+
+    #[test]
+    fn magic_links_do_not_lead_out() {
+        let error = open_target(Path::new("/proc/self/root/tmp"), Missing::Fail).unwrap_err();
+        assert_eq!(error.errno, Errno::LOOP);
+    }
+}

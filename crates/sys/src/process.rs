@@ -1,0 +1,290 @@
+//! Making, signalling and reaping processes.
+
+use std::ffi::{CStr, CString};
+use std::marker::PhantomData;
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use rustix::io::Errno;
+use rustix::process::{WaitOptions, WaitStatus};
+
+use crate::namespace::Namespaces;
+use crate::{Context, Error, Result};
+
+/// What a system call through libc answered: a negative number is the thread's `errno`.
+pub(crate) fn check(answer: libc::c_long) -> std::result::Result<i32, Errno> {
+    match i32::try_from(answer) {
+        Ok(value) if value >= 0 => Ok(value),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+    }
+}
+
+/// Proof that this process has one thread, so that a forked child may run any code: no other
+/// thread can have held a lock. It cannot leave its thread; who has it makes no threads.
+#[derive(Debug)]
+pub struct SingleThreaded(PhantomData<*const ()>);
+
+impl SingleThreaded {
+    /// Looks at /proc/self/task.
+    ///
+    /// # Errors
+    /// There is more than one thread, or /proc is not there.
+    pub fn prove() -> Result<Self> {
+        let tasks = std::fs::read_dir("/proc/self/task").on("read", "/proc/self/task")?.count();
+        if tasks == 1 {
+            return Ok(SingleThreaded(PhantomData));
+        }
+        Err(Error::new(format!("prove one thread: there are {tasks}"), Errno::BUSY))
+    }
+}
+
+/// Where the caller is after [`fork`].
+#[derive(Debug)]
+pub enum Forked {
+    /// In the parent.
+    Parent {
+        /// The child, as the parent's PID namespace numbers it.
+        pid: i32,
+        /// Becomes readable when the child has ended.
+        pidfd: OwnedFd,
+    },
+    /// In the child: it must end by [`exec`] or [`exit_now`] and never return to the caller's loop.
+    Child,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Makes a child in fresh namespaces and, on version 2, straight in a cgroup.
+///
+/// # Errors
+/// The kernel refuses: limits of processes or namespaces, no permission.
+pub fn fork(
+    _proof: &SingleThreaded,
+    namespaces: Namespaces,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Forked> {
+    let mut pidfd: libc::c_int = -1;
+    let mut arguments = CloneArguments {
+        flags: namespaces.bits() | libc::CLONE_PIDFD as u64,
+        pidfd: &raw mut pidfd as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArguments::default()
+    };
+    if let Some(cgroup) = cgroup {
+        const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    }
+    // SAFETY: the structure and `pidfd` live across the call and its exact size is passed. With
+    // neither CLONE_VM nor a stack the child runs on a copy of this memory, as after fork(2). The
+    // proof says that no other thread exists, so no lock is left held in the child.
+    let answer = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<CloneArguments>()) };
+    match check(answer).attempt(|| "clone3")? {
+        0 => Ok(Forked::Child),
+        // SAFETY: the kernel has put a new descriptor there for us; nobody else has it.
+        pid => Ok(Forked::Parent { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+    }
+}
+
+/// Replaces the program; returns only if that fails.
+pub fn exec(path: &CStr, arguments: &[CString], environment: &[CString]) -> Errno {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter().map(|item| item.as_ptr()).chain([ptr::null()]).collect()
+    };
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: both lists end with a null pointer, and all strings outlive the call.
+    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Ends the process without running anything of the parent's: no destructors, no `atexit`.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Sends a signal, real-time ones included. Signal 0 only asks whether the process is there.
+///
+/// # Errors
+/// `SRCH`: no such process.
+pub fn kill(pid: i32, signal: i32) -> std::result::Result<(), Errno> {
+    // 0 and negative numbers mean groups of processes.
+    if pid <= 0 {
+        return Err(Errno::SRCH);
+    }
+    // SAFETY: kill(2) takes plain numbers.
+    check(unsafe { libc::kill(pid, signal) }.into()).map(drop)
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ending {
+    /// Exit code; 128+n for a signal.
+    pub code: i32,
+    /// The signal that ended it; 0: none.
+    pub signal: i32,
+}
+
+impl From<WaitStatus> for Ending {
+    fn from(status: WaitStatus) -> Self {
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Ending { code, signal: 0 },
+            (None, Some(signal)) => Ending { code: 128 + signal, signal },
+            (None, None) => Ending { code: 255, signal: 0 },
+        }
+    }
+}
+
+/// The next child that has ended, if one has.
+pub fn reap() -> Option<(i32, Ending)> {
+    let ended = rustix::io::retry_on_intr(|| rustix::process::wait(WaitOptions::NOHANG));
+    let (pid, status) = ended.ok()??;
+    Some((pid.as_raw_nonzero().get(), status.into()))
+}
+
+/// Waits for a child.
+///
+/// # Errors
+/// It is not a child of ours.
+pub fn wait(pid: i32) -> Result<Ending> {
+    let wanted = rustix::process::Pid::from_raw(pid).ok_or_else(|| Error::new("wait for 0", Errno::CHILD))?;
+    let ended = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(wanted), WaitOptions::empty()))
+        .attempt(|| format!("wait for {pid}"))?;
+    Ok(ended.map_or_else(Ending::default, |(_, status)| status.into()))
+}
+
+/// A descriptor of a running process, readable when it has ended.
+///
+/// # Errors
+/// There is no such process.
+pub fn open_pidfd(pid: i32) -> Result<OwnedFd> {
+    let attempt = || format!("pidfd_open {pid}");
+    let pid = rustix::process::Pid::from_raw(pid).ok_or(Errno::SRCH).attempt(attempt)?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).attempt(attempt)
+}
+
+/// Makes orphans below this process its children.
+///
+/// # Errors
+/// None in practice.
+pub fn become_subreaper() -> Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).attempt(|| "become subreaper")
+}
+
+fn signal_set(signals: &[i32]) -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set; sigaddset only gets an initialised one.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Blocks these signals and gives a non-blocking descriptor that is readable when one came.
+///
+/// # Errors
+/// Too many open files.
+pub fn signal_descriptor(signals: &[i32]) -> Result<OwnedFd> {
+    let set = signal_set(signals);
+    // SAFETY: the set is initialised and outlives both calls; no old mask is asked for.
+    let fd = unsafe {
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut());
+        libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    };
+    let fd = check(fd.into()).attempt(|| "signalfd")?;
+    // SAFETY: signalfd has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The next signal of [`signal_descriptor`], if one came.
+pub fn next_signal(descriptor: BorrowedFd<'_>) -> Option<i32> {
+    let mut record = [0; size_of::<libc::signalfd_siginfo>()];
+    let got = rustix::io::retry_on_intr(|| rustix::io::read(descriptor, &mut record)).ok()?;
+    let number: [u8; 4] = record.get(..got)?.first_chunk().copied()?;
+    Some(u32::from_ne_bytes(number).cast_signed())
+}
+
+/// Gives every signal its default action and blocks none: a program must not inherit that the
+/// shim blocks SIGCHLD and that Rust ignores SIGPIPE.
+pub fn reset_signals() {
+    let none = signal_set(&[]);
+    // SAFETY: SIG_DFL is a valid action for each; numbers that may not be changed are refused
+    // without effect. The set is initialised.
+    unsafe {
+        for signal in 1..=64 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+    }
+}
+
+/// Marks all descriptors from `first` on to be closed by [`exec`].
+///
+/// # Errors
+/// The kernel is older than 5.11.
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    // SAFETY: close_range with CLOEXEC only sets a flag; no descriptor becomes invalid.
+    let answer = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) };
+    check(answer).attempt(|| "close_range").map(drop)
+}
+
+/// Starts an own, empty session keyring, so that keys of the node cannot be seen.
+///
+/// # Errors
+/// No keys in this kernel, or the user's quota of keys is full.
+pub fn new_session_keyring() -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for an anonymous keyring.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<libc::c_char>()) };
+    // Its answer is a serial number that may be negative only as an error.
+    if answer < 0 { check(answer).attempt(|| "keyctl").map(drop) } else { Ok(()) }
+}
+
+/// Opens a device of this process's terminal session: the terminal becomes the controlling one.
+///
+/// # Errors
+/// The process does not lead a session.
+pub fn take_terminal(terminal: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::ioctl_tiocsctty(terminal).attempt(|| "take the controlling terminal")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_threads_is_not_single_threaded() {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || stopped.recv());
+        assert_eq!(SingleThreaded::prove().unwrap_err().errno, Errno::BUSY);
+        drop(stop);
+        let _ = other.join();
+    }
+
+    #[test]
+    fn process_0_is_never_signalled() {
+        assert_eq!(kill(0, libc::SIGTERM), Err(Errno::SRCH));
+        assert_eq!(kill(-1, libc::SIGTERM), Err(Errno::SRCH));
+        assert_eq!(kill(std::process::id().cast_signed(), 0), Ok(()));
+    }
+}

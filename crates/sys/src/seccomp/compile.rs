@@ -1,0 +1,246 @@
+//! Profile to filter program.
+//!
+//! ```text
+//! architecture? ── other ──> ENOSYS
+//!      │
+//! number: halving over ranges of calls that are treated alike
+//!      │
+//! rules of that range in order: arguments hold? ──> action
+//!      └── none ──> default action
+//! ```
+
+use std::collections::BTreeMap;
+
+use super::{Action, Argument, Comparison, Profile, Rule, table};
+use crate::capability::Capabilities;
+
+/// A filter program, ready to be installed.
+#[derive(Clone)]
+pub struct Program(pub(super) Vec<libc::sock_filter>);
+
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Program of {} instructions", self.0.len())
+    }
+}
+
+/// The profile cannot be translated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// A call has six arguments.
+    #[error("seccomp profile: argument {0} of a system call: there are only 0 to 5")]
+    Argument(u8),
+    /// The kernel takes 4096 instructions.
+    #[error("seccomp profile: {0} instructions are more than the kernel takes")]
+    TooLong(usize),
+}
+
+const ARCHITECTURE: u32 = if cfg!(target_arch = "aarch64") { 0xc000_00b7 } else { 0xc000_003e };
+const EPERM: u32 = 1;
+const ENOSYS: u32 = 38;
+const INSTRUCTIONS_MAX: usize = 4096;
+/// On x86-64 numbers from here on are of the x32 interface.
+const X32: u32 = 0x4000_0000;
+
+const LOAD: u16 = 0x20;
+const RETURN: u16 = 0x06;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_GREATER: u16 = 0x25;
+const JUMP_GREATER_EQUAL: u16 = 0x35;
+const AND: u16 = 0x54;
+const JUMP: u16 = 0x05;
+
+/// Offsets in `struct seccomp_data`.
+const NUMBER_AT: u32 = 0;
+const ARCHITECTURE_AT: u32 = 4;
+const ARGUMENTS_AT: u32 = 16;
+
+fn statement(code: u16, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code, jt: 0, jf: 0, k }
+}
+
+fn jump(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    libc::sock_filter { code, jt, jf, k }
+}
+
+fn verdict(action: Action, errno: Option<u32>) -> u32 {
+    match action {
+        Action::Allow => 0x7fff_0000,
+        Action::Log => 0x7ffc_0000,
+        Action::Trace => 0x7ff0_0000 | (errno.unwrap_or(EPERM) & 0xffff),
+        Action::Errno => 0x0005_0000 | (errno.unwrap_or(EPERM) & 0xffff),
+        Action::Trap => 0x0003_0000,
+        Action::KillThread => 0,
+        Action::KillProcess => 0x8000_0000,
+    }
+}
+
+/// What happens to a call: tests in order, each with a verdict; the last has no arguments.
+type Treatment = Vec<(Vec<Argument>, u32)>;
+
+impl Profile {
+    /// The program for a container with these capabilities.
+    ///
+    /// # Errors
+    /// The profile tests an argument that does not exist, or is too long.
+    pub fn compile(&self, capabilities: Capabilities) -> Result<Program, CompileError> {
+        let ranges = ranges(self.treatments(capabilities)?, self.fallback(), self.unknown());
+        let mut program = vec![
+            statement(LOAD, ARCHITECTURE_AT),
+            jump(JUMP_EQUAL, ARCHITECTURE, 1, 0),
+            statement(RETURN, verdict(Action::Errno, Some(ENOSYS))),
+            statement(LOAD, NUMBER_AT),
+        ];
+        program.extend(halve(&ranges));
+        if program.len() > INSTRUCTIONS_MAX {
+            return Err(CompileError::TooLong(program.len()));
+        }
+        Ok(Program(program))
+    }
+
+    fn fallback(&self) -> u32 {
+        verdict(self.default_action, self.default_errno_ret)
+    }
+
+    /// For calls newer than our table: "no such call" where the profile would refuse, so that
+    /// programs try the older call instead of giving up (runc does the same).
+    fn unknown(&self) -> u32 {
+        if self.default_action == Action::Errno {
+            verdict(Action::Errno, Some(ENOSYS))
+        } else {
+            self.fallback()
+        }
+    }
+
+    fn treatments(&self, capabilities: Capabilities) -> Result<BTreeMap<u32, Treatment>, CompileError> {
+        let mut calls: BTreeMap<u32, Treatment> = BTreeMap::new();
+        for rule in self.rules(capabilities) {
+            if let Some(argument) = rule.args.iter().find(|argument| argument.index > 5) {
+                return Err(CompileError::Argument(argument.index));
+            }
+            for number in numbers(rule) {
+                let tests = calls.entry(number).or_default();
+                tests.extend(conditions(rule));
+            }
+        }
+        Ok(calls)
+    }
+}
+
+fn numbers(rule: &Rule) -> impl Iterator<Item = u32> {
+    rule.names.iter().chain([&rule.name]).filter_map(|name| table::number(name))
+}
+
+/// As libseccomp in runc: a rule that tests one argument several times means "any of these".
+fn conditions(rule: &Rule) -> Treatment {
+    let verdict = verdict(rule.action, rule.errno_ret);
+    let repeated = |a: &Argument| rule.args.iter().filter(|b| a.index == b.index).count() > 1;
+    if rule.args.iter().any(repeated) {
+        return rule.args.iter().map(|argument| (vec![*argument], verdict)).collect();
+    }
+    vec![(rule.args.clone(), verdict)]
+}
+
+struct Range {
+    first: u32,
+    treatment: Treatment,
+}
+
+/// All numbers from 0 up, joined where neighbours are treated alike.
+fn ranges(mut calls: BTreeMap<u32, Treatment>, fallback: u32, unknown: u32) -> Vec<Range> {
+    let mut ranges: Vec<Range> = Vec::new();
+    let end = table::LAST + 1;
+    for number in 0..=end {
+        let mut treatment = calls.remove(&number).unwrap_or_default();
+        if !treatment.iter().any(|(tests, _)| tests.is_empty()) {
+            treatment.push((Vec::new(), if number == end { unknown } else { fallback }));
+        }
+        if ranges.last().is_none_or(|last| last.treatment != treatment) {
+            ranges.push(Range { first: number, treatment });
+        }
+    }
+    if cfg!(target_arch = "x86_64") {
+        let refused = verdict(Action::Errno, Some(ENOSYS));
+        ranges.push(Range { first: X32, treatment: vec![(Vec::new(), refused)] });
+    }
+    ranges
+}
+
+/// Finds the range of the number, which is in the accumulator.
+fn halve(ranges: &[Range]) -> Vec<libc::sock_filter> {
+    let [only] = ranges else {
+        let (low, high) = ranges.split_at(ranges.len() / 2);
+        let (low, split) = (halve(low), high[0].first);
+        // A conditional jump reaches 255 instructions, a plain one any distance.
+        let distance = u32::try_from(low.len()).unwrap_or(u32::MAX);
+        let mut program = vec![jump(JUMP_GREATER_EQUAL, split, 0, 1), statement(JUMP, distance)];
+        program.extend(low);
+        program.extend(halve(high));
+        return program;
+    };
+    let mut program = Vec::new();
+    for (tests, verdict) in &only.treatment {
+        let mut block: Vec<libc::sock_filter> = vec![statement(RETURN, *verdict)];
+        // From the last test to the first, each knowing how far its failure must jump.
+        for argument in tests.iter().rev() {
+            let past = u8::try_from(block.len()).unwrap_or(u8::MAX);
+            let mut test = compare(argument, past);
+            test.extend(block);
+            block = test;
+        }
+        program.extend(block);
+        if tests.is_empty() {
+            break;
+        }
+    }
+    program
+}
+
+/// Tests a 64-bit argument in two halves: goes on when it holds, else jumps over `past` more.
+fn compare(argument: &Argument, past: u8) -> Vec<libc::sock_filter> {
+    let low_at = ARGUMENTS_AT + u32::from(argument.index) * 8;
+    let high_at = low_at + 4;
+    let halves = |value: u64| ((value >> 32) as u32, value as u32);
+    let (high, low) = halves(argument.value);
+    let load_high = statement(LOAD, high_at);
+    let load_low = statement(LOAD, low_at);
+    match argument.op {
+        Comparison::Equal => {
+            vec![load_high, jump(JUMP_EQUAL, high, 0, past + 2), load_low, jump(JUMP_EQUAL, low, 0, past)]
+        }
+        Comparison::NotEqual => {
+            vec![load_high, jump(JUMP_EQUAL, high, 0, 2), load_low, jump(JUMP_EQUAL, low, past, 0)]
+        }
+        Comparison::Greater | Comparison::GreaterOrEqual => {
+            let code = if argument.op == Comparison::Greater { JUMP_GREATER } else { JUMP_GREATER_EQUAL };
+            vec![
+                load_high,
+                jump(JUMP_GREATER, high, 3, 0),
+                jump(JUMP_EQUAL, high, 0, past + 2),
+                load_low,
+                jump(code, low, 0, past),
+            ]
+        }
+        Comparison::Less | Comparison::LessOrEqual => {
+            let code = if argument.op == Comparison::Less { JUMP_GREATER_EQUAL } else { JUMP_GREATER };
+            vec![
+                load_high,
+                jump(JUMP_GREATER, high, past + 3, 0),
+                jump(JUMP_EQUAL, high, 0, 2),
+                load_low,
+                jump(code, low, past, 0),
+            ]
+        }
+        Comparison::MaskedEqual => {
+            let (want_high, want_low) = halves(argument.value_two);
+            vec![
+                load_high,
+                statement(AND, high),
+                jump(JUMP_EQUAL, want_high & high, 0, past + 3),
+                load_low,
+                statement(AND, low),
+                jump(JUMP_EQUAL, want_low & low, 0, past),
+            ]
+        }
+    }
+}
