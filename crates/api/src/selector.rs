@@ -6,7 +6,6 @@
 mod field;
 mod label;
 mod lexer;
-mod rules;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

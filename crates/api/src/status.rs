@@ -159,18 +159,52 @@ pub struct ListMeta {
     pub continue_token: String,
 }
 
+/// A field that always has the same text, and takes no room.
+macro_rules! constant {
+    ($name:ident, $text:literal) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        struct $name;
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str($text)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                match Cow::<'de, str>::deserialize(deserializer)?.as_ref() {
+                    $text => Ok($name),
+                    other => Err(serde::de::Error::custom(format_args!("not a Status: {other}"))),
+                }
+            }
+        }
+    };
+}
+
+constant!(Kind, "Status");
+constant!(ApiVersion, "v1");
+
+/// Whether the request was carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It was.
+    Success,
+    /// It was not.
+    Failure,
+}
+
 /// An answer that is not an object: `metav1.Status`, fields in upstream's order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
-    kind: Cow<'static, str>,
-    api_version: Cow<'static, str>,
+    kind: Kind,
+    api_version: ApiVersion,
     /// Empty but for an expired continue token.
     #[serde(default)]
     pub metadata: ListMeta,
-    /// `Success` or `Failure`.
-    #[serde(default, skip_serializing_if = "str::is_empty")]
-    pub status: Cow<'static, str>,
+    /// Whether it went well.
+    pub status: Outcome,
     /// For people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
@@ -200,10 +234,10 @@ pub const OBJECT_MODIFIED: &str =
 impl Status {
     fn new(code: u16, reason: Reason, message: impl Into<String>) -> Self {
         Self {
-            kind: Cow::Borrowed("Status"),
-            api_version: Cow::Borrowed("v1"),
+            kind: Kind,
+            api_version: ApiVersion,
             metadata: ListMeta::default(),
-            status: Cow::Borrowed("Failure"),
+            status: Outcome::Failure,
             message: message.into(),
             reason,
             details: None,
@@ -251,7 +285,7 @@ impl Status {
 
     /// Whether it says that something went well.
     pub fn is_success(&self) -> bool {
-        self.status == "Success"
+        self.status == Outcome::Success
     }
 
     /// The JSON the server answers with; a Status always encodes.
@@ -261,14 +295,14 @@ impl Status {
 
     /// A Status out of an answer's body, if it is one.
     pub fn from_json(body: &[u8]) -> Option<Self> {
-        serde_json::from_slice::<Status>(body).ok().filter(|s| s.kind == "Status")
+        serde_json::from_slice::<Status>(body).ok()
     }
 
     /// An object was removed: the answer to a delete that leaves nothing to show.
     pub fn deleted<'a>(resource: impl Into<GroupResource<'a>>, name: &str, uid: &str) -> Self {
         let r = resource.into();
         let mut status = Self::new(0, Reason::Unknown, "").about(r.group, r.resource, name);
-        status.status = Cow::Borrowed("Success");
+        status.status = Outcome::Success;
         status.details.get_or_insert_default().uid = uid.to_owned();
         status
     }
@@ -276,7 +310,7 @@ impl Status {
     /// A request was carried out and has no object to answer with (binding, eviction): 201.
     pub fn created() -> Self {
         let mut status = Self::new(201, Reason::Unknown, "");
-        status.status = Cow::Borrowed("Success");
+        status.status = Outcome::Success;
         status
     }
 

@@ -1,0 +1,351 @@
+//! Authentication and authorisation over a small world of objects.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use api::resource::{Resource, find};
+use bytes::Bytes;
+use http::Request;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use wire::Identity;
+
+use super::*;
+
+/// The objects of a test, by plural, namespace and name.
+#[derive(Default)]
+struct World {
+    objects: Mutex<BTreeMap<(String, String, String), Bytes>>,
+}
+
+impl World {
+    fn put(&self, plural: &str, object: Value) {
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let key = (plural.to_owned(), text("namespace"), text("name"));
+        self.objects.lock().unwrap().insert(key, Bytes::from(object.to_string()));
+    }
+
+    fn remove(&self, plural: &str, namespace: &str, name: &str) {
+        self.objects.lock().unwrap().remove(&(plural.to_owned(), namespace.to_owned(), name.to_owned()));
+    }
+}
+
+impl Lookup for World {
+    fn get(&self, resource: &'static Resource, namespace: &str, name: &str) -> Option<Bytes> {
+        let key = (resource.plural.to_owned(), namespace.to_owned(), name.to_owned());
+        self.objects.lock().unwrap().get(&key).cloned()
+    }
+
+    fn list(&self, resource: &'static Resource) -> Vec<Bytes> {
+        let objects = self.objects.lock().unwrap();
+        objects.iter().filter(|((p, _, _), _)| p == resource.plural).map(|(_, b)| b.clone()).collect()
+    }
+
+    fn pods_on_node(&self, node: &str) -> Vec<Bytes> {
+        let pods = self.list(find("", "v1", "pods").unwrap());
+        let on = |bytes: &Bytes| serde_json::from_slice::<Value>(bytes).unwrap()["spec"]["nodeName"] == node;
+        pods.into_iter().filter(on).collect()
+    }
+}
+
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+fn auth(world: &Arc<World>) -> Auth {
+    let key = TokenKey::from_pkcs8(&TokenKey::generate().unwrap()).unwrap();
+    let settings = Settings {
+        key,
+        issuer: ISSUER.to_owned(),
+        public_url: "https://10.0.0.1:6443".to_owned(),
+        anonymous: true,
+    };
+    Auth::new(settings, world.clone())
+}
+
+fn world() -> Arc<World> {
+    let world = Arc::new(World::default());
+    world.put("serviceaccounts", json!({"metadata": {"namespace": "n", "name": "robot", "uid": "sa-1"}}));
+    world.put(
+        "pods",
+        json!({"metadata": {"namespace": "n", "name": "p", "uid": "pod-1"},
+               "spec": {"nodeName": "one", "serviceAccountName": "robot",
+                        "containers": [{"name": "c", "envFrom": [{"secretRef": {"name": "s"}}]}]}}),
+    );
+    world.put("nodes", json!({"metadata": {"name": "one", "uid": "node-1"}}));
+    world.put(
+        "roles",
+        json!({"metadata": {"namespace": "n", "name": "reader"},
+               "rules": [{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"]}]}),
+    );
+    world.put(
+        "rolebindings",
+        json!({"metadata": {"namespace": "n", "name": "readers"},
+               "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
+               "subjects": [{"kind": "ServiceAccount", "name": "robot", "namespace": "n"}]}),
+    );
+    world
+}
+
+fn now() -> Timestamp {
+    "2026-01-01T00:00:00Z".parse().unwrap()
+}
+
+fn after(seconds: i64) -> Timestamp {
+    now() + SignedDuration::from_secs(seconds)
+}
+
+fn parts(headers: &[(&str, &str)]) -> http::request::Parts {
+    let request = headers.iter().fold(Request::builder(), |r, (k, v)| r.header(*k, *v));
+    request.body(()).unwrap().into_parts().0
+}
+
+fn admin() -> Identity {
+    Identity {
+        user: "kubernetes-admin".to_owned(),
+        groups: vec!["system:masters".to_owned()],
+        certificate_sha256: "ab".to_owned(),
+    }
+}
+
+fn pod_token(auth: &Auth, seconds: i64) -> String {
+    let request = json!({"spec": {"expirationSeconds": seconds, "audiences": null,
+        "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "pod-1"}}});
+    let answer = auth.token_request("n", "robot", request, now()).unwrap();
+    answer["status"]["token"].as_str().unwrap().to_owned()
+}
+
+fn by_token(auth: &Auth, token: &str, at: Timestamp) -> Result<User, api::status::Status> {
+    auth.authenticate(&mut parts(&[("authorization", &format!("Bearer {token}"))]), at)
+}
+
+#[test]
+fn a_certificate_is_a_user_with_groups_and_credential_id() {
+    let mut parts = parts(&[]);
+    parts.extensions.insert(admin());
+    let user = auth(&world()).authenticate(&mut parts, now()).unwrap();
+    assert_eq!(user.name, "kubernetes-admin");
+    assert_eq!(user.groups, ["system:masters", "system:authenticated"]);
+    assert_eq!(user.extra["authentication.kubernetes.io/credential-id"], ["X509SHA256=ab"]);
+}
+
+#[test]
+fn without_credentials_one_is_anonymous_and_with_wrong_ones_nobody() {
+    let auth = auth(&world());
+    assert_eq!(auth.authenticate(&mut parts(&[]), now()).unwrap().name, "system:anonymous");
+    assert_eq!(by_token(&auth, "a.b.c", now()).unwrap_err().code(), 401);
+}
+
+#[test]
+fn a_pod_token_names_account_pod_and_node() {
+    let auth = auth(&world());
+    let user = by_token(&auth, &pod_token(&auth, 3600), now()).unwrap();
+    assert_eq!(user.name, "system:serviceaccount:n:robot");
+    assert_eq!(user.uid, "sa-1");
+    assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:n", "system:authenticated"]);
+    assert_eq!(user.extra["authentication.kubernetes.io/pod-name"], ["p"]);
+    assert_eq!(user.extra["authentication.kubernetes.io/node-uid"], ["node-1"]);
+}
+
+#[test]
+fn a_token_dies_with_its_time_its_pod_and_its_account() {
+    let world = world();
+    let auth = auth(&world);
+    let token = pod_token(&auth, 3600);
+    assert!(by_token(&auth, &token, after(3600)).is_ok());
+    assert!(by_token(&auth, &token, after(3601)).is_err());
+    world.put("pods", json!({"metadata": {"namespace": "n", "name": "p", "uid": "pod-2"}, "spec": {}}));
+    assert!(by_token(&auth, &token, now()).is_err(), "another Pod of the same name");
+    world.put("pods", json!({"metadata": {"namespace": "n", "name": "p", "uid": "pod-1"}, "spec": {}}));
+    assert!(by_token(&auth, &token, now()).is_ok());
+    world.remove("serviceaccounts", "n", "robot");
+    assert!(by_token(&auth, &token, now()).is_err());
+}
+
+#[test]
+fn the_token_of_a_projected_volume_lives_a_year_and_says_it_does_not() {
+    let auth = auth(&world());
+    let request = json!({"spec": {"expirationSeconds": 3607,
+        "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "pod-1"}}});
+    let answer = auth.token_request("n", "robot", request, now()).unwrap();
+    assert_eq!(answer["status"]["expirationTimestamp"], "2026-01-01T01:00:07Z");
+    let token = answer["status"]["token"].as_str().unwrap();
+    assert!(by_token(&auth, token, after(364 * 86_400)).is_ok());
+    assert!(by_token(&auth, token, after(366 * 86_400)).is_err());
+}
+
+#[test]
+fn a_token_of_another_key_or_audience_is_refused() {
+    let world = world();
+    let (ours, theirs) = (auth(&world), auth(&world));
+    assert!(by_token(&ours, &pod_token(&theirs, 3600), now()).is_err());
+    let request = json!({"spec": {"audiences": ["vault"]}});
+    let answer = ours.token_request("n", "robot", request, now()).unwrap();
+    let token = answer["status"]["token"].as_str().unwrap();
+    assert!(by_token(&ours, token, now()).is_err());
+    let review = json!({"spec": {"token": token, "audiences": ["vault", "other"]}});
+    let resource = find("authentication.k8s.io", "v1", "tokenreviews").unwrap();
+    let answer = ours.review(resource, "", &User::anonymous(), review, now()).unwrap();
+    assert_eq!(answer["status"]["authenticated"], true);
+    assert_eq!(answer["status"]["audiences"], json!(["vault"]));
+}
+
+#[test]
+fn token_requests_are_checked() {
+    let auth = auth(&world());
+    let error =
+        auth.token_request("n", "robot", json!({"spec": {"expirationSeconds": 10}}), now()).unwrap_err();
+    assert_eq!(error.code(), 422);
+    assert!(error.message.contains(
+        "spec.expirationSeconds: Invalid value: 10: may not specify a duration less than 10 minutes"
+    ));
+    let error = auth.token_request("n", "ghost", json!({"spec": {}}), now()).unwrap_err();
+    assert_eq!(error.message, r#"serviceaccounts "ghost" not found"#);
+    let other =
+        json!({"spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "x"}}});
+    assert_eq!(auth.token_request("n", "robot", other, now()).unwrap_err().code(), 409);
+}
+
+#[test]
+fn rbac_allows_by_binding_and_refuses_in_upstreams_words() {
+    let world = world();
+    let auth = auth(&world);
+    let user = by_token(&auth, &pod_token(&auth, 3600), now()).unwrap();
+    let base = Attributes { namespace: "n", ..Attributes::resource(&user, "list", "", "v1", "pods") };
+    let allowed = Decision::Allow(
+        r#"RBAC: allowed by RoleBinding "readers/n" of Role "reader" to ServiceAccount "robot/n""#.to_owned(),
+    );
+    assert_eq!(auth.decide(&base), allowed);
+    let error = auth.authorize(&Attributes { resource: "configmaps", verb: "create", ..base }).unwrap_err();
+    assert_eq!(
+        error.message,
+        r#"configmaps is forbidden: User "system:serviceaccount:n:robot" cannot create resource "configmaps" in API group "" in the namespace "n""#
+    );
+    let error = auth.authorize(&Attributes { namespace: "", ..base }).unwrap_err();
+    assert!(error.message.ends_with(r#"cannot list resource "pods" in API group "" at the cluster scope"#));
+    let error = auth.authorize(&Attributes::path(&user, "get", "/metrics")).unwrap_err();
+    assert_eq!(
+        error.message,
+        r#"forbidden: User "system:serviceaccount:n:robot" cannot get path "/metrics""#
+    );
+    world.remove("roles", "n", "reader");
+    auth.changed(find("rbac.authorization.k8s.io", "v1", "roles").unwrap());
+    let error = auth.authorize(&base).unwrap_err();
+    assert!(
+        error.message.ends_with(r#": RBAC: role.rbac.authorization.k8s.io "reader" not found"#),
+        "{error}"
+    );
+}
+
+#[test]
+fn impersonation_needs_the_verb_and_brings_the_groups_of_an_account() {
+    let auth = auth(&world());
+    let as_robot = [("impersonate-user", "system:serviceaccount:n:robot")];
+    let mut with = parts(&as_robot);
+    with.extensions.insert(admin());
+    let user = auth.authenticate(&mut with, now()).unwrap();
+    assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:n", "system:authenticated"]);
+    assert!(with.headers.is_empty());
+    let error = auth.authenticate(&mut parts(&as_robot), now()).unwrap_err();
+    assert_eq!(
+        error.message,
+        r#"serviceaccounts "robot" is forbidden: User "system:anonymous" cannot impersonate resource "serviceaccounts" in API group "" in the namespace "n""#
+    );
+    let error = auth.authenticate(&mut parts(&[("impersonate-group", "g")]), now()).unwrap_err();
+    assert_eq!(error.code(), 500);
+}
+
+#[test]
+fn a_node_gets_what_its_pods_need_and_no_more() {
+    let auth = auth(&world());
+    let node = |name: &str| User {
+        name: format!("system:node:{name}"),
+        groups: vec!["system:nodes".to_owned()],
+        ..User::default()
+    };
+    let (one, two) = (node("one"), node("two"));
+    let secret = |user, name| Attributes {
+        namespace: "n",
+        name,
+        ..Attributes::resource(user, "get", "", "v1", "secrets")
+    };
+    assert!(auth.authorize(&secret(&one, "s")).is_ok());
+    assert!(auth.authorize(&secret(&one, "t")).is_err());
+    let error = auth.authorize(&secret(&two, "s")).unwrap_err();
+    assert!(error.message.ends_with("no relationship found between node 'two' and this object"), "{error}");
+    let pods = Attributes {
+        field_selector: "spec.nodeName=one",
+        ..Attributes::resource(&one, "watch", "", "v1", "pods")
+    };
+    assert!(auth.authorize(&pods).is_ok());
+    assert!(auth.authorize(&Attributes { field_selector: "", ..pods }).is_err());
+    let token = Attributes {
+        subresource: "token",
+        name: "robot",
+        namespace: "n",
+        ..Attributes::resource(&one, "create", "", "v1", "serviceaccounts")
+    };
+    assert!(auth.authorize(&token).is_ok());
+    assert!(auth.authorize(&Attributes { user: &two, ..token }).is_err());
+}
+
+#[test]
+fn nobody_grants_what_they_do_not_hold() {
+    let auth = auth(&world());
+    let robot = User {
+        name: "system:serviceaccount:n:robot".to_owned(),
+        groups: vec!["g".to_owned()],
+        ..User::default()
+    };
+    let roles = find("rbac.authorization.k8s.io", "v1", "roles").unwrap();
+    let role = |verb: &str| {
+        json!({"metadata": {"namespace": "n", "name": "r"},
+        "rules": [{"verbs": [verb], "apiGroups": [""], "resources": ["pods"]}]})
+    };
+    assert!(auth.check_escalation(&robot, roles, &role("get"), None).is_ok());
+    let error = auth.check_escalation(&robot, roles, &role("delete"), None).unwrap_err();
+    assert_eq!(
+        error.message,
+        "roles.rbac.authorization.k8s.io \"r\" is forbidden: user \"system:serviceaccount:n:robot\" (groups=[\"g\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"delete\"]}"
+    );
+    assert!(auth.check_escalation(&robot, roles, &role("delete"), Some(&role("delete"))).is_ok());
+}
+
+#[test]
+fn reviews_answer_who_am_i_and_may_i() {
+    let auth = auth(&world());
+    let robot = User { name: "system:serviceaccount:n:robot".to_owned(), ..User::default() };
+    let review = |group: &str, plural: &str, spec: Value| {
+        let resource = find(group, "v1", plural).unwrap();
+        auth.review(resource, "n", &robot, json!({"spec": spec}), now())
+    };
+    let me = review("authentication.k8s.io", "selfsubjectreviews", json!({})).unwrap();
+    assert_eq!(me["status"]["userInfo"]["username"], "system:serviceaccount:n:robot");
+    let may =
+        |verb: &str| json!({"resourceAttributes": {"namespace": "n", "verb": verb, "resource": "pods"}});
+    let group = "authorization.k8s.io";
+    let yes = review(group, "selfsubjectaccessreviews", may("list")).unwrap();
+    assert_eq!(yes["status"]["allowed"], true);
+    let no = review(group, "selfsubjectaccessreviews", may("delete")).unwrap();
+    assert_eq!(no["status"], json!({"allowed": false}));
+    let rules = review(group, "selfsubjectrulesreviews", json!({"namespace": "n"})).unwrap();
+    assert_eq!(
+        rules["status"],
+        json!({"resourceRules": [{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"]}],
+               "nonResourceRules": [], "incomplete": false})
+    );
+    assert_eq!(review(group, "subjectaccessreviews", may("get")).unwrap_err().code(), 422);
+    assert_eq!(review(group, "selfsubjectaccessreviews", json!({})).unwrap_err().code(), 422);
+}
+
+#[test]
+fn the_keys_are_published_under_the_id_that_tokens_name() {
+    use base64::Engine as _;
+    let auth = auth(&world());
+    let keys: Value = serde_json::from_slice(&auth.jwks()).unwrap();
+    let token = pod_token(&auth, 3600);
+    let header =
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
+    let header: Value = serde_json::from_slice(&header).unwrap();
+    assert_eq!(header["kid"], keys["keys"][0]["kid"]);
+    let document: Value = serde_json::from_slice(&auth.openid_configuration()).unwrap();
+    assert_eq!(document["jwks_uri"], "https://10.0.0.1:6443/openid/v1/jwks");
+}
