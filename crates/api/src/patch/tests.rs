@@ -1,0 +1,140 @@
+use serde_json::json;
+
+use super::*;
+use crate::schema;
+
+fn strategic_pod(current: Value, patch: Value) -> Value {
+    let pod = schema::kind("v1", "Pod").unwrap();
+    strategic(pod, patch.to_string().as_bytes(), &current).unwrap()
+}
+
+fn containers(items: Value) -> Value {
+    json!({"spec": {"containers": items}})
+}
+
+#[test]
+fn lists_of_objects_merge_by_key_in_the_order_of_the_patch() {
+    let current = containers(json!([{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]));
+    let patch = containers(json!([{"name": "b", "image": "2"}, {"name": "c", "image": "3"}]));
+    assert_eq!(
+        strategic_pod(current, patch),
+        containers(
+            json!([{"name": "a", "image": "1"}, {"name": "b", "image": "2"}, {"name": "c", "image": "3"}])
+        )
+    );
+}
+
+#[test]
+fn directives_delete_and_replace_items_and_lists() {
+    let current = containers(json!([{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]));
+    let delete = containers(json!([{"name": "a", "$patch": "delete"}]));
+    assert_eq!(strategic_pod(current.clone(), delete), containers(json!([{"name": "b", "image": "1"}])));
+    let replace = containers(json!([{"$patch": "replace"}, {"name": "z"}]));
+    assert_eq!(strategic_pod(current.clone(), replace), containers(json!([{"name": "z"}])));
+    let whole = json!({"spec": {"$patch": "replace", "nodeName": "n"}});
+    assert_eq!(strategic_pod(current, whole), json!({"spec": {"nodeName": "n"}}));
+}
+
+#[test]
+fn set_element_order_sorts_and_keeps_what_only_the_server_has() {
+    let current = containers(json!([{"name": "a"}, {"name": "server"}, {"name": "b"}]));
+    let patch = json!({"spec": {
+        "$setElementOrder/containers": [{"name": "b"}, {"name": "a"}],
+        "containers": [{"name": "b", "image": "2"}]}});
+    assert_eq!(
+        strategic_pod(current, patch),
+        containers(json!([{"name": "server"}, {"name": "b", "image": "2"}, {"name": "a"}]))
+    );
+}
+
+#[test]
+fn primitive_lists_merge_and_delete() {
+    let current = json!({"metadata": {"finalizers": ["a", "b"]}});
+    let merged = strategic_pod(current.clone(), json!({"metadata": {"finalizers": ["b", "c"]}}));
+    assert_eq!(merged, json!({"metadata": {"finalizers": ["a", "b", "c"]}}));
+    let deleted = strategic_pod(
+        current,
+        json!({"metadata": {
+            "$deleteFromPrimitiveList/finalizers": ["a"],
+            "$setElementOrder/finalizers": ["b"]}}),
+    );
+    assert_eq!(deleted, json!({"metadata": {"finalizers": ["b"]}}));
+}
+
+#[test]
+fn retain_keys_drops_the_other_members_of_a_union() {
+    let current = json!({"spec": {"volumes": [{"name": "v", "emptyDir": {}}]}});
+    let patch = json!({"spec": {"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/"}}]}});
+    assert_eq!(
+        strategic_pod(current.clone(), patch),
+        json!({"spec": {"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}})
+    );
+    let pod = schema::kind("v1", "Pod").unwrap();
+    let bad =
+        json!({"spec": {"volumes": [{"name": "v", "$retainKeys": ["name"], "hostPath": {"path": "/"}}]}});
+    let error = strategic(pod, bad.to_string().as_bytes(), &current).unwrap_err();
+    assert_eq!((error.code(), error.message.as_str()), (400, "invalid patch format of retainKeys"));
+}
+
+#[test]
+fn nulls_delete_and_are_ignored_where_nothing_is() {
+    let current = json!({"metadata": {"labels": {"a": "1", "b": "2"}}});
+    let patch = json!({"metadata": {"labels": {"a": null, "z": null}, "annotations": {"x": null, "y": "1"}}});
+    assert_eq!(
+        strategic_pod(current, patch),
+        json!({"metadata": {"labels": {"b": "2"}, "annotations": {"y": "1"}}})
+    );
+}
+
+#[test]
+fn atomic_lists_are_replaced() {
+    let current =
+        json!({"spec": {"tolerations": [{"key": "a"}], "containers": [{"name": "c", "args": ["1"]}]}});
+    let patch =
+        json!({"spec": {"tolerations": [{"key": "b"}], "containers": [{"name": "c", "args": ["2"]}]}});
+    assert_eq!(strategic_pod(current, patch.clone()), patch);
+}
+
+#[test]
+fn errors_have_upstreams_codes_and_words() {
+    let object =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"a": "b"}});
+    let schema = schema::kind("v1", "ConfigMap").unwrap();
+    let run = |kind, body: &str| {
+        patch(schema, kind, body.as_bytes(), &object, FieldValidation::Strict).expect_err("refused")
+    };
+    let broken = run(PatchType::Strategic, "{broken");
+    assert_eq!(broken.message, "invalid character 'b' looking for beginning of object key string");
+    assert_eq!(broken.code(), 400);
+    let missing = run(PatchType::Json, r#"[{"op":"remove","path":"/data/none"}]"#);
+    assert_eq!(missing.message, "the server rejected our request due to an error in our request");
+    assert_eq!((missing.code(), missing.reason), (422, crate::status::Reason::Invalid));
+    let array = run(PatchType::Merge, "[]");
+    assert_eq!(array.message, "json: cannot unmarshal array into Go value of type map[string]interface {}");
+    let unknown = run(PatchType::Strategic, r#"{"dat":{"a":"c"}}"#);
+    assert_eq!(
+        unknown.message,
+        " \"\" is invalid: patch: Invalid value: \"map[dat:map[a:c]]\": strict decoding error: unknown field \"dat\""
+    );
+    let wrong = run(PatchType::Merge, r#"{"data":{"a":1}}"#);
+    assert!(
+        wrong
+            .message
+            .ends_with("json: cannot unmarshal number into Go struct field ConfigMap.data of type string")
+    );
+    assert_eq!(PatchType::from_media_type("text/plain").unwrap_err().code(), 415);
+}
+
+#[test]
+fn merge_and_json_patches_change_the_object() {
+    let object =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"a": "b"}});
+    let schema = schema::kind("v1", "ConfigMap").unwrap();
+    let merged =
+        patch(schema, PatchType::Merge, br#"{"data":{"k":"v","a":null}}"#, &object, FieldValidation::Strict);
+    assert_eq!(merged.unwrap().object["data"], json!({"k": "v"}));
+    let operations =
+        br#"[{"op":"test","path":"/data/a","value":"b"},{"op":"replace","path":"/data/a","value":"j"}]"#;
+    let patched = patch(schema, PatchType::Json, operations, &object, FieldValidation::Strict);
+    assert_eq!(patched.unwrap().object["data"], json!({"a": "j"}));
+}
