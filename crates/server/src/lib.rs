@@ -13,9 +13,29 @@
 //! It does not run controllers, does not know nodes other than by HTTP, and opens
 //! no socket: it is a [`wire::Handler`].
 //!
-//! Start reading at [`Config`].
+//! Start reading at [`Server`], in `server.rs`.
 
+mod admission;
 pub mod auth;
+mod call;
 mod config;
+mod convert;
+mod delete;
+mod info;
+mod list;
+mod lookup;
+mod negotiate;
+mod object;
+mod patch;
+mod path;
+mod query;
+mod respond;
+mod server;
+mod state;
+mod view;
+mod watch;
+mod write;
 
 pub use config::{Config, Nodes};
+pub use object::stamp;
+pub use server::{Server, StartError};

@@ -1,0 +1,131 @@
+//! Kinds that are served in a version they are not kept in.
+//!
+//! Most versions of a kind differ in nothing but `apiVersion`. Events of
+//! `events.k8s.io` have other names for the same fields, and autoscaling/v1 keeps in
+//! annotations what v2 has fields for.
+
+use api::resource::Resource;
+use serde_json::{Map, Value};
+
+/// (core/v1, events.k8s.io/v1) names of the same field of an Event.
+const EVENT_FIELDS: &[(&str, &str)] = &[
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("reportingComponent", "reportingController"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+];
+
+/// Whether the version of `resource` is the one its objects are kept in.
+pub(crate) fn is_stored_form(resource: &Resource) -> bool {
+    resource.stored.group == resource.group && resource.stored.version == resource.version
+}
+
+/// From the stored version to the one of `resource`.
+pub(crate) fn to_served(resource: &Resource, object: Value) -> Value {
+    change(resource, resource, object, true)
+}
+
+/// From the version of `resource` to the stored one.
+pub(crate) fn to_stored(resource: &Resource, object: Value) -> Value {
+    change(resource, resource.storage(), object, false)
+}
+
+fn change(resource: &Resource, to: &Resource, mut object: Value, serving: bool) -> Value {
+    let Some(fields) = object.as_object_mut() else { return object };
+    if is_stored_form(resource) {
+        return object;
+    }
+    fields.insert("apiVersion".into(), to.api_version().into());
+    match resource.plural {
+        "events" => rename(fields, EVENT_FIELDS, serving),
+        "horizontalpodautoscalers" if serving => autoscaler_to_v1(fields),
+        "horizontalpodautoscalers" => autoscaler_to_v2(fields),
+        _ => {}
+    }
+    object
+}
+
+fn rename(fields: &mut Map<String, Value>, names: &[(&str, &str)], serving: bool) {
+    for (stored, served) in names {
+        let (from, to) = if serving { (stored, served) } else { (served, stored) };
+        if let Some(value) = fields.remove(*from) {
+            fields.insert((*to).into(), value);
+        }
+    }
+}
+
+fn is_cpu_utilization(metric: &Value) -> bool {
+    metric["type"] == "Resource"
+        && metric["resource"]["name"] == "cpu"
+        && metric["resource"]["target"]["type"] == "Utilization"
+}
+
+/// v2 to v1: the CPU utilisation has a field of its own; v1 shows no other metric.
+fn autoscaler_to_v1(fields: &mut Map<String, Value>) {
+    if let Some(spec) = fields.get_mut("spec").and_then(Value::as_object_mut) {
+        let metrics = spec.remove("metrics").unwrap_or_default();
+        spec.remove("behavior");
+        let cpu =
+            metrics.as_array().and_then(|metrics| metrics.iter().find(|metric| is_cpu_utilization(metric)));
+        if let Some(cpu) = cpu {
+            let target = cpu["resource"]["target"]["averageUtilization"].clone();
+            spec.insert("targetCPUUtilizationPercentage".into(), target);
+        }
+    }
+    if let Some(status) = fields.get_mut("status").and_then(Value::as_object_mut) {
+        status.remove("conditions");
+        let metrics = status.remove("currentMetrics").unwrap_or_default();
+        let current = metrics.as_array().into_iter().flatten().find_map(|metric| {
+            let current = &metric["resource"]["current"]["averageUtilization"];
+            (metric["resource"]["name"] == "cpu" && current.is_number()).then(|| current.clone())
+        });
+        if let Some(current) = current {
+            status.insert("currentCPUUtilizationPercentage".into(), current);
+        }
+    }
+}
+
+fn autoscaler_to_v2(fields: &mut Map<String, Value>) {
+    let Some(spec) = fields.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    if let Some(target) = spec.remove("targetCPUUtilizationPercentage") {
+        let target = serde_json::json!({ "type": "Utilization", "averageUtilization": target });
+        let metric =
+            serde_json::json!({ "type": "Resource", "resource": { "name": "cpu", "target": target } });
+        spec.insert("metrics".into(), vec![metric].into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_event_of_either_group_is_the_same_event() {
+        let resource = api::resource::find("events.k8s.io", "v1", "events").expect("in the table");
+        let event = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "note": "hello",
+            "regarding": {"kind": "Pod"}, "reportingController": "me", "deprecatedCount": 3});
+        let stored = to_stored(resource, event.clone());
+        assert_eq!(
+            stored,
+            json!({"apiVersion": "v1", "kind": "Event", "message": "hello",
+            "involvedObject": {"kind": "Pod"}, "reportingComponent": "me", "count": 3})
+        );
+        assert_eq!(to_served(resource, stored), event);
+    }
+
+    #[test]
+    fn an_autoscaler_of_v1_keeps_its_target() {
+        let resource =
+            api::resource::find("autoscaling", "v1", "horizontalpodautoscalers").expect("in the table");
+        let v1 = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler",
+            "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 80}});
+        let v2 = to_stored(resource, v1.clone());
+        assert_eq!(v2["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 80);
+        assert_eq!(to_served(resource, v2), v1);
+    }
+}

@@ -1,0 +1,521 @@
+//! Deleting: grace, finalizers, preconditions, propagation, as upstream's generic
+//! registry decides it.
+
+use std::sync::Arc;
+
+use api::decode::{self, FieldValidation};
+use api::field::{Error, ErrorList, Path};
+use api::resource::Resource;
+use api::status::{GroupKind, GroupResource, Status};
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use store::Entry;
+use wire::Response;
+
+use crate::admission;
+use crate::call::Call;
+use crate::list::{self, ListOptions, Listed};
+use crate::object;
+use crate::respond::warn;
+use crate::state::{Draft, seconds, store_failed};
+use crate::write::text;
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+const JOB_WARNING: &str = "child pods are preserved by default when jobs are deleted; set \
+     propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
+/// Kinds whose deletion is answered with the object; all others with a Status.
+const ANSWERED_WITH_OBJECT: &[&str] = &[
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "Pod",
+    "PodTemplate",
+    "ResourceQuota",
+    "Service",
+    "ServiceAccount",
+];
+
+/// What becomes of the dependents of a deleted object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Propagation {
+    Background,
+    Foreground,
+    Orphan,
+}
+
+/// metav1.DeleteOptions, from the body or the query.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DeleteOptions {
+    /// Seconds of grace; `None` for what the object itself asks for.
+    pub(crate) grace: Option<i64>,
+    propagation: Option<Propagation>,
+    uid: Option<String>,
+    version: Option<String>,
+    /// Whether the deletion is only to be tried.
+    pub(crate) dry_run: bool,
+}
+
+impl DeleteOptions {
+    /// Reads the options of a request; those of the body win.
+    pub(crate) fn parse(call: &Call, body: &[u8]) -> Result<Self, Status> {
+        let options = if body.is_empty() {
+            from_query(call)?
+        } else {
+            let media_type = call.media_type();
+            decode::decode_kind("v1", "DeleteOptions", body, &media_type, FieldValidation::Ignore)
+                .or_else(|err| {
+                    // Clients also send the options under their own name.
+                    let kind = decode::decode_kind(
+                        "meta.k8s.io/v1",
+                        "DeleteOptions",
+                        body,
+                        &media_type,
+                        FieldValidation::Ignore,
+                    );
+                    kind.map_err(|_| err)
+                })?
+                .object
+        };
+        Self::read(&options)
+    }
+
+    /// Reads options out of a DeleteOptions object.
+    pub(crate) fn read(options: &Value) -> Result<Self, Status> {
+        let errors = check(options);
+        if !errors.is_empty() {
+            let kind = GroupKind { group: "meta.k8s.io", kind: "DeleteOptions" };
+            return Err(Status::invalid(kind, "", &errors));
+        }
+        let propagation = match (options["propagationPolicy"].as_str(), options["orphanDependents"].as_bool())
+        {
+            (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
+            (Some("Foreground"), _) => Some(Propagation::Foreground),
+            (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
+            _ => None,
+        };
+        let precondition = |name: &str| options["preconditions"][name].as_str().map(str::to_owned);
+        Ok(Self {
+            grace: options["gracePeriodSeconds"].as_i64(),
+            propagation,
+            uid: precondition("uid"),
+            version: precondition("resourceVersion"),
+            dry_run: options["dryRun"].as_array().is_some_and(|list| !list.is_empty()),
+        })
+    }
+}
+
+fn from_query(call: &Call) -> Result<Value, Status> {
+    let query = &call.query;
+    let mut options = json!({});
+    if let Some(grace) = query.number("gracePeriodSeconds")? {
+        options["gracePeriodSeconds"] = grace.into();
+    }
+    if query.has("propagationPolicy") {
+        options["propagationPolicy"] = query.text("propagationPolicy").into();
+    }
+    if query.has("orphanDependents") {
+        options["orphanDependents"] = query.flag("orphanDependents").into();
+    }
+    let dry_run: Vec<_> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
+    options["dryRun"] = json!(dry_run);
+    Ok(options)
+}
+
+/// Upstream's ValidateDeleteOptions.
+fn check(options: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let policy = options["propagationPolicy"].as_str();
+    let path = Path::new("propagationPolicy");
+    if options["orphanDependents"].is_boolean() && policy.is_some() {
+        let why = "orphanDependents and deletionPropagation cannot be both set";
+        errors.push(Error::invalid(&path, policy.unwrap_or_default(), why));
+    }
+    if let Some(policy) = policy
+        && !matches!(policy, "Background" | "Foreground" | "Orphan")
+    {
+        let supported = ["Background", "Foreground", "Orphan"];
+        errors.push(Error::not_supported(&path, policy, &supported));
+    }
+    let dry_run = options["dryRun"].as_array().into_iter().flatten();
+    for value in dry_run.filter_map(Value::as_str).filter(|value| *value != "All") {
+        errors.push(Error::not_supported(&Path::new("dryRun"), value, &["All"]));
+    }
+    errors
+}
+
+/// What deleting an object means for what is stored.
+#[derive(Debug, PartialEq)]
+enum Decision {
+    /// It goes.
+    Remove,
+    /// It is changed: marked as being deleted, and waits.
+    Mark(Box<Value>),
+    /// Nothing: its deletion is under way already.
+    Leave,
+}
+
+/// Decides what a deletion does: upstream's BeforeDelete and
+/// updateForGracefulDeletionAndFinalizers.
+fn decide(resource: &Resource, object: &Value, options: &DeleteOptions, now: Timestamp) -> Decision {
+    let mut object = object.clone();
+    if resource.group.is_empty() && resource.kind == "Namespace" {
+        return decide_namespace(object, options, now);
+    }
+    let graceful = match grace(resource, &mut object, options, now) {
+        Grace::Pending => return Decision::Leave,
+        Grace::Given(seconds) => Some(seconds),
+        Grace::None => None,
+    };
+    let finalizers = finalizers_for(resource, &object, options);
+    let waits = !finalizers.is_empty();
+    set_finalizers(&mut object, finalizers);
+    match graceful {
+        Some(seconds) if seconds > 0 || waits => Decision::Mark(Box::new(object)),
+        None if waits => {
+            mark(&mut object, now);
+            Decision::Mark(Box::new(object))
+        }
+        _ => Decision::Remove,
+    }
+}
+
+enum Grace {
+    /// The kind knows no grace, or the object has used it up.
+    None,
+    /// So many seconds, written into the object.
+    Given(i64),
+    /// Its deletion is under way and this request does not shorten it.
+    Pending,
+}
+
+fn grace(resource: &Resource, object: &mut Value, options: &DeleteOptions, now: Timestamp) -> Grace {
+    if !resource.graceful_delete {
+        return Grace::None;
+    }
+    let begun = object["metadata"]["deletionTimestamp"].as_str().map(str::to_owned);
+    if let Some(begun) = begun {
+        let granted = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
+        if granted == 0 {
+            return Grace::None;
+        }
+        let Some(asked) = options.grace.map(|asked| if asked < 0 { 1 } else { asked }) else {
+            return Grace::Pending;
+        };
+        if asked >= granted {
+            return Grace::Pending;
+        }
+        let begun = begun.parse().unwrap_or(now);
+        let until = later(begun, asked.saturating_sub(granted));
+        set_deletion(object, until, asked);
+        return Grace::Given(asked);
+    }
+    let seconds = pod_grace(object, options.grace);
+    set_deletion(object, later(now, seconds), seconds);
+    count_generation(object);
+    Grace::Given(seconds)
+}
+
+/// Upstream's podStrategy.CheckGracefulDelete.
+fn pod_grace(pod: &Value, asked: Option<i64>) -> i64 {
+    let unscheduled = pod["spec"]["nodeName"].as_str().unwrap_or_default().is_empty();
+    let finished = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    let seconds = asked.or_else(|| pod["spec"]["terminationGracePeriodSeconds"].as_i64()).unwrap_or(0);
+    match seconds {
+        _ if unscheduled || finished => 0,
+        seconds if seconds < 0 => 1,
+        seconds => seconds,
+    }
+}
+
+fn later(time: Timestamp, seconds: i64) -> Timestamp {
+    time.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(time)
+}
+
+fn set_deletion(object: &mut Value, at: Timestamp, grace: i64) {
+    object["metadata"]["deletionTimestamp"] = seconds(at).into();
+    object["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+}
+
+fn count_generation(object: &mut Value) {
+    if let Some(generation) = object["metadata"]["generation"].as_i64().filter(|generation| *generation > 0) {
+        object["metadata"]["generation"] = (generation + 1).into();
+    }
+}
+
+/// Marks an object that waits for its finalizers: upstream's markAsDeleting.
+fn mark(object: &mut Value, now: Timestamp) {
+    if object["metadata"]["deletionTimestamp"].is_string() {
+        object["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+        return;
+    }
+    count_generation(object);
+    set_deletion(object, now, 0);
+}
+
+/// The finalizers the object has from now on: the garbage collector's two are put on
+/// or taken off as the propagation asks.
+fn finalizers_for(resource: &Resource, object: &Value, options: &DeleteOptions) -> Vec<String> {
+    let list = object["metadata"]["finalizers"].as_array().into_iter().flatten();
+    let mut finalizers: Vec<String> = list.filter_map(Value::as_str).map(str::to_owned).collect();
+    let has = |name: &str| finalizers.iter().any(|finalizer| finalizer == name);
+    let policy = options.propagation.unwrap_or_else(|| {
+        if has(ORPHAN) {
+            Propagation::Orphan
+        } else if has(FOREGROUND) {
+            Propagation::Foreground
+        } else if orphans_by_default(resource) {
+            Propagation::Orphan
+        } else {
+            Propagation::Background
+        }
+    });
+    let wanted = match policy {
+        Propagation::Background => None,
+        Propagation::Foreground => Some(FOREGROUND),
+        Propagation::Orphan => Some(ORPHAN),
+    };
+    finalizers
+        .retain(|finalizer| wanted == Some(finalizer) || (finalizer != ORPHAN && finalizer != FOREGROUND));
+    if let Some(wanted) = wanted
+        && !finalizers.iter().any(|finalizer| finalizer == wanted)
+    {
+        finalizers.push(wanted.to_owned());
+    }
+    finalizers
+}
+
+/// Kinds that keep their dependents unless told otherwise, for the sake of old clients.
+fn orphans_by_default(resource: &Resource) -> bool {
+    matches!((resource.group, resource.kind), ("", "ReplicationController") | ("batch", "Job"))
+}
+
+fn set_finalizers(object: &mut Value, finalizers: Vec<String>) {
+    let Some(metadata) = object["metadata"].as_object_mut() else { return };
+    if finalizers.is_empty() {
+        metadata.remove("finalizers");
+    } else {
+        metadata.insert("finalizers".into(), finalizers.into());
+    }
+}
+
+/// A namespace is Terminating until its controller has emptied it.
+fn decide_namespace(mut namespace: Value, options: &DeleteOptions, now: Timestamp) -> Decision {
+    let held = namespace["spec"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
+    if !namespace["metadata"]["deletionTimestamp"].is_string() {
+        namespace["metadata"]["deletionTimestamp"] = seconds(now).into();
+        namespace["status"]["phase"] = "Terminating".into();
+        if options.propagation == Some(Propagation::Orphan) {
+            let mut finalizers = finalizers_of(&namespace);
+            finalizers.retain(|finalizer| finalizer != ORPHAN);
+            finalizers.push(ORPHAN.to_owned());
+            set_finalizers(&mut namespace, finalizers);
+        }
+        return Decision::Mark(Box::new(namespace));
+    }
+    if held || !finalizers_of(&namespace).is_empty() { Decision::Leave } else { Decision::Remove }
+}
+
+fn finalizers_of(object: &Value) -> Vec<String> {
+    let list = object["metadata"]["finalizers"].as_array().into_iter().flatten();
+    list.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// Whether an object that was just changed has nothing left to wait for: its deletion has
+/// begun, no finalizer holds it, its grace is used up.
+pub(crate) fn is_released(resource: &Resource, object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    let held = |list: &Value| list.as_array().is_some_and(|list| !list.is_empty());
+    let held_namespace = resource.kind == "Namespace" && held(&object["spec"]["finalizers"]);
+    metadata["deletionTimestamp"].is_string()
+        && !held(&metadata["finalizers"])
+        && metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+        && !held_namespace
+}
+
+/// An object after its deletion was asked for.
+struct Deleted {
+    stored: Bytes,
+    gone: bool,
+}
+
+/// Deletes one object, however often it changes meanwhile.
+async fn delete_entry(call: &Call, key: &str, options: &DeleteOptions) -> Result<Deleted, Status> {
+    loop {
+        let name = key.rsplit('/').next().unwrap_or_default();
+        let Some(entry) = call.state.get(key).await? else {
+            return Err(Status::not_found(call.resource, name));
+        };
+        if let Some(deleted) = try_delete(call, &entry, options).await? {
+            return Ok(deleted);
+        }
+    }
+}
+
+async fn try_delete(
+    call: &Call,
+    entry: &Arc<Entry>,
+    options: &DeleteOptions,
+) -> Result<Option<Deleted>, Status> {
+    let resource = call.resource.storage();
+    let object = object::read(&entry.value);
+    check_preconditions(call, &object, options)?;
+    let decision = decide(resource, &object, options, call.now);
+    if options.dry_run || call.dry_run()? {
+        let gone = decision == Decision::Remove;
+        let stored = match decision {
+            Decision::Mark(marked) => object::stamp(&object::encode(resource, &marked), entry.revision),
+            _ => entry.value.clone(),
+        };
+        return Ok(Some(Deleted { stored, gone }));
+    }
+    let done = match decision {
+        Decision::Leave => return Ok(Some(Deleted { stored: entry.value.clone(), gone: false })),
+        Decision::Remove => {
+            let removed = call.state.remove(resource, entry).await;
+            removed.map(|removed| Deleted { stored: removed.value.clone(), gone: true })
+        }
+        Decision::Mark(marked) => {
+            let written = call.state.write(Draft { resource, object: &marked, old: Some(entry) }).await;
+            written.map(|written| Deleted { stored: written.value.clone(), gone: false })
+        }
+    };
+    match done {
+        Ok(deleted) => {
+            if deleted.gone {
+                admission::deleted(call, &object);
+            }
+            Ok(Some(deleted))
+        }
+        Err(store::Error::Conflict(_)) => Ok(None),
+        Err(err) => Err(store_failed(err)),
+    }
+}
+
+fn check_preconditions(call: &Call, object: &Value, options: &DeleteOptions) -> Result<(), Status> {
+    let kind = GroupResource { group: call.resource.group, resource: call.resource.kind };
+    let conflict = |why: String| Err(Status::conflict(kind, text(object, "name"), why));
+    let (uid, version) = (text(object, "uid"), text(object, "resourceVersion"));
+    match (&options.uid, &options.version) {
+        (Some(given), _) if given != uid => conflict(format!(
+            "the UID in the precondition ({given}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
+        )),
+        (_, Some(given)) if given != version => conflict(format!(
+            "the ResourceVersion in the precondition ({given}) does not match the ResourceVersion in record ({version}). The object might have been modified"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Answers `DELETE` of an object.
+pub(crate) async fn delete(call: &Call, body: &[u8]) -> Result<Response, Status> {
+    let options = DeleteOptions::parse(call, body)?;
+    delete_with(call, &options).await
+}
+
+/// Deletes the object that is asked for.
+pub(crate) async fn delete_with(call: &Call, options: &DeleteOptions) -> Result<Response, Status> {
+    admission::delete(call)?;
+    let deleted = delete_entry(call, &call.key(), options).await?;
+    let mut response = if deleted.gone && !ANSWERED_WITH_OBJECT.contains(&call.resource.kind) {
+        let object = object::read(&deleted.stored);
+        let (name, uid) = (text(&object, "name"), text(&object, "uid"));
+        call.value(200, &Status::deleted(call.resource, name, uid))?
+    } else {
+        call.object(200, &deleted.stored)
+    };
+    if call.resource.group == "batch" && call.resource.kind == "Job" && options.propagation.is_none() {
+        warn(response.headers_mut(), &[JOB_WARNING.to_owned()]);
+    }
+    Ok(response)
+}
+
+/// Answers `DELETE` of a collection: with the list of what was deleted.
+pub(crate) async fn delete_collection(call: &Call, body: &[u8]) -> Result<Response, Status> {
+    let delete_options = DeleteOptions::parse(call, body)?;
+    let options = ListOptions::parse(call, false)?;
+    let listed = list::collect(call, &options).await?;
+    for entry in &listed.entries {
+        match delete_entry(call, &entry.key, &delete_options).await {
+            Err(status) if status.code() != 404 => return Err(status),
+            // Gone already, which is what was asked for.
+            _ => {}
+        }
+    }
+    Ok(list::render(call, &Listed { entries: listed.entries, metadata: listed.metadata }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn pods() -> &'static Resource {
+        api::resource::find("", "v1", "pods").expect("in the table")
+    }
+
+    fn decided(object: &Value, options: Value) -> Decision {
+        decide(pods(), object, &DeleteOptions::read(&options).expect("options"), NOW)
+    }
+
+    fn running() -> Value {
+        json!({"metadata": {"name": "a", "generation": 1},
+            "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Running"}})
+    }
+
+    #[test]
+    fn a_running_pod_gets_its_grace() {
+        let Decision::Mark(pod) = decided(&running(), json!({})) else { panic!("not marked") };
+        assert_eq!(pod["metadata"]["deletionTimestamp"], "1970-01-01T00:00:30Z");
+        assert_eq!(pod["metadata"]["deletionGracePeriodSeconds"], 30);
+        assert_eq!(pod["metadata"]["generation"], 2);
+    }
+
+    #[test]
+    fn unscheduled_finished_and_forced_pods_go_at_once() {
+        let mut unscheduled = running();
+        unscheduled["spec"]["nodeName"] = "".into();
+        let mut finished = running();
+        finished["status"]["phase"] = "Succeeded".into();
+        assert_eq!(decided(&unscheduled, json!({})), Decision::Remove);
+        assert_eq!(decided(&finished, json!({})), Decision::Remove);
+        assert_eq!(decided(&running(), json!({"gracePeriodSeconds": 0})), Decision::Remove);
+    }
+
+    #[test]
+    fn a_second_deletion_only_shortens() {
+        let Decision::Mark(pod) = decided(&running(), json!({})) else { panic!("not marked") };
+        assert_eq!(decided(&pod, json!({})), Decision::Leave);
+        assert_eq!(decided(&pod, json!({"gracePeriodSeconds": 40})), Decision::Leave);
+        let Decision::Mark(shorter) = decided(&pod, json!({"gracePeriodSeconds": 5})) else {
+            panic!("not marked")
+        };
+        assert_eq!(shorter["metadata"]["deletionTimestamp"], "1970-01-01T00:00:05Z");
+        assert_eq!(shorter["metadata"]["generation"], 2, "the generation counts the first deletion only");
+        assert_eq!(decided(&pod, json!({"gracePeriodSeconds": 0})), Decision::Remove);
+    }
+
+    #[test]
+    fn finalizers_keep_an_object() {
+        let maps = api::resource::find("", "v1", "configmaps").expect("in the table");
+        let map = json!({"metadata": {"name": "a", "finalizers": ["me/hold"]}});
+        let options = DeleteOptions::read(&json!({"propagationPolicy": "Foreground"})).expect("options");
+        let Decision::Mark(marked) = decide(maps, &map, &options, NOW) else { panic!("not marked") };
+        assert_eq!(marked["metadata"]["finalizers"], json!(["me/hold", FOREGROUND]));
+        assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 0);
+        assert!(!is_released(maps, &marked));
+        let mut free = *marked;
+        set_finalizers(&mut free, Vec::new());
+        assert!(is_released(maps, &free));
+        assert_eq!(decide(maps, &json!({"metadata": {}}), &DeleteOptions::default(), NOW), Decision::Remove);
+    }
+
+    #[test]
+    fn contradicting_options_are_refused() {
+        let both = json!({"propagationPolicy": "Orphan", "orphanDependents": true});
+        assert_eq!(DeleteOptions::read(&both).map_err(|status| status.code()).err(), Some(422));
+        let unknown = json!({"propagationPolicy": "Sometimes"});
+        assert_eq!(DeleteOptions::read(&unknown).map_err(|status| status.code()).err(), Some(422));
+    }
+}

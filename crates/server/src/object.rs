@@ -1,0 +1,171 @@
+//! Objects as bytes: how they are written, where the resourceVersion is in
+//! them, and what is kept beside them for selectors.
+//!
+//! Every stored object begins with
+//! `{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"…"`. The
+//! words before the version come from the table of kinds, so the first
+//! `"resourceVersion":"` is always the server's own, and the item of a typed
+//! list (which carries neither kind nor apiVersion) is the same bytes from a fixed offset.
+
+use std::sync::Arc;
+
+use api::resource::Resource;
+use api::selector::{self, FieldSelector, LabelSelector};
+use bytes::{Bytes, BytesMut};
+use serde_json::{Map, Value};
+use store::Entry;
+
+const VERSION: &[u8] = b"\"metadata\":{\"resourceVersion\":\"";
+
+/// What every stored object of a resource begins with.
+pub(crate) fn head(resource: &Resource) -> String {
+    format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",", resource.kind, resource.api_version())
+}
+
+/// Writes an object for the store, with no resourceVersion in it yet.
+pub(crate) fn encode(resource: &Resource, object: &Value) -> Bytes {
+    let mut out = head(resource).into_bytes();
+    out.extend_from_slice(VERSION);
+    out.push(b'"');
+    let nothing = Map::new();
+    let fields = object.as_object().unwrap_or(&nothing);
+    let metadata = fields.get("metadata").and_then(Value::as_object).unwrap_or(&nothing);
+    for (name, value) in metadata.iter().filter(|(name, _)| *name != "resourceVersion") {
+        write_field(&mut out, name, value);
+    }
+    out.push(b'}');
+    let known = ["kind", "apiVersion", "metadata"];
+    for (name, value) in fields.iter().filter(|(name, _)| !known.contains(&name.as_str())) {
+        write_field(&mut out, name, value);
+    }
+    out.push(b'}');
+    out.into()
+}
+
+fn write_field(out: &mut Vec<u8>, name: &str, value: &Value) {
+    out.push(b',');
+    // Writing JSON into memory cannot fail: keys are text, numbers are finite.
+    let _ = serde_json::to_writer(&mut *out, name);
+    out.push(b':');
+    let _ = serde_json::to_writer(&mut *out, value);
+}
+
+/// Writes a revision into a stored object: the [`store::Stamp`] of this server.
+pub fn stamp(object: &Bytes, revision: u64) -> Bytes {
+    let Some(start) = find(object, VERSION).map(|at| at + VERSION.len()) else { return object.clone() };
+    let Some(len) = object[start..].iter().position(|byte| *byte == b'"') else { return object.clone() };
+    let digits = revision.to_string();
+    let mut out = BytesMut::with_capacity(object.len() + digits.len());
+    out.extend_from_slice(&object[..start]);
+    out.extend_from_slice(digits.as_bytes());
+    out.extend_from_slice(&object[start + len..]);
+    out.freeze()
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+/// Whether two encoded objects differ in nothing but their resourceVersion.
+pub(crate) fn same(a: &Bytes, b: &Bytes) -> bool {
+    stamp(a, 0) == stamp(b, 0)
+}
+
+/// Reads a stored object.
+pub(crate) fn read(bytes: &[u8]) -> Value {
+    // What the store holds was written by `encode`; bytes damaged since read as null,
+    // and a null has no field that anything could be done by.
+    serde_json::from_slice(bytes).unwrap_or_default()
+}
+
+/// The key of a collection: all of it, or of one namespace.
+pub(crate) fn prefix(resource: &Resource, namespace: &str) -> String {
+    let (group, plural) = (resource.stored.group, resource.plural);
+    let group = if group.is_empty() { "core" } else { group };
+    match (resource.namespaced, namespace) {
+        (true, namespace) if !namespace.is_empty() => format!("/{group}/{plural}/{namespace}/"),
+        _ => format!("/{group}/{plural}/"),
+    }
+}
+
+/// The key of an object.
+pub(crate) fn key(resource: &Resource, namespace: &str, name: &str) -> Arc<str> {
+    (prefix(resource, namespace) + name).into()
+}
+
+/// What selectors ask of an object, kept beside its bytes.
+#[derive(Debug)]
+pub(crate) struct Notes {
+    labels: Vec<(String, String)>,
+    fields: Vec<(&'static str, String)>,
+}
+
+impl Notes {
+    /// Takes the notes of an object of this resource.
+    pub(crate) fn of(resource: &Resource, object: &Value) -> Self {
+        let labels = object["metadata"]["labels"].as_object();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let labels = labels.into_iter().flatten().map(|(name, value)| (name.clone(), text(value))).collect();
+        let mut fields = selector::fields(resource, object);
+        fields.sort_unstable();
+        Self { labels, fields }
+    }
+}
+
+/// What a list or a watch selects.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Selection {
+    /// By labels.
+    pub(crate) labels: LabelSelector,
+    /// By fields.
+    pub(crate) fields: FieldSelector,
+}
+
+impl Selection {
+    /// Whether it selects everything.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    /// Whether an entry is selected. The notes are made at the first question.
+    pub(crate) fn matches(&self, resource: &Resource, entry: &Entry) -> bool {
+        if self.is_everything() {
+            return true;
+        }
+        let notes = entry.notes(|bytes| Notes::of(resource.storage(), &read(bytes)));
+        notes.is_some_and(|notes| self.labels.matches(&notes.labels) && self.fields.matches(&notes.fields))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pods() -> &'static Resource {
+        api::resource::find("", "v1", "pods").expect("pods are in the table")
+    }
+
+    #[test]
+    fn the_version_goes_where_the_server_put_its_place() {
+        let hostile = json!({"metadata": {"name": "a", "resourceVersion": "7", "annotations":
+            {"a": "\"metadata\":{\"resourceVersion\":\""}}, "spec": {"metadata": {"resourceVersion": "9"}}});
+        let encoded = encode(pods(), &hostile);
+        let stamped = stamp(&encoded, 12);
+        let again = stamp(&stamped, 3456);
+        let object = read(&again);
+        assert_eq!(object["metadata"]["resourceVersion"], "3456");
+        assert_eq!(object["spec"]["metadata"]["resourceVersion"], "9");
+        assert_eq!(object["metadata"]["annotations"], hostile["metadata"]["annotations"]);
+        assert_eq!((&object["kind"], &object["apiVersion"]), (&json!("Pod"), &json!("v1")));
+        assert!(same(&stamped, &again));
+    }
+
+    #[test]
+    fn the_item_of_a_list_is_the_object_without_its_head() {
+        let encoded = encode(pods(), &json!({"metadata": {"name": "a"}}));
+        assert!(encoded.starts_with(head(pods()).as_bytes()));
+        assert!(encoded[head(pods()).len()..].starts_with(b"\"metadata\""));
+    }
+}

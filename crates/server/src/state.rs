@@ -1,0 +1,188 @@
+//! What every request shares: the store, the configuration, randomness.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::names;
+use api::resource::Resource;
+use api::status::Status;
+use jiff::Timestamp;
+use ring::rand::{SecureRandom, SystemRandom};
+use serde_json::Value;
+use store::{Delete, Durability, Entry, Error, Expect, Put, Store};
+
+use crate::auth::{Auth, KeyError, Settings, TokenKey};
+use crate::config::Config;
+use crate::lookup::StoreLookup;
+use crate::object;
+
+/// How late Events may be made durable.
+const EVENTS_WITHIN: Duration = Duration::from_secs(1);
+/// How late the renewal of a Lease may be made durable: all who watch Leases go
+/// by when they saw it change, so a renewal that a crash forgets is not missed, and
+/// a node that only renews writes next to nothing to its disk.
+const RENEWALS_WITHIN: Duration = Duration::from_secs(300);
+
+/// Shared by all requests.
+pub(crate) struct State {
+    /// The store.
+    pub(crate) store: Arc<dyn Store>,
+    /// What the server was told at its start.
+    pub(crate) config: Config,
+    /// Who asks, and may they.
+    pub(crate) auth: Auth,
+    random: SystemRandom,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// An object that is to be written, with what it must replace.
+#[derive(Debug)]
+pub(crate) struct Draft<'a> {
+    /// The resource in its stored version.
+    pub(crate) resource: &'static Resource,
+    /// The object in its stored version.
+    pub(crate) object: &'a Value,
+    /// What it replaces; `None` for a new object.
+    pub(crate) old: Option<&'a Entry>,
+}
+
+impl State {
+    /// The state of a server on this store.
+    pub(crate) fn new(store: Arc<dyn Store>, config: Config) -> Result<Self, KeyError> {
+        let settings = Settings {
+            key: TokenKey::from_pkcs8(&config.service_account_key)?,
+            issuer: config.issuer.clone(),
+            public_url: format!("https://{}", config.advertise),
+            anonymous: config.anonymous,
+        };
+        let auth = Auth::new(settings, Arc::new(StoreLookup(Arc::clone(&store))));
+        Ok(Self { store, config, auth, random: SystemRandom::new() })
+    }
+
+    /// Random bytes.
+    pub(crate) fn random<const N: usize>(&self) -> Result<[u8; N], Status> {
+        let mut bytes = [0; N];
+        self.random.fill(&mut bytes).map_err(|_| Status::internal("the system has no random numbers"))?;
+        Ok(bytes)
+    }
+
+    /// A number from 0 up to 1, to spread things in time.
+    pub(crate) fn random_fraction(&self) -> f64 {
+        let [byte] = self.random::<1>().unwrap_or([128]);
+        f64::from(byte) / 256.0
+    }
+
+    /// A new uid.
+    pub(crate) fn uid(&self) -> Result<String, Status> {
+        Ok(names::uuid_v4(self.random()?))
+    }
+
+    /// The latest state of a key.
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<Arc<Entry>>, Status> {
+        self.store.get(key).await.map_err(store_failed)
+    }
+
+    /// The latest state of an object, read.
+    pub(crate) async fn find(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, Status> {
+        let entry = self.get(&object::key(resource, namespace, name)).await?;
+        Ok(entry.map(|entry| object::read(&entry.value)))
+    }
+
+    /// Writes an object. A conflict is answered as the store says it, for the
+    /// caller to try again or to explain.
+    pub(crate) async fn write(&self, draft: Draft<'_>) -> Result<Arc<Entry>, Error> {
+        let metadata = &draft.object["metadata"];
+        let text = |name: &str| metadata[name].as_str().unwrap_or_default();
+        let expect = draft.old.map_or(Expect::Absent, |old| Expect::Revision(old.revision));
+        let put = Put {
+            key: object::key(draft.resource, text("namespace"), text("name")),
+            value: object::encode(draft.resource, draft.object),
+            expect: Some(expect),
+            durability: durability(&draft),
+        };
+        let written = self.store.put(put).await?;
+        self.auth.changed(draft.resource);
+        Ok(written)
+    }
+
+    /// Removes an object.
+    pub(crate) async fn remove(&self, resource: &Resource, entry: &Entry) -> Result<Arc<Entry>, Error> {
+        let durability = match resource.plural {
+            "events" => Durability::Within(EVENTS_WITHIN),
+            _ => Durability::Now,
+        };
+        let expect = Expect::Revision(entry.revision);
+        let removed = self.store.delete(Delete { key: Arc::clone(&entry.key), expect, durability }).await?;
+        self.auth.changed(resource);
+        Ok(removed)
+    }
+}
+
+fn durability(draft: &Draft<'_>) -> Durability {
+    match (draft.resource.plural, draft.old) {
+        ("events", _) => Durability::Within(EVENTS_WITHIN),
+        ("leases", Some(old)) if is_renewal(&object::read(&old.value), draft.object) => {
+            Durability::Within(RENEWALS_WITHIN)
+        }
+        _ => Durability::Now,
+    }
+}
+
+/// Whether a Lease changes in nothing but the time of its renewal.
+fn is_renewal(old: &Value, new: &Value) -> bool {
+    let kept = |lease: &Value| {
+        let mut spec = lease["spec"].clone();
+        if let Some(spec) = spec.as_object_mut() {
+            spec.remove("renewTime");
+        }
+        spec
+    };
+    kept(old) == kept(new) && old["metadata"]["ownerReferences"] == new["metadata"]["ownerReferences"]
+}
+
+/// The time as objects carry it: whole seconds.
+pub(crate) fn seconds(now: Timestamp) -> String {
+    Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
+}
+
+/// A failure of the store in words for the client.
+pub(crate) fn store_failed(err: Error) -> Status {
+    match err {
+        Error::Compacted { requested, oldest } => Status::too_old_resource_version(requested, oldest),
+        Error::Future { requested, current } => Status::too_large_resource_version(requested, current),
+        Error::Lagged => Status::resource_version_expired(),
+        Error::Closed => Status::service_unavailable("the server is shutting down"),
+        err => Status::internal(err),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_the_renewal_of_a_lease_may_be_lazy() {
+        let lease = |holder: &str, time: &str| json!({"metadata": {"name": "a", "managedFields": [time]}, "spec": {"holderIdentity": holder, "renewTime": time}});
+        assert!(is_renewal(&lease("me", "1"), &lease("me", "2")));
+        assert!(!is_renewal(&lease("me", "1"), &lease("you", "1")));
+    }
+
+    #[test]
+    fn times_are_whole_seconds() {
+        let time: Timestamp = "2026-11-21T09:00:00.75Z".parse().expect("a time");
+        assert_eq!(seconds(time), "2026-11-21T09:00:00Z");
+    }
+}

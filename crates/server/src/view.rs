@@ -1,0 +1,112 @@
+//! Stored objects in the forms clients ask for: as they are, as rows of a
+//! table, as metadata only; and in the version of the path.
+
+use api::resource::Resource;
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::convert;
+use crate::negotiate::Shape;
+use crate::object::{head, read};
+
+/// What the rows of a table carry of their objects: the parameter `includeObject`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Include {
+    /// Nothing.
+    None,
+    /// A PartialObjectMetadata.
+    Metadata,
+    /// All of it.
+    Object,
+}
+
+/// A stored object in the version of `resource`.
+pub(crate) fn served(resource: &Resource, stored: &Bytes) -> Bytes {
+    if convert::is_stored_form(resource) {
+        return stored.clone();
+    }
+    match serde_json::to_vec(&convert::to_served(resource, read(stored))) {
+        Ok(json) => json.into(),
+        Err(_) => stored.clone(),
+    }
+}
+
+/// A stored object in the form that was asked for, as JSON.
+pub(crate) fn object(
+    resource: &Resource,
+    stored: &Bytes,
+    shape: Shape,
+    include: Include,
+    now: Timestamp,
+) -> Bytes {
+    match shape {
+        Shape::Object => served(resource, stored),
+        Shape::Metadata => encode(&metadata(&read(stored))),
+        Shape::Table => {
+            let value = convert::to_served(resource, read(stored));
+            let version = value["metadata"]["resourceVersion"].clone();
+            let rows = vec![row(resource, &value, include, now)];
+            encode(&table(resource, json!({ "resourceVersion": version }), rows, true))
+        }
+    }
+}
+
+/// The item of a list: a stored object without kind and apiVersion, as upstream's
+/// typed lists have it.
+pub(crate) fn write_item(resource: &Resource, stored: &Bytes, out: &mut Vec<u8>) {
+    let object = served(resource, stored);
+    let head = head(resource);
+    out.push(b'{');
+    match object.strip_prefix(head.as_bytes()) {
+        Some(rest) => out.extend_from_slice(rest),
+        None => out.extend_from_slice(object.get(1..).unwrap_or(b"}")),
+    }
+}
+
+/// The PartialObjectMetadata of an object.
+pub(crate) fn metadata(object: &Value) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": object["metadata"],
+    })
+}
+
+/// One row of a table.
+pub(crate) fn row(_resource: &Resource, object: &Value, include: Include, now: Timestamp) -> Value {
+    let mut row = json!({ "cells": cells(object, now) });
+    match include {
+        Include::None => {}
+        Include::Metadata => row["object"] = metadata(object),
+        Include::Object => row["object"] = object.clone(),
+    }
+    row
+}
+
+/// A table. Later events of a watch leave the columns out.
+pub(crate) fn table(_resource: &Resource, metadata: Value, rows: Vec<Value>, named: bool) -> Value {
+    let columns = if named { columns() } else { Value::Null };
+    json!({
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": metadata,
+        "columnDefinitions": columns,
+        "rows": rows,
+    })
+}
+
+/// The columns every kind has.
+fn columns() -> Value {
+    let column = |name: &str, format: &str| json!({ "name": name, "type": "string", "format": format, "description": "", "priority": 0 });
+    json!([column("Name", "name"), column("Created At", "")])
+}
+
+fn cells(object: &Value, _now: Timestamp) -> Value {
+    json!([object["metadata"]["name"], object["metadata"]["creationTimestamp"]])
+}
+
+/// JSON of a value: text keys and finite numbers always encode.
+pub(crate) fn encode(value: &Value) -> Bytes {
+    serde_json::to_vec(value).unwrap_or_default().into()
+}

@@ -1,0 +1,325 @@
+//! Creating and replacing objects: the one way every kind takes.
+//!
+//! ```text
+//! body ─ decode ─ identity ─ defaults ─ admission ─ prepare ─ validate ─ store
+//! ```
+
+use std::sync::Arc;
+
+use api::decode::{self, Decoded, FieldValidation};
+use api::field::{Error, ErrorList, Path};
+use api::resource::Resource;
+use api::status::{GroupKind, Status};
+use api::{defaults, names, strategy};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use store::Entry;
+use wire::Response;
+
+use crate::admission;
+use crate::call::Call;
+use crate::convert;
+use crate::delete;
+use crate::object;
+use crate::respond::warn;
+use crate::state::{Draft, seconds, store_failed};
+
+/// How often a generated name is tried before the client is told to.
+const NAME_TRIES: usize = 8;
+
+/// An object after a write, as the store has it (or would, for a dry run).
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// The encoded object.
+    pub(crate) stored: Bytes,
+    /// Whether it was created.
+    pub(crate) created: bool,
+}
+
+/// Answers `POST` to a collection.
+pub(crate) async fn create(call: &Call, body: &[u8]) -> Result<Response, Status> {
+    let Decoded { object, mut warnings } = decode_body(call, body)?;
+    let written = create_object(call, object, &mut warnings).await?;
+    Ok(answer(call, &written, &warnings))
+}
+
+/// Answers `PUT`.
+pub(crate) async fn update(call: &Call, body: &[u8]) -> Result<Response, Status> {
+    let Decoded { object, mut warnings } = decode_body(call, body)?;
+    let written = update_object(call, object, &mut warnings).await?;
+    Ok(answer(call, &written, &warnings))
+}
+
+/// Answers with a written object and the warnings about it.
+pub(crate) fn answer(call: &Call, written: &Written, warnings: &[String]) -> Response {
+    let code = if written.created { 201 } else { 200 };
+    let mut response = call.object(code, &written.stored);
+    warn(response.headers_mut(), warnings);
+    response
+}
+
+fn decode_body(call: &Call, body: &[u8]) -> Result<Decoded, Status> {
+    let media_type = call.media_type();
+    decode::decode(call.resource, body, &media_type, field_validation(call)?)
+}
+
+/// The parameter `fieldValidation`.
+pub(crate) fn field_validation(call: &Call) -> Result<FieldValidation, Status> {
+    let text = call.query.text("fieldValidation");
+    FieldValidation::parse(text).ok_or_else(|| {
+        let supported = ["Ignore", "Strict", "Warn"];
+        let error = Error::not_supported(&Path::new("fieldValidation"), text, &supported);
+        let kind = GroupKind { group: "meta.k8s.io", kind: "CreateOptions" };
+        Status::invalid(kind, "", &ErrorList(vec![error]))
+    })
+}
+
+/// Creates an object that was decoded, in the version of the path.
+pub(crate) async fn create_object(
+    call: &Call,
+    object: Value,
+    warnings: &mut Vec<String>,
+) -> Result<Written, Status> {
+    let resource = call.resource.storage();
+    let mut object = convert::to_stored(call.resource, object);
+    fit_namespace(call, &mut object)?;
+    if !text(&object, "resourceVersion").is_empty() {
+        return Err(Status::internal("resourceVersion should not be set on objects to be created"));
+    }
+    let generated = text(&object, "name").is_empty() && !text(&object, "generateName").is_empty();
+    let base = text(&object, "generateName").to_owned();
+    for _ in 0..NAME_TRIES {
+        if generated {
+            object["metadata"]["name"] = names::generate(&base, call.state.random()?).into();
+        }
+        match create_named(call, resource, object.clone(), warnings).await {
+            Err(status) if generated && status.reason == api::status::Reason::AlreadyExists => {
+                warnings.clear()
+            }
+            result => return result,
+        }
+    }
+    Err(Status::generate_name_conflict(call.resource, text(&object, "name")))
+}
+
+async fn create_named(
+    call: &Call,
+    resource: &'static Resource,
+    mut object: Value,
+    warnings: &mut Vec<String>,
+) -> Result<Written, Status> {
+    object["metadata"]["uid"] = call.state.uid()?.into();
+    object["metadata"]["creationTimestamp"] = seconds(call.now).into();
+    defaults::apply(resource, &mut object);
+    admission::create(call, &mut object).await?;
+    strategy::prepare_create(resource, &mut object);
+    let name = text(&object, "name").to_owned();
+    let errors = strategy::validate_create(resource, &object);
+    if !errors.is_empty() {
+        return Err(Status::invalid(call.resource, &name, &errors));
+    }
+    warnings.extend(strategy::warnings(resource, &object));
+    if call.dry_run()? {
+        let key = object::key(resource, &call.target.namespace, &name);
+        if call.state.get(&key).await?.is_some() {
+            return Err(Status::already_exists(call.resource, &name));
+        }
+        return Ok(Written { stored: encode_unversioned(&object), created: true });
+    }
+    match call.state.write(Draft { resource, object: &object, old: None }).await {
+        Ok(entry) => {
+            admission::created(call, &object).await?;
+            Ok(Written { stored: entry.value.clone(), created: true })
+        }
+        Err(store::Error::Conflict(_)) => Err(Status::already_exists(call.resource, &name)),
+        Err(err) => Err(store_failed(err)),
+    }
+}
+
+/// What a dry run would have made: it has no resourceVersion.
+fn encode_unversioned(object: &Value) -> Bytes {
+    serde_json::to_vec(object).unwrap_or_default().into()
+}
+
+/// The namespace of the path goes into the object; another one in it is an error.
+fn fit_namespace(call: &Call, object: &mut Value) -> Result<(), Status> {
+    if !object["metadata"].is_object() {
+        object["metadata"] = json!({});
+    }
+    let given = text(object, "namespace").to_owned();
+    if !call.resource.namespaced {
+        return if given.is_empty() { Ok(()) } else { clear_namespace(object) };
+    }
+    if !given.is_empty() && given != call.target.namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    object["metadata"]["namespace"] = call.target.namespace.as_str().into();
+    Ok(())
+}
+
+/// A namespace on a cluster-wide object is dropped, as upstream's typed clients expect.
+fn clear_namespace(object: &mut Value) -> Result<(), Status> {
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("namespace");
+    }
+    Ok(())
+}
+
+/// A text of the metadata, empty when absent.
+pub(crate) fn text<'a>(object: &'a Value, name: &str) -> &'a str {
+    object["metadata"][name].as_str().unwrap_or_default()
+}
+
+/// Replaces an object that was decoded, in the version of the path.
+pub(crate) async fn update_object(
+    call: &Call,
+    object: Value,
+    warnings: &mut Vec<String>,
+) -> Result<Written, Status> {
+    let mut object = convert::to_stored(call.resource, object);
+    fit_namespace(call, &mut object)?;
+    fit_name(call, &mut object)?;
+    let given = given_version(call, &object)?;
+    loop {
+        let Some(old) = call.state.get(&call.key()).await? else {
+            return create_on_update(call, object, given, warnings).await;
+        };
+        check_version(call, given, &old)?;
+        match replace(call, object.clone(), &old, warnings).await? {
+            Some(written) => return Ok(written),
+            None if given.is_some() => return Err(Status::modified(call.resource, &call.target.name)),
+            // Unconditional: what came in between is overwritten too.
+            None => {}
+        }
+    }
+}
+
+async fn create_on_update(
+    call: &Call,
+    mut object: Value,
+    given: Option<u64>,
+    warnings: &mut Vec<String>,
+) -> Result<Written, Status> {
+    if !call.resource.create_on_update || !call.target.subresource.is_empty() {
+        return Err(call.not_found());
+    }
+    if given.is_some() {
+        return Err(Status::modified(call.resource, &call.target.name));
+    }
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
+    }
+    create_named(call, call.resource.storage(), object, warnings).await
+}
+
+fn fit_name(call: &Call, object: &mut Value) -> Result<(), Status> {
+    let (given, asked) = (text(object, "name"), call.target.name.as_str());
+    if given.is_empty() {
+        return Err(Status::bad_request("name must be provided"));
+    }
+    if given != asked {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({asked})"
+        )));
+    }
+    Ok(())
+}
+
+/// The resourceVersion the client read; `None` when it gives none.
+fn given_version(call: &Call, object: &Value) -> Result<Option<u64>, Status> {
+    let given = text(object, "resourceVersion");
+    if given.is_empty() || given == "0" {
+        return Ok(None);
+    }
+    given.parse().map(Some).map_err(|_| {
+        let why = format!("strconv.ParseUint: parsing {given:?}: invalid syntax");
+        let error = Error::invalid(&Path::new("metadata").child("resourceVersion"), given, why);
+        Status::invalid(call.resource, &call.target.name, &ErrorList(vec![error]))
+    })
+}
+
+fn check_version(call: &Call, given: Option<u64>, old: &Entry) -> Result<(), Status> {
+    match given {
+        Some(given) if given != old.revision => Err(Status::modified(call.resource, &call.target.name)),
+        None if !call.resource.unconditional_update => {
+            let path = Path::new("metadata");
+            let error = Error::invalid(&path.child("resourceVersion"), 0, "must be specified for an update");
+            Err(Status::invalid(call.resource, &call.target.name, &ErrorList(vec![error])))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes `new` in place of `old`. `None` when the object has changed meanwhile.
+pub(crate) async fn replace(
+    call: &Call,
+    mut new: Value,
+    old: &Arc<Entry>,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Written>, Status> {
+    let resource = call.resource.storage();
+    let before = object::read(&old.value);
+    let subresource = Some(call.target.subresource.as_str()).filter(|name| !name.is_empty());
+    check_uid(call, &new, &before)?;
+    defaults::apply(resource, &mut new);
+    strategy::prepare_update(resource, subresource, &mut new, &before);
+    admission::update(call, &mut new, &before).await?;
+    let errors = strategy::validate_update(resource, subresource, &new, &before);
+    if !errors.is_empty() {
+        return Err(Status::invalid(call.resource, &call.target.name, &errors));
+    }
+    warnings.extend(strategy::warnings(resource, &new));
+    put(call, &new, old).await
+}
+
+/// A patch may carry the name and the version it was made for.
+pub(crate) fn check_patched(call: &Call, new: &Value, old: &Entry) -> Result<(), Status> {
+    if text(new, "name") != call.target.name {
+        let given = text(new, "name");
+        let asked = call.target.name.as_str();
+        return Err(Status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({asked})"
+        )));
+    }
+    match given_version(call, new)? {
+        Some(given) if given != old.revision => Err(Status::modified(call.resource, &call.target.name)),
+        _ => Ok(()),
+    }
+}
+
+fn check_uid(call: &Call, new: &Value, old: &Value) -> Result<(), Status> {
+    let (given, stored) = (text(new, "uid"), text(old, "uid"));
+    if given.is_empty() || given == stored {
+        return Ok(());
+    }
+    let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {stored}");
+    Err(Status::conflict(call.resource, &call.target.name, why))
+}
+
+/// Writes a prepared object, unless nothing changed: then the version stays. An
+/// object whose deletion waited for its last finalizer goes instead.
+pub(crate) async fn put(call: &Call, new: &Value, old: &Arc<Entry>) -> Result<Option<Written>, Status> {
+    let resource = call.resource.storage();
+    let encoded = object::encode(resource, new);
+    if object::same(&encoded, &old.value) {
+        return Ok(Some(Written { stored: old.value.clone(), created: false }));
+    }
+    if call.dry_run()? {
+        let stored = object::stamp(&encoded, old.revision);
+        return Ok(Some(Written { stored, created: false }));
+    }
+    let written = if delete::is_released(resource, new) {
+        let stored = object::stamp(&encoded, old.revision);
+        call.state.remove(resource, old).await.map(|_| stored)
+    } else {
+        let draft = Draft { resource, object: new, old: Some(old) };
+        call.state.write(draft).await.map(|entry| entry.value.clone())
+    };
+    match written {
+        Ok(stored) => Ok(Some(Written { stored, created: false })),
+        Err(store::Error::Conflict(_)) => Ok(None),
+        Err(err) => Err(store_failed(err)),
+    }
+}

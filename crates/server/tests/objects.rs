@@ -1,0 +1,243 @@
+//! What kubectl does with objects, asked of the handler.
+
+mod cluster;
+
+use cluster::Cluster;
+use serde_json::{Value, json};
+
+fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+fn config_map(name: &str, value: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"app": name}}, "data": {"key": value}})
+}
+
+fn pod(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"containers": [{"name": "main", "image": "busybox"}]}})
+}
+
+const MAPS: &str = "/api/v1/namespaces/demo/configmaps";
+const PODS: &str = "/api/v1/namespaces/demo/pods";
+
+async fn with_namespace() -> Cluster {
+    let cluster = Cluster::start().await;
+    let made = cluster.post("/api/v1/namespaces", &namespace("demo")).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    cluster
+}
+
+fn version(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).expect("a version")
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    list["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .filter_map(|item| item["metadata"]["name"].as_str())
+        .collect()
+}
+
+#[tokio::test]
+async fn an_object_is_created_read_changed_and_deleted() {
+    let cluster = with_namespace().await;
+    let made = cluster.post(MAPS, &config_map("a", "one")).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    for field in ["uid", "creationTimestamp", "resourceVersion"] {
+        assert!(made.body["metadata"][field].is_string(), "{field}: {}", made.text);
+    }
+    let read = cluster.get(&format!("{MAPS}/a")).await;
+    assert_eq!((read.code, &read.body), (200, &made.body));
+    let mut changed = read.body.clone();
+    changed["data"]["key"] = "two".into();
+    let put = cluster.put(&format!("{MAPS}/a"), &changed).await;
+    assert_eq!(put.code, 200, "{}", put.text);
+    assert!(version(&put.body) > version(&read.body));
+    let stale = cluster.put(&format!("{MAPS}/a"), &changed).await;
+    assert_eq!(stale.code, 409);
+    assert_eq!(
+        stale.body["message"],
+        "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again"
+    );
+    let patched =
+        cluster.patch(&format!("{MAPS}/a"), "merge-patch+json", &json!({"data": {"more": "x"}})).await;
+    assert_eq!(patched.body["data"], json!({"key": "two", "more": "x"}), "{}", patched.text);
+    let gone = cluster.delete(&format!("{MAPS}/a"), &Value::Null).await;
+    assert_eq!((gone.code, &gone.body["status"]), (200, &json!("Success")), "{}", gone.text);
+    let missing = cluster.get(&format!("{MAPS}/a")).await;
+    assert_eq!((missing.code, &missing.body["message"]), (404, &json!("configmaps \"a\" not found")));
+}
+
+#[tokio::test]
+async fn a_write_that_changes_nothing_keeps_the_version() {
+    let cluster = with_namespace().await;
+    let made = cluster.post(MAPS, &config_map("a", "one")).await;
+    let put = cluster.put(&format!("{MAPS}/a"), &made.body).await;
+    assert_eq!(version(&put.body), version(&made.body), "{}", put.text);
+    let patched =
+        cluster.patch(&format!("{MAPS}/a"), "merge-patch+json", &json!({"data": {"key": "one"}})).await;
+    assert_eq!(version(&patched.body), version(&made.body), "{}", patched.text);
+}
+
+#[tokio::test]
+async fn creating_what_exists_or_where_nothing_is_fails_in_upstreams_words() {
+    let cluster = with_namespace().await;
+    cluster.post(MAPS, &config_map("a", "one")).await;
+    let twice = cluster.post(MAPS, &config_map("a", "one")).await;
+    assert_eq!((twice.code, &twice.body["message"]), (409, &json!("configmaps \"a\" already exists")));
+    let nowhere = cluster.post("/api/v1/namespaces/nosuch/configmaps", &config_map("a", "one")).await;
+    assert_eq!((nowhere.code, &nowhere.body["message"]), (404, &json!("namespaces \"nosuch\" not found")));
+    let mut other = config_map("b", "one");
+    other["metadata"]["namespace"] = "default".into();
+    let moved = cluster.post(MAPS, &other).await;
+    assert_eq!(
+        moved.body["message"],
+        "the namespace of the provided object does not match the namespace sent on the request"
+    );
+}
+
+#[tokio::test]
+async fn generated_names_follow_their_base() {
+    let cluster = with_namespace().await;
+    let mut map = config_map("x", "one");
+    map["metadata"] = json!({"generateName": "web-"});
+    let made = cluster.post(MAPS, &map).await;
+    let name = made.body["metadata"]["name"].as_str().expect("a name");
+    assert!(name.starts_with("web-") && name.len() == 9, "{name}");
+}
+
+#[tokio::test]
+async fn a_dry_run_leaves_nothing_behind() {
+    let cluster = with_namespace().await;
+    let tried = cluster.post(&format!("{MAPS}?dryRun=All"), &config_map("a", "one")).await;
+    assert_eq!(tried.code, 201, "{}", tried.text);
+    assert!(tried.body["metadata"]["resourceVersion"].is_null());
+    assert_eq!(cluster.get(&format!("{MAPS}/a")).await.code, 404);
+}
+
+#[tokio::test]
+async fn lists_come_in_pages_of_one_state() {
+    let cluster = with_namespace().await;
+    for name in ["a", "b", "c", "d"] {
+        cluster.post(MAPS, &config_map(name, "x")).await;
+    }
+    let first = cluster.get(&format!("{MAPS}?limit=2")).await;
+    assert_eq!(first.body["kind"], "ConfigMapList");
+    assert_eq!(names(&first.body), ["a", "b"]);
+    assert_eq!(first.body["metadata"]["remainingItemCount"], 3, "kube-root-ca.crt is there too");
+    assert!(first.body["items"][0]["kind"].is_null(), "items of typed lists carry no kind");
+    cluster.delete(&format!("{MAPS}/c"), &Value::Null).await;
+    let token = first.body["metadata"]["continue"].as_str().expect("a token");
+    let second = cluster.get(&format!("{MAPS}?limit=9&continue={token}")).await;
+    assert_eq!(names(&second.body), ["c", "d", "kube-root-ca.crt"], "the page is of the first page's state");
+    assert_eq!(second.body["metadata"]["resourceVersion"], first.body["metadata"]["resourceVersion"]);
+    let selected = cluster.get("/api/v1/configmaps?labelSelector=app%20in%20(a,d)").await;
+    assert_eq!(names(&selected.body), ["a", "d"]);
+    let named = cluster.get(&format!("{MAPS}?fieldSelector=metadata.name%3Dd")).await;
+    assert_eq!(names(&named.body), ["d"]);
+    let wrong = cluster.get(&format!("{MAPS}?fieldSelector=data.x%3Dd")).await;
+    assert_eq!(wrong.code, 400, "{}", wrong.text);
+}
+
+#[tokio::test]
+async fn a_watch_tells_every_change_and_what_ceases_to_match() {
+    let cluster = with_namespace().await;
+    cluster.post(MAPS, &config_map("a", "one")).await;
+    let mut all = cluster.watch(&format!("{MAPS}?watch=true&fieldSelector=metadata.name%3Da")).await;
+    let mut labelled = cluster.watch(&format!("{MAPS}?watch=true&labelSelector=app%3Da")).await;
+    assert_eq!(all.brief().await, "ADDED a");
+    assert_eq!(labelled.brief().await, "ADDED a");
+    cluster.post(MAPS, &config_map("b", "one")).await;
+    let relabel = json!({"metadata": {"labels": {"app": "other"}}});
+    let changed = cluster.patch(&format!("{MAPS}/a"), "merge-patch+json", &relabel).await;
+    let left = labelled.next().await.expect("an event");
+    assert_eq!((&left["type"], version(&left["object"])), (&json!("DELETED"), version(&changed.body)));
+    assert_eq!(left["object"]["metadata"]["labels"]["app"], "a", "the object as it last matched");
+    cluster.delete(&format!("{MAPS}/a"), &Value::Null).await;
+    assert_eq!(all.brief().await, "MODIFIED a");
+    assert_eq!(all.brief().await, "DELETED a");
+}
+
+#[tokio::test]
+async fn a_watch_list_ends_its_initial_events_with_a_bookmark() {
+    let cluster = with_namespace().await;
+    let path = "/api/v1/namespaces/demo/serviceaccounts?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut watch = cluster.watch(path).await;
+    assert_eq!(watch.brief().await, "ADDED default");
+    let mark = watch.next().await.expect("an event");
+    assert_eq!(mark["type"], "BOOKMARK");
+    assert_eq!(mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    let refused = cluster.get("/api/v1/pods?watch=1&sendInitialEvents=true").await;
+    assert_eq!(refused.code, 422, "{}", refused.text);
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_its_time() {
+    let cluster = with_namespace().await;
+    let mut watch = cluster.watch("/api/v1/nodes?watch=1&timeoutSeconds=1&allowWatchBookmarks=1").await;
+    assert_eq!(watch.next().await.expect("the last bookmark")["type"], "BOOKMARK");
+    assert!(watch.next().await.is_none());
+}
+
+#[tokio::test]
+async fn versions_too_old_and_too_new_are_told_apart() {
+    let cluster = with_namespace().await;
+    let far = cluster.get("/api/v1/pods?resourceVersion=999999&resourceVersionMatch=NotOlderThan").await;
+    assert_eq!((far.code, &far.body["reason"]), (504, &json!("Timeout")));
+    let wrong = cluster.get("/api/v1/pods?resourceVersionMatch=Exact").await;
+    assert_eq!(wrong.code, 422);
+}
+
+#[tokio::test]
+async fn a_pod_is_defaulted_and_an_unscheduled_one_goes_at_once() {
+    let cluster = with_namespace().await;
+    let made = cluster.post(PODS, &pod("web")).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    assert_eq!(made.body["spec"]["restartPolicy"], "Always");
+    let gone = cluster.delete(&format!("{PODS}/web"), &Value::Null).await;
+    assert_eq!((gone.code, &gone.body["kind"]), (200, &json!("Pod")), "{}", gone.text);
+    assert_eq!(cluster.get(&format!("{PODS}/web")).await.code, 404);
+}
+
+#[tokio::test]
+async fn finalizers_hold_an_object_until_the_last_is_gone() {
+    let cluster = with_namespace().await;
+    let mut map = config_map("held", "x");
+    map["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    cluster.post(MAPS, &map).await;
+    let path = format!("{MAPS}/held");
+    let marked = cluster.delete(&path, &Value::Null).await;
+    assert!(marked.body["metadata"]["deletionTimestamp"].is_string(), "{}", marked.text);
+    let freed = cluster.patch(&path, "merge-patch+json", &json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(freed.code, 200, "{}", freed.text);
+    assert_eq!(cluster.get(&path).await.code, 404);
+}
+
+#[tokio::test]
+async fn who_is_not_permitted_is_refused() {
+    let cluster = with_namespace().await.as_user(None);
+    let refused = cluster.get("/api/v1/pods").await;
+    assert_eq!(refused.code, 403, "{}", refused.text);
+}
+
+#[tokio::test]
+async fn hostile_requests_are_answered() {
+    let cluster = with_namespace().await;
+    let big = "x".repeat(4 * 1024 * 1024);
+    let large = cluster.post(MAPS, &config_map("a", &big)).await;
+    assert_eq!(large.code, 413, "{}", large.text);
+    assert_eq!(cluster.get("/api/v1/namespaces/demo/nosuch").await.code, 404);
+    assert_eq!(cluster.put(PODS, &json!({})).await.code, 405);
+    let none = cluster.get_as(PODS, "application/vnd.kubernetes.protobuf").await;
+    assert_eq!(none.code, 406, "{}", none.text);
+    assert_eq!(cluster.patch(&format!("{MAPS}/a"), "nosuch", &json!({})).await.code, 415);
+    let lost = cluster.get("/nosuch").await;
+    assert_eq!((lost.code, lost.text.as_str()), (404, "404 page not found\n"));
+    let _ = lost.headers;
+    assert_eq!(cluster.get(&format!("{MAPS}?continue=%00%ff&limit=1")).await.code, 400);
+    assert_eq!(cluster.get("/api/v1/pods?limit=x").await.code, 400);
+    assert_eq!(cluster.post("/api/v1/namespaces", &json!([])).await.code, 400);
+}
