@@ -79,7 +79,7 @@ pub trait Runtime: Send + Sync + 'static {
 }
 
 /// Why the runtime could not do it. The text is shown to users in Events.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No such sandbox, container or image.

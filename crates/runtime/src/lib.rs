@@ -1,12 +1,36 @@
 //! Images, snapshots, sandboxes with their network, containers, logs, exec.
 //!
+//! ```text
+//!  node ──Runtime──► Native ──┬── image      store on disk, registries, archives
+//!                             ├── sandbox ──► one shim a Pod (a process; it writes the logs)
+//!                             │     └── container
+//!                             └── network    bridge, addresses, host ports
+//! ```
+//!
 //! The interface is [`Runtime`], in the words of the Container Runtime Interface (CRI v1):
 //! a Pod is a *sandbox*, its containers belong to it. [`Runtime`] knows nothing of
 //! Kubernetes objects; the node room translates.
 //!
-//! Start reading at [`Runtime`].
+//! Tasks: one for each sandbox reads its shim's socket and publishes what happens to
+//! [`Runtime::events`]; one for each pull under way. Nothing polls.
+//!
+//! What is on disk is a cache of what the shims and the kernel say: [`Native::open`] asks them.
+//! This crate starts no container again, decides nothing about health, and never talks to the
+//! API server.
+//!
+//! Start reading at [`Runtime`], then [`Native`].
 
+mod clock;
+mod container;
+mod events;
 pub mod image;
 mod interface;
+mod layout;
+mod link;
+mod native;
+mod network;
+mod sandbox;
 
 pub use interface::*;
+pub use native::{Config, Native};
+pub use network::Subnet;

@@ -139,6 +139,11 @@ impl<T> Hashing<T> {
         Hashing { inner, hasher, length: 0 }
     }
 
+    /// What the bytes go to or come from.
+    pub(crate) fn inner(&self) -> &T {
+        &self.inner
+    }
+
     /// Bytes passed so far.
     pub(crate) fn length(&self) -> u64 {
         self.length

@@ -20,6 +20,7 @@ mod error;
 mod export;
 mod manifest;
 mod reference;
+mod registry;
 mod store;
 mod unpack;
 
@@ -28,8 +29,12 @@ pub use digest::{Digest, DigestError};
 pub use error::ImageError;
 pub use manifest::{Descriptor, Platform};
 pub use reference::{Reference, ReferenceError};
+pub use registry::{Progress, PullEvent, Registries, Silent};
 pub use store::{ImageStore, Pruned, Removed};
 pub use unpack::Limits;
+
+pub(crate) use digest::{Hasher, hex};
+pub(crate) use manifest::DOCUMENT_SIZE_MAX;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -136,7 +136,7 @@ impl ImageStore {
     }
 
     /// Manifest and content of an image, for `export`.
-    pub(super) fn content_of(&self, reference: &str) -> Result<(Image, Digest), ImageError> {
+    pub(crate) fn content_of(&self, reference: &str) -> Result<(Image, Digest), ImageError> {
         let index = self.index()?;
         let entry =
             find_entry(&index, reference)?.ok_or_else(|| ImageError::NotFound(reference.to_owned()))?;

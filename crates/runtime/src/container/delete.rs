@@ -1,0 +1,33 @@
+//! Removing what a container leaves behind.
+
+use std::sync::Arc;
+
+use shim::protocol::Request;
+
+use super::{Container, stop};
+use crate::interface::Error;
+use crate::layout::remove_directory;
+use crate::native::Inner;
+use crate::sandbox::Sandbox;
+
+/// Removes a container, killing it if it still runs. Its log stays.
+pub(crate) async fn delete(
+    inner: &Arc<Inner>,
+    sandbox: &Sandbox,
+    container: &Arc<Container>,
+) -> Result<(), Error> {
+    if sandbox.is_ready() {
+        stop::kill(sandbox, container).await?;
+        sandbox.link()?.call(Request::Delete { id: container.id().to_owned() }).await?;
+    }
+    let (inner, removed) = (inner.clone(), container.clone());
+    // What the container has written may be large.
+    tokio::task::spawn_blocking(move || {
+        remove_directory(&removed.directory)?;
+        inner.store.release(removed.id()).map_err(Error::from)
+    })
+    .await
+    .map_err(|e| Error::host("failed to remove the container", e))??;
+    sandbox.forget(container.id());
+    Ok(())
+}

@@ -1,0 +1,467 @@
+//! The runtime as a whole: what it knows, and the interface of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt, Shared};
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::container::{self, Container};
+use crate::events::Events;
+use crate::image::{ImageStore, Registries};
+use crate::interface::{
+    AttachOptions, ContainerConfig, ContainerStats, ContainerStatus, Credentials, Error, Event, ExecOptions,
+    ExecOutput, Image, PodIdentity, Runtime, SandboxConfig, SandboxStatus, Streams,
+};
+use crate::layout::{Layout, failed};
+use crate::link::Link;
+use crate::network::bridge::Bridge;
+use crate::network::ports::{HostPorts, Table};
+use crate::network::{Addresses, Subnet};
+use crate::sandbox::{self, Sandbox};
+
+/// What a runtime is made with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The instance's data directory.
+    pub data_dir: PathBuf,
+    /// 8 hexadecimal digits made from it; everything in the kernel is named after them.
+    pub instance: String,
+    /// Addresses of this node's Pods.
+    pub pod_cidr: Subnet,
+    /// Addresses of the Pods of all nodes; what goes there keeps its sender.
+    pub cluster_cidr: Subnet,
+    /// The program that is started with the argument `shim`.
+    pub executable: PathBuf,
+    /// How registries are reached.
+    pub registries: Registries,
+    /// A container's log is renamed when it would grow beyond this, bytes.
+    pub log_max_bytes: u64,
+    /// Files kept of a container's log.
+    pub log_max_files: u32,
+}
+
+impl Config {
+    /// With the kubelet's limits of logs and this very program as the shim.
+    pub fn new(data_dir: impl Into<PathBuf>, instance: impl Into<String>, pod_cidr: Subnet) -> Self {
+        Config {
+            data_dir: data_dir.into(),
+            instance: instance.into(),
+            pod_cidr,
+            cluster_cidr: pod_cidr,
+            executable: PathBuf::from("/proc/self/exe"),
+            registries: Registries::default(),
+            log_max_bytes: 10 << 20,
+            log_max_files: 5,
+        }
+    }
+}
+
+/// The runtime of this node. Dropping it leaves every Pod running; the next one adopts them.
+#[derive(Debug)]
+pub struct Native {
+    inner: Arc<Inner>,
+    /// Ends the tasks that listen to shims.
+    _listening: DropGuard,
+}
+
+type SharedPull = Shared<BoxFuture<'static, Result<Image, Error>>>;
+
+/// What the parts of the runtime share.
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) layout: Layout,
+    pub(crate) store: Arc<ImageStore>,
+    pub(crate) hierarchy: sys::cgroup::Hierarchy,
+    pub(crate) addresses: Addresses,
+    pub(crate) bridge: Arc<Bridge>,
+    pub(crate) events: Arc<Events>,
+    sandboxes: RwLock<BTreeMap<String, Arc<Sandbox>>>,
+    /// Held while the table is programmed: the last one to program must have seen all.
+    ports: tokio::sync::Mutex<()>,
+    host_ports: Mutex<BTreeMap<String, HostPorts>>,
+    pulls: Mutex<HashMap<String, SharedPull>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Native {
+    /// Opens the runtime of a data directory: sets the network up and adopts what runs.
+    pub async fn open(config: Config) -> Result<Self, Error> {
+        let inner = tokio::task::spawn_blocking(move || Inner::prepare(config))
+            .await
+            .map_err(|e| Error::host("failed to open the runtime", e))??;
+        let inner = Arc::new(inner);
+        let native = Native { _listening: inner.stop.clone().drop_guard(), inner };
+        sandbox::adopt::adopt_all(&native.inner).await?;
+        native.inner.program_ports().await?;
+        Ok(native)
+    }
+
+    /// The images, for those who want more than the interface has.
+    pub fn images(&self) -> Arc<ImageStore> {
+        self.inner.store.clone()
+    }
+
+    /// Removes everything this instance has made, images and files of others excepted, and
+    /// names what it removed.
+    pub async fn shutdown_all(&self) -> Result<Vec<String>, Error> {
+        let inner = &self.inner;
+        let mut removed = Vec::new();
+        let sandboxes = inner.all();
+        let ends = sandboxes.iter().map(|sandbox| sandbox::remove::remove(inner, sandbox));
+        for (sandbox, result) in sandboxes.iter().zip(futures_util::future::join_all(ends).await) {
+            result?;
+            let PodIdentity { namespace, name, .. } = &sandbox.record.config.pod;
+            removed.push(format!("pod {namespace}/{name}"));
+        }
+        let owner = inner.clone();
+        let rest = tokio::task::spawn_blocking(move || owner.remove_shared());
+        removed.extend(rest.await.map_err(|e| Error::host("failed to remove the network", e))??);
+        Ok(removed)
+    }
+}
+
+impl Inner {
+    fn prepare(config: Config) -> Result<Self, Error> {
+        let layout = Layout::new(&config.data_dir, &config.instance);
+        make_private(&layout.pods())?;
+        make_private(&layout.state())?;
+        let store = Arc::new(ImageStore::open(&config.data_dir)?);
+        let hierarchy =
+            sys::cgroup::Hierarchy::detect().map_err(|e| Error::host("failed to find cgroups", e))?;
+        let shims = hierarchy.group(&layout.shim_cgroup());
+        shims.create(&Default::default()).map_err(|e| Error::host("failed to make a cgroup", e))?;
+        let table = Table {
+            name: layout.ports_table(),
+            bridge: layout.bridge(),
+            pods: config.pod_cidr,
+            cluster: config.cluster_cidr,
+        };
+        let bridge = Arc::new(Bridge::new(table, &layout.state()));
+        bridge.ensure()?;
+        let tasks = TaskTracker::new();
+        Ok(Inner {
+            addresses: Addresses::new(config.pod_cidr),
+            events: Arc::new(Events::new(tasks.clone())),
+            sandboxes: RwLock::default(),
+            ports: tokio::sync::Mutex::default(),
+            host_ports: Mutex::default(),
+            pulls: Mutex::default(),
+            stop: CancellationToken::new(),
+            layout,
+            store,
+            hierarchy,
+            bridge,
+            tasks,
+            config,
+        })
+    }
+
+    fn remove_shared(&self) -> Result<Vec<String>, Error> {
+        let mut removed = self.bridge.remove();
+        let root = self.layout.cgroup_root();
+        let group = self.hierarchy.group(&root);
+        if group.exists() {
+            group.remove().map_err(|e| Error::host("failed to remove a cgroup", e))?;
+            removed.push(format!("cgroup {root}"));
+        }
+        Ok(removed)
+    }
+
+    pub(crate) fn pod_cgroup(&self, config: &SandboxConfig) -> String {
+        self.layout.pod_cgroup(&config.pod, config.qos)
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Sandbox>> {
+        self.sandboxes.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(crate) fn add(&self, sandbox: Arc<Sandbox>) {
+        let mut all = self.sandboxes.write().unwrap_or_else(PoisonError::into_inner);
+        all.insert(sandbox.id().to_owned(), sandbox);
+    }
+
+    pub(crate) fn forget(&self, id: &str) {
+        self.sandboxes.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    pub(crate) fn sandbox_of(&self, pod: &PodIdentity) -> Option<Arc<Sandbox>> {
+        let all = self.sandboxes.read().unwrap_or_else(PoisonError::into_inner);
+        let same = |s: &&Arc<Sandbox>| {
+            let known = &s.record.config.pod;
+            known.uid == pod.uid && known.attempt == pod.attempt
+        };
+        all.values().find(same).cloned()
+    }
+
+    fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, Error> {
+        let all = self.sandboxes.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(id).cloned().ok_or_else(|| Error::NotFound { what: "sandbox", id: id.to_owned() })
+    }
+
+    /// A container and its sandbox.
+    pub(crate) fn container(&self, id: &str) -> Result<(Arc<Sandbox>, Arc<Container>), Error> {
+        let all = self.sandboxes.read().unwrap_or_else(PoisonError::into_inner);
+        let found = all.values().find_map(|s| Some((s.clone(), s.container(id)?)));
+        found.ok_or_else(|| Error::NotFound { what: "container", id: id.to_owned() })
+    }
+
+    /// Reads from a shim until it is gone, then reaps it if it is a child of ours.
+    pub(crate) fn listen(&self, sandbox: Arc<Sandbox>, link: Arc<Link>, child: Option<Child>) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                // Cancel-safe because nothing is read after: the shim keeps its state for the next daemon.
+                () = stop.cancelled() => return,
+                () = link.read(sandbox.as_ref()) => {}
+            }
+            if let Some(mut child) = child {
+                // It has closed its socket, so it is ending; a thread waits for the last microseconds.
+                let reaped = tokio::task::spawn_blocking(move || child.wait()).await;
+                if let Ok(Err(error)) = reaped {
+                    tracing::warn!(%error, "cannot reap a shim");
+                }
+            }
+        });
+    }
+
+    /// Leads the sandbox's host ports to it.
+    pub(crate) async fn set_ports(&self, sandbox: &Sandbox) -> Result<(), Error> {
+        if self.note_ports(sandbox) { self.program_ports().await } else { Ok(()) }
+    }
+
+    /// Notes the host ports of a sandbox; false when it has none.
+    pub(crate) fn note_ports(&self, sandbox: &Sandbox) -> bool {
+        let mappings = &sandbox.record.config.port_mappings;
+        let Some(address) = sandbox.record.address.filter(|_| !mappings.is_empty()) else { return false };
+        let ports = HostPorts { address, mappings: mappings.clone() };
+        let mut all = self.host_ports.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(sandbox.id().to_owned(), ports);
+        true
+    }
+
+    /// Leads them nowhere again.
+    pub(crate) async fn unset_ports(&self, sandbox: &Sandbox) -> Result<(), Error> {
+        let had = self.host_ports.lock().unwrap_or_else(PoisonError::into_inner).remove(sandbox.id());
+        if had.is_some() { self.program_ports().await } else { Ok(()) }
+    }
+
+    async fn program_ports(&self) -> Result<(), Error> {
+        let _turn = self.ports.lock().await;
+        let ports: Vec<HostPorts> =
+            self.host_ports.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let bridge = self.bridge.clone();
+        tokio::task::spawn_blocking(move || bridge.program(&ports))
+            .await
+            .map_err(|e| Error::host("failed to program ports", e))?
+    }
+
+    /// Pulls, sharing the download with whoever pulls the same.
+    fn pull(self: &Arc<Self>, reference: &str, credentials: Vec<Credentials>) -> SharedPull {
+        let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(under_way) = pulls.get(reference) {
+            return under_way.clone();
+        }
+        let (inner, name) = (self.clone(), reference.to_owned());
+        let pull = async move {
+            let progress = Arc::new(crate::image::Silent);
+            let result =
+                inner.store.clone().pull(&name, &inner.config.registries, credentials, progress).await;
+            inner.pulls.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            result.map_err(Error::from)
+        };
+        let shared = pull.boxed().shared();
+        pulls.insert(reference.to_owned(), shared.clone());
+        // On a task: it goes on when the first to ask loses interest, for the others.
+        self.tasks.spawn(shared.clone());
+        shared
+    }
+}
+
+fn make_private(path: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(failed("make directory", path))
+}
+
+/// Runs what blocks on a thread that may.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::host("failed to finish", e))?
+}
+
+impl Runtime for Native {
+    fn run_sandbox(&self, config: SandboxConfig) -> BoxFuture<'_, Result<SandboxStatus, Error>> {
+        sandbox::run::run(&self.inner, config).boxed()
+    }
+
+    fn stop_sandbox<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            match self.inner.sandbox(id) {
+                Ok(sandbox) => sandbox::remove::stop(&self.inner, &sandbox).await,
+                Err(_) => Ok(()),
+            }
+        }
+        .boxed()
+    }
+
+    fn remove_sandbox<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            match self.inner.sandbox(id) {
+                Ok(sandbox) => sandbox::remove::remove(&self.inner, &sandbox).await,
+                Err(_) => Ok(()),
+            }
+        }
+        .boxed()
+    }
+
+    fn sandboxes(&self) -> BoxFuture<'_, Result<Vec<SandboxStatus>, Error>> {
+        async move { Ok(self.inner.all().iter().map(|sandbox| sandbox.status()).collect()) }.boxed()
+    }
+
+    fn create_container<'a>(
+        &'a self,
+        sandbox: &'a str,
+        config: ContainerConfig,
+    ) -> BoxFuture<'a, Result<String, Error>> {
+        async move {
+            let sandbox = self.inner.sandbox(sandbox)?;
+            container::create::create(&self.inner, &sandbox, config).await
+        }
+        .boxed()
+    }
+
+    fn start_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            let (sandbox, container) = self.inner.container(id)?;
+            container::create::start(&sandbox, &container).await
+        }
+        .boxed()
+    }
+
+    fn stop_container<'a>(&'a self, id: &'a str, grace: Duration) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            match self.inner.container(id) {
+                Ok((sandbox, container)) => container::stop::stop(&sandbox, &container, grace).await,
+                Err(_) => Ok(()),
+            }
+        }
+        .boxed()
+    }
+
+    fn remove_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            match self.inner.container(id) {
+                Ok((sandbox, container)) => {
+                    container::delete::delete(&self.inner, &sandbox, &container).await
+                }
+                Err(_) => Ok(()),
+            }
+        }
+        .boxed()
+    }
+
+    fn containers(&self) -> BoxFuture<'_, Result<Vec<ContainerStatus>, Error>> {
+        async move {
+            let all = self.inner.all();
+            Ok(all.iter().flat_map(|s| s.containers()).map(|c| c.status()).collect())
+        }
+        .boxed()
+    }
+
+    fn container_status<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<ContainerStatus, Error>> {
+        async move { Ok(self.inner.container(id)?.1.status()) }.boxed()
+    }
+
+    fn exec_sync<'a>(
+        &'a self,
+        id: &'a str,
+        command: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> BoxFuture<'a, Result<ExecOutput, Error>> {
+        async move {
+            let (sandbox, container) = self.inner.container(id)?;
+            container::exec::exec_sync(&sandbox, &container, command, timeout).await
+        }
+        .boxed()
+    }
+
+    fn exec<'a>(&'a self, id: &'a str, options: ExecOptions) -> BoxFuture<'a, Result<Streams, Error>> {
+        async move {
+            let (sandbox, container) = self.inner.container(id)?;
+            container::exec::exec(&sandbox, &container, options).await
+        }
+        .boxed()
+    }
+
+    fn attach<'a>(&'a self, id: &'a str, options: AttachOptions) -> BoxFuture<'a, Result<Streams, Error>> {
+        async move {
+            let (sandbox, container) = self.inner.container(id)?;
+            container::exec::attach(&sandbox, &container, options).await
+        }
+        .boxed()
+    }
+
+    fn port_forward<'a>(
+        &'a self,
+        sandbox: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, Result<tokio::net::TcpStream, Error>> {
+        async move { sandbox::forward::forward(&*self.inner.sandbox(sandbox)?, port).await }.boxed()
+    }
+
+    fn events(&self) -> mpsc::Receiver<Event> {
+        self.inner.events.subscribe()
+    }
+
+    fn image_status<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<Image>, Error>> {
+        // One `stat` and a look into memory: not worth a thread.
+        async move { Ok(self.inner.store.find(reference)?) }.boxed()
+    }
+
+    fn images(&self) -> BoxFuture<'_, Result<Vec<Image>, Error>> {
+        async move { Ok(self.inner.store.list()?) }.boxed()
+    }
+
+    fn pull_image<'a>(
+        &'a self,
+        reference: &'a str,
+        credentials: Vec<Credentials>,
+    ) -> BoxFuture<'a, Result<Image, Error>> {
+        self.inner.pull(reference, credentials).boxed()
+    }
+
+    fn remove_image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        let (store, reference) = (self.inner.store.clone(), reference.to_owned());
+        blocking(move || match store.remove(&reference) {
+            Ok(_) | Err(crate::image::ImageError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        })
+        .boxed()
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>> {
+        let inner = self.inner.clone();
+        blocking(move || {
+            let running = inner.all().into_iter().flat_map(|s| s.containers()).filter(|c| c.is_running());
+            Ok(running.map(|c| container::stats::stats(&inner.hierarchy, &c)).collect())
+        })
+        .boxed()
+    }
+}

@@ -1,0 +1,109 @@
+//! The bridge of the node's Pods, the kernel parameters it needs, and our nftables table.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use sys::netlink::Link;
+
+use super::ports::{HostPorts, Table, ruleset};
+use crate::interface::Error;
+
+/// Kernel parameters of the whole node that Pods need, and what they need them to be.
+const NODE_PARAMETERS: [(&str, &str); 1] = [("net.ipv4.ip_forward", "1")];
+
+/// What the node's network has because of us.
+#[derive(Debug)]
+pub(crate) struct Bridge {
+    table: Table,
+    /// What `NODE_PARAMETERS` were before we came.
+    before: PathBuf,
+}
+
+impl Bridge {
+    /// `state` is a directory for what must be known to undo it all.
+    pub(crate) fn new(table: Table, state: &Path) -> Self {
+        Bridge { table, before: state.join("network.json") }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.table.bridge
+    }
+
+    /// Makes what is missing: the bridge with the gateway's address, the parameters. Cheap when
+    /// all is there. Blocks.
+    pub(crate) fn ensure(&self) -> Result<(), Error> {
+        let failed = |e: sys::Error| Error::host(format!("failed to set up bridge {}", self.name()), e);
+        let links = Link::open().map_err(failed)?;
+        let index = links.make_bridge(self.name()).map_err(failed)?;
+        // A bridge takes the lowest address of its ports and changes it with them, which would
+        // leave every Pod with a stale neighbour: it gets one of its own, made from its name.
+        links.set_mac(index, self.mac()).map_err(failed)?;
+        let gateway = IpAddr::V4(self.table.pods.gateway());
+        links.add_address(index, gateway, self.table.pods.prefix()).map_err(failed)?;
+        self.set_parameters()
+    }
+
+    fn mac(&self) -> [u8; 6] {
+        let address = self.table.pods.gateway().octets();
+        // 0x0a: locally administered, unicast.
+        [0x0a, 0x58, address[0], address[1], address[2], address[3]]
+    }
+
+    fn set_parameters(&self) -> Result<(), Error> {
+        let mut before = Vec::new();
+        for (name, value) in NODE_PARAMETERS {
+            let failed = |e: sys::Error| Error::host(format!("failed to set {name}"), e);
+            let was = sys::sysctl::get(name).map_err(failed)?;
+            if was != value {
+                sys::sysctl::set(name, value).map_err(failed)?;
+                before.push((name.to_owned(), was));
+            }
+        }
+        if !before.is_empty() {
+            let text = serde_json::to_vec(&before).unwrap_or_default();
+            std::fs::write(&self.before, text)
+                .map_err(|e| Error::host(format!("failed to write {}", self.before.display()), e))?;
+        }
+        // Host ports on 127.0.0.1 leave by the bridge; the table's guard closes what this opens.
+        let name = format!("net.ipv4.conf.{}.route_localnet", self.name());
+        sys::sysctl::set(&name, "1").map_err(|e| Error::host(format!("failed to set {name}"), e))
+    }
+
+    /// Replaces the table. Blocks for the run of `nft`.
+    pub(crate) fn program(&self, ports: &[HostPorts]) -> Result<(), Error> {
+        let script = ruleset(&self.table, ports);
+        sys::command::run("nft", &["-f", "-"], script.as_bytes())
+            .map(|_| ())
+            .map_err(|e| Error::host(format!("failed to program nftables table {}", self.table.name), e))
+    }
+
+    /// Removes all of it and names what was removed. Blocks.
+    pub(crate) fn remove(&self) -> Vec<String> {
+        let mut removed = Vec::new();
+        if let Ok(links) = Link::open() {
+            if links.find(self.name()).is_ok() && links.remove(self.name()).is_ok() {
+                removed.push(format!("bridge {}", self.name()));
+            }
+        }
+        let delete = format!("delete table ip {}\n", self.table.name);
+        if sys::command::run("nft", &["-f", "-"], delete.as_bytes()).is_ok() {
+            removed.push(format!("nftables table {}", self.table.name));
+        }
+        removed.extend(self.restore_parameters());
+        removed
+    }
+
+    fn restore_parameters(&self) -> Vec<String> {
+        let Ok(text) = std::fs::read(&self.before) else { return Vec::new() };
+        let before: Vec<(String, String)> = serde_json::from_slice(&text).unwrap_or_default();
+        let restored = before
+            .into_iter()
+            .filter(|(name, value)| sys::sysctl::set(name, value).is_ok())
+            .map(|(name, value)| format!("kernel parameter {name} set back to {value}"))
+            .collect();
+        if let Err(error) = std::fs::remove_file(&self.before) {
+            tracing::warn!(path = %self.before.display(), %error, "cannot forget old kernel parameters");
+        }
+        restored
+    }
+}

@@ -1,0 +1,128 @@
+//! Our nftables table: what leaves the Pod network, and ports of the node that lead to Pods.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use super::Subnet;
+use crate::interface::PortMapping;
+
+/// All that the table depends on.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    pub(crate) name: String,
+    pub(crate) bridge: String,
+    /// Addresses of this node's Pods.
+    pub(crate) pods: Subnet,
+    /// Addresses of the Pods of all nodes: reached without masquerading.
+    pub(crate) cluster: Subnet,
+}
+
+/// The host ports of one sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostPorts {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) mappings: Vec<PortMapping>,
+}
+
+/// The script that replaces the table, in one transaction, by what it should be.
+pub(crate) fn ruleset(table: &Table, ports: &[HostPorts]) -> String {
+    let Table { name, bridge, pods, cluster } = table;
+    let mut lead = String::new();
+    let mut hairpin = String::new();
+    for port in ports {
+        for mapping in &port.mappings {
+            let _ = writeln!(lead, "    {}", lead_rule(port.address, mapping));
+        }
+        if !port.mappings.is_empty() {
+            let address = port.address;
+            let _ = writeln!(hairpin, "    ip saddr {address} ip daddr {address} masquerade");
+        }
+    }
+    // `table …` before `delete` makes the first run not fail. The guard is the price of
+    // route_localnet, which 127.0.0.1:<host port> needs: without it a Pod could reach what
+    // listens on the node's loopback only. It runs before conntrack translates replies back.
+    format!(
+        "table ip {name}\n\
+         delete table ip {name}\n\
+         table ip {name} {{\n  \
+           chain guard {{\n    type filter hook prerouting priority raw; policy accept;\n    \
+             iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop\n  }}\n  \
+           chain lead {{\n{lead}  }}\n  \
+           chain arriving {{\n    type nat hook prerouting priority dstnat; policy accept;\n    \
+             fib daddr type local jump lead\n  }}\n  \
+           chain local {{\n    type nat hook output priority dstnat; policy accept;\n    \
+             fib daddr type local jump lead\n  }}\n  \
+           chain leaving {{\n    type nat hook postrouting priority srcnat; policy accept;\n{hairpin}    \
+             ip saddr 127.0.0.0/8 oifname \"{bridge}\" masquerade\n    \
+             ip saddr {pods} ip daddr != {cluster} ip daddr != 224.0.0.0/4 oifname != \"{bridge}\" masquerade\n  }}\n\
+         }}\n"
+    )
+}
+
+fn lead_rule(address: Ipv4Addr, mapping: &PortMapping) -> String {
+    let PortMapping { protocol, container_port, host_port, host_ip } = mapping;
+    let protocol = match protocol.as_str() {
+        "UDP" => "udp",
+        "SCTP" => "sctp",
+        _ => "tcp",
+    };
+    let on = match host_ip.parse::<Ipv4Addr>() {
+        Ok(ip) if !ip.is_unspecified() => format!("ip daddr {ip} "),
+        _ => String::new(),
+    };
+    format!("{on}{protocol} dport {host_port} dnat to {address}:{container_port}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_one_transaction() {
+        let table = Table {
+            name: "monopod-0123abcd-ports".into(),
+            bridge: "mp0123abcd".into(),
+            pods: "10.42.0.0/24".parse().unwrap(),
+            cluster: "10.42.0.0/16".parse().unwrap(),
+        };
+        let mapping = |protocol: &str, host_ip: &str| PortMapping {
+            protocol: protocol.into(),
+            container_port: 80,
+            host_port: 8080,
+            host_ip: host_ip.into(),
+        };
+        let ports = [HostPorts {
+            address: "10.42.0.5".parse().unwrap(),
+            mappings: vec![mapping("TCP", ""), mapping("UDP", "192.0.2.1"), mapping("SCTP", "0.0.0.0")],
+        }];
+        let expected = r#"table ip monopod-0123abcd-ports
+delete table ip monopod-0123abcd-ports
+table ip monopod-0123abcd-ports {
+  chain guard {
+    type filter hook prerouting priority raw; policy accept;
+    iifname "mp0123abcd" ip daddr 127.0.0.0/8 drop
+  }
+  chain lead {
+    tcp dport 8080 dnat to 10.42.0.5:80
+    ip daddr 192.0.2.1 udp dport 8080 dnat to 10.42.0.5:80
+    sctp dport 8080 dnat to 10.42.0.5:80
+  }
+  chain arriving {
+    type nat hook prerouting priority dstnat; policy accept;
+    fib daddr type local jump lead
+  }
+  chain local {
+    type nat hook output priority dstnat; policy accept;
+    fib daddr type local jump lead
+  }
+  chain leaving {
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr 10.42.0.5 ip daddr 10.42.0.5 masquerade
+    ip saddr 127.0.0.0/8 oifname "mp0123abcd" masquerade
+    ip saddr 10.42.0.0/24 ip daddr != 10.42.0.0/16 ip daddr != 224.0.0.0/4 oifname != "mp0123abcd" masquerade
+  }
+}
+"#;
+        assert_eq!(ruleset(&table, &ports), expected);
+    }
+}

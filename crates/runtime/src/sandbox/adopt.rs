@@ -1,0 +1,119 @@
+//! Finding again what ran when the daemon before this one ended.
+//!
+//! The truth is with the shims: each directory that looks like a sandbox's is asked. A shim that
+//! answers is adopted with its containers, which notice nothing. Where none answers, what may
+//! be left is taken down; if the sandbox had containers it stays known, not ready, so that the
+//! node can learn how they ended.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use shim::protocol::{Reply, Request};
+use tokio::time::timeout;
+
+use super::{Sandbox, SandboxRecord, record_file};
+use crate::container::{Container, ContainerRecord};
+use crate::interface::Error;
+use crate::layout::{read_json, remove_directory};
+use crate::link::{Link, unexpected};
+use crate::native::Inner;
+
+/// A shim has nothing to do that takes this long; one that is silent is as good as dead.
+const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Adopts all sandboxes of the instance.
+pub(crate) async fn adopt_all(inner: &Arc<Inner>) -> Result<(), Error> {
+    let directories = inner.layout.sandboxes_on_disk();
+    let adopted = join_all(directories.iter().map(|directory| adopt(inner, directory))).await;
+    for (directory, result) in directories.iter().zip(adopted) {
+        if let Err(error) = result {
+            tracing::warn!(directory = %directory.display(), %error, "cannot adopt a sandbox");
+        }
+    }
+    end_stale_leases(inner)?;
+    remove_stale_links(inner);
+    Ok(())
+}
+
+async fn adopt(inner: &Arc<Inner>, directory: &Path) -> Result<(), Error> {
+    let Some(record) = read_json::<SandboxRecord>(&record_file(directory)) else {
+        // Killed before it had a name: neither shim nor network exist.
+        return remove_directory(directory);
+    };
+    if let Some(address) = record.address {
+        inner.addresses.note(address);
+    }
+    let sandbox = Sandbox::new(record, directory.to_owned(), inner.events.clone());
+    read_containers(inner, &sandbox);
+    match timeout(HELLO_PATIENCE, connect(inner, &sandbox)).await {
+        Ok(Ok(())) => {
+            inner.note_ports(&sandbox);
+            inner.add(sandbox);
+            return Ok(());
+        }
+        Ok(Err(error)) => tracing::info!(%error, pod = %sandbox.pod_uid(), "a sandbox has no shim"),
+        Err(_) => tracing::warn!(pod = %sandbox.pod_uid(), "a shim does not answer"),
+    }
+    if sandbox.containers().is_empty() {
+        return super::remove::clean(inner, &sandbox).await;
+    }
+    super::remove::stop(inner, &sandbox).await?;
+    sandbox.read_last_words();
+    inner.add(sandbox);
+    Ok(())
+}
+
+async fn connect(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    let failed = |e: std::io::Error| Error::host("failed to talk to the shim", e);
+    let stream = Link::connect(&sandbox.directory).map_err(failed)?;
+    let link = Link::new(stream).map_err(failed)?;
+    inner.listen(sandbox.clone(), link.clone(), None);
+    let pid = link.hello().await?;
+    match link.call(Request::Subscribe).await?.reply {
+        Reply::State { containers, .. } => sandbox.observe(&containers),
+        other => return Err(unexpected(&other)),
+    }
+    sandbox.become_ready(link, pid);
+    Ok(())
+}
+
+fn read_containers(inner: &Inner, sandbox: &Sandbox) {
+    let Ok(entries) = fs::read_dir(sandbox.directory.join("containers")) else { return };
+    for directory in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+        let Some(record) = read_json::<ContainerRecord>(&directory.join("config.json")) else {
+            // Killed in the middle of its creation.
+            if let Err(error) = remove_directory(&directory) {
+                tracing::warn!(%error, "cannot remove a container that was not made");
+            }
+            continue;
+        };
+        let cgroup = format!("{}/{}", inner.pod_cgroup(&sandbox.record.config), record.id);
+        sandbox.add(Container::new(record, sandbox.record.config.pod.clone(), directory, cgroup));
+    }
+}
+
+fn end_stale_leases(inner: &Inner) -> Result<(), Error> {
+    for (holder, _) in inner.store.leases()? {
+        if inner.container(&holder).is_err() {
+            inner.store.release(&holder)?;
+        }
+    }
+    Ok(())
+}
+
+/// Links whose namespace something else keeps alive.
+fn remove_stale_links(inner: &Inner) {
+    let Ok(links) = sys::netlink::Link::open() else { return };
+    let known: Vec<String> = inner.all().iter().map(|s| inner.layout.veth(s.id())).collect();
+    let prefix = inner.layout.veth_prefix();
+    for link in links.list().unwrap_or_default() {
+        if link.name.starts_with(&prefix) && !known.contains(&link.name) {
+            if let Err(error) = links.remove(&link.name) {
+                tracing::warn!(%error, "cannot remove a link");
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! A sandbox: what the containers of a Pod share, and the shim that holds it.
+
+pub(crate) mod adopt;
+pub(crate) mod forward;
+pub(crate) mod remove;
+pub(crate) mod run;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use shim::protocol::{ContainerState, Event as ShimEvent, Nanoseconds};
+use tokio::sync::{oneshot, watch};
+
+use crate::clock::timestamp;
+use crate::container::{Container, Life};
+use crate::events::Events;
+use crate::interface::{Error, Event, NamespaceMode, SandboxConfig, SandboxStatus};
+use crate::layout::read_json;
+use crate::link::{Link, Listener};
+
+/// What is on disk about a sandbox.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SandboxRecord {
+    pub(crate) id: String,
+    pub(crate) config: SandboxConfig,
+    /// Its address; none with the node's network. Written before it is used: the file is the reservation.
+    pub(crate) address: Option<Ipv4Addr>,
+    pub(crate) created_at: Nanoseconds,
+}
+
+/// Where a sandbox is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Its shim answers.
+    Ready,
+    /// It is being stopped by us: the end of its shim is no news.
+    Stopping,
+    /// Its shim is gone.
+    NotReady,
+}
+
+/// A sandbox of this node.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub(crate) record: SandboxRecord,
+    pub(crate) directory: PathBuf,
+    phase: watch::Sender<Phase>,
+    link: Mutex<Option<Arc<Link>>>,
+    /// Process id of the shim, whose namespaces are the sandbox's; 0: none.
+    shim_pid: AtomicI32,
+    containers: Mutex<BTreeMap<String, Arc<Container>>>,
+    execs: Mutex<HashMap<String, oneshot::Sender<i32>>>,
+    events: Arc<Events>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sandbox {
+    pub(crate) fn new(record: SandboxRecord, directory: PathBuf, events: Arc<Events>) -> Arc<Self> {
+        Arc::new(Sandbox {
+            record,
+            directory,
+            phase: watch::Sender::new(Phase::NotReady),
+            link: Mutex::default(),
+            shim_pid: AtomicI32::new(0),
+            containers: Mutex::default(),
+            execs: Mutex::default(),
+            events,
+        })
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    pub(crate) fn pod_uid(&self) -> &str {
+        &self.record.config.pod.uid
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        *self.phase.borrow() == Phase::Ready
+    }
+
+    pub(crate) fn has_own_network(&self) -> bool {
+        self.record.config.network != NamespaceMode::Node
+    }
+
+    /// What `hostname` says in it.
+    pub(crate) fn hostname(&self) -> String {
+        if self.has_own_network() {
+            return self.record.config.hostname.clone();
+        }
+        rustix::system::uname().nodename().to_string_lossy().into_owned()
+    }
+
+    /// The connection to its shim; an error when it is not running.
+    pub(crate) fn link(&self) -> Result<Arc<Link>, Error> {
+        locked(&self.link)
+            .clone()
+            .ok_or_else(|| Error::host(format!("sandbox {:?} is not running", self.id()), "its shim is gone"))
+    }
+
+    pub(crate) fn shim_pid(&self) -> i32 {
+        self.shim_pid.load(Ordering::Relaxed)
+    }
+
+    /// Its shim answers.
+    pub(crate) fn become_ready(&self, link: Arc<Link>, shim_pid: i32) {
+        *locked(&self.link) = Some(link);
+        self.shim_pid.store(shim_pid, Ordering::Relaxed);
+        self.phase.send_replace(Phase::Ready);
+    }
+
+    /// We are about to end it; false when it is not running.
+    pub(crate) fn begin_to_stop(&self) -> bool {
+        self.phase.send_if_modified(|phase| {
+            let ready = *phase == Phase::Ready;
+            if ready {
+                *phase = Phase::Stopping;
+            }
+            ready
+        })
+    }
+
+    /// Waits until the end of the shim has been noticed.
+    pub(crate) async fn ended(&self) {
+        // The sender lives in `self`, so the channel cannot close before.
+        let _ = self.phase.subscribe().wait_for(|phase| *phase == Phase::NotReady).await;
+    }
+
+    pub(crate) fn container_directory(&self, id: &str) -> PathBuf {
+        self.directory.join("containers").join(id)
+    }
+
+    pub(crate) fn containers(&self) -> Vec<Arc<Container>> {
+        locked(&self.containers).values().cloned().collect()
+    }
+
+    pub(crate) fn container(&self, id: &str) -> Option<Arc<Container>> {
+        locked(&self.containers).get(id).cloned()
+    }
+
+    pub(crate) fn find(&self, name: &str, attempt: u32) -> Option<Arc<Container>> {
+        let same = |c: &&Arc<Container>| c.record.config.name == name && c.record.config.attempt == attempt;
+        locked(&self.containers).values().find(same).cloned()
+    }
+
+    pub(crate) fn add(&self, container: Arc<Container>) {
+        locked(&self.containers).insert(container.id().to_owned(), container);
+    }
+
+    pub(crate) fn forget(&self, id: &str) {
+        locked(&self.containers).remove(id);
+    }
+
+    /// The exit code of an exec that is about to be asked for.
+    pub(crate) fn expect_exec(&self, id: &str) -> oneshot::Receiver<i32> {
+        let (sender, receiver) = oneshot::channel();
+        locked(&self.execs).insert(id.to_owned(), sender);
+        receiver
+    }
+
+    pub(crate) fn forget_exec(&self, id: &str) {
+        locked(&self.execs).remove(id);
+    }
+
+    /// Takes over what the shim says of its containers.
+    pub(crate) fn observe(&self, states: &[ContainerState]) {
+        for state in states {
+            if let Some(container) = self.container(&state.id) {
+                container.life.send_replace(Life::of(state));
+            }
+        }
+    }
+
+    /// The shim is gone: what it wrote down last is what there is to know.
+    pub(crate) fn read_last_words(&self) {
+        for container in self.containers() {
+            if container.is_over() {
+                continue;
+            }
+            let file = self.directory.join(format!("{}.state", container.id()));
+            let exit = read_json::<ContainerState>(&file).and_then(|state| {
+                container.life.send_modify(|life| life.started_at = state.started_at);
+                state.exit
+            });
+            let ended = match exit {
+                Some(exit) => container.end(exit),
+                None => container.lose(),
+            };
+            if ended {
+                self.tell_exit(container.id());
+            }
+        }
+    }
+
+    fn tell_exit(&self, container: &str) {
+        self.events.put(Event::ContainerExited {
+            pod_uid: self.pod_uid().to_owned(),
+            container_id: container.to_owned(),
+        });
+    }
+
+    pub(crate) fn status(&self) -> SandboxStatus {
+        let config = &self.record.config;
+        SandboxStatus {
+            id: self.record.id.clone(),
+            pod: config.pod.clone(),
+            ready: self.is_ready(),
+            ips: self.record.address.map(IpAddr::V4).into_iter().collect(),
+            created_at: timestamp(self.record.created_at).unwrap_or_default(),
+            labels: config.labels.clone(),
+            annotations: config.annotations.clone(),
+        }
+    }
+}
+
+impl Listener for Sandbox {
+    fn event(&self, event: ShimEvent) {
+        match event {
+            ShimEvent::ContainerExited { id, exit } => {
+                let Some(container) = self.container(&id) else { return };
+                if container.end(exit) {
+                    self.tell_exit(&id);
+                }
+            }
+            // Told with the exit: a kill of one process of several need not end the container.
+            ShimEvent::ContainerOom { id } => tracing::info!(container = %id, "out of memory"),
+            ShimEvent::ExecExited { id, code, .. } => {
+                if let Some(waiter) = locked(&self.execs).remove(&id) {
+                    // Whoever ran it may have left.
+                    let _ = waiter.send(code);
+                }
+            }
+        }
+    }
+
+    fn closed(&self) {
+        *locked(&self.link) = None;
+        self.shim_pid.store(0, Ordering::Relaxed);
+        locked(&self.execs).clear();
+        self.read_last_words();
+        let before = self.phase.send_replace(Phase::NotReady);
+        if before == Phase::Ready {
+            tracing::warn!(pod = %self.pod_uid(), "the shim of a sandbox has died");
+            self.events.put(Event::SandboxDied {
+                pod_uid: self.pod_uid().to_owned(),
+                sandbox_id: self.id().to_owned(),
+            });
+        }
+    }
+}
+
+/// Name of a sandbox's own file.
+pub(crate) fn record_file(directory: &Path) -> PathBuf {
+    directory.join("config.json")
+}

@@ -1,0 +1,102 @@
+//! Taking a sandbox down, and everything that a sandbox may have left.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::mount::{UnmountFlags, unmount};
+use shim::protocol::Request;
+use tokio::time::timeout;
+
+use super::Sandbox;
+use crate::interface::Error;
+use crate::layout::{failed, remove_directory};
+use crate::native::Inner;
+
+/// A shim that was told to go and has killed everything needs milliseconds.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Kills what runs in the sandbox and takes its network down; its containers can still be asked for.
+pub(crate) async fn stop(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    if sandbox.begin_to_stop() {
+        if let Ok(link) = sandbox.link() {
+            // It may answer or be gone before it does; the end of the connection is what counts.
+            let told = link.ask(Request::Shutdown);
+            let ended = async {
+                let _ = told.await;
+                sandbox.ended().await;
+            };
+            if timeout(SHUTDOWN_PATIENCE, ended).await.is_err() {
+                return kill_shim(sandbox);
+            }
+        }
+    }
+    inner.unset_ports(sandbox).await?;
+    take_down(inner, sandbox).await
+}
+
+fn kill_shim(sandbox: &Sandbox) -> Result<(), Error> {
+    let context = format!("failed to stop sandbox {:?}", sandbox.id());
+    let hangs =
+        Error::host(context, format!("its shim did not end within {} s", SHUTDOWN_PATIENCE.as_secs()));
+    if let Some(pid) = rustix::process::Pid::from_raw(sandbox.shim_pid()) {
+        // The next call finds it gone and goes on.
+        if let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
+            tracing::warn!(%error, "cannot kill a shim");
+        }
+    }
+    Err(hangs)
+}
+
+/// Removes a sandbox with all it has.
+pub(crate) async fn remove(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    stop(inner, sandbox).await?;
+    for container in sandbox.containers() {
+        crate::container::delete::delete(inner, sandbox, &container).await?;
+    }
+    clean(inner, sandbox).await?;
+    inner.forget(sandbox.id());
+    Ok(())
+}
+
+/// Removes what a sandbox without a shim may have left, however far it came.
+pub(crate) async fn clean(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    inner.unset_ports(sandbox).await?;
+    take_down(inner, sandbox).await?;
+    let directory = sandbox.directory.clone();
+    tokio::task::spawn_blocking(move || {
+        remove_directory(&directory)?;
+        if let Some(pod) = directory.parent() {
+            // Not ours alone: the node keeps volumes there. Whoever is last removes it.
+            let _ = std::fs::remove_dir(pod);
+        }
+        Ok::<(), Error>(())
+    })
+    .await
+    .map_err(|e| Error::host("failed to remove the sandbox", e))??;
+    if let Some(address) = sandbox.record.address {
+        inner.addresses.release(address);
+    }
+    Ok(())
+}
+
+/// cgroup (with the processes in it), link and mount.
+async fn take_down(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    let (inner, sandbox) = (inner.clone(), sandbox.clone());
+    tokio::task::spawn_blocking(move || {
+        let group = inner.hierarchy.group(&inner.pod_cgroup(&sandbox.record.config));
+        group.remove().map_err(|e| Error::host("failed to remove a cgroup", e))?;
+        unmount_if_mounted(&sandbox.directory.join("shm"))
+    })
+    .await
+    .map_err(|e| Error::host("failed to take the sandbox down", e))?
+}
+
+fn unmount_if_mounted(path: &Path) -> Result<(), Error> {
+    use rustix::io::Errno;
+    match unmount(path, UnmountFlags::DETACH) {
+        // Not a mount point, or not there.
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(errno) => Err(failed("unmount", path)(errno)),
+    }
+}

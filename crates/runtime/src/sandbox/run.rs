@@ -1,0 +1,200 @@
+//! Making a sandbox: address, files, cgroup, shim, ports.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::Child;
+use std::sync::Arc;
+
+use rustix::mount::{MountFlags, mount};
+use shim::protocol::{Interface, Request, SandboxNetwork, SandboxSpec, VERSION};
+
+use super::{Sandbox, SandboxRecord, record_file};
+use crate::clock::{now, random_id};
+use crate::container::spec::resources;
+use crate::interface::{DnsConfig, Error, NamespaceMode, QosClass, SandboxConfig, SandboxStatus};
+use crate::layout::{failed, remove_directory, write_json};
+use crate::link::Link;
+use crate::native::Inner;
+
+/// What containerd gives every Pod: 64 MiB.
+const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=65536k";
+
+/// Makes the sandbox, or returns the one that runs.
+pub(crate) async fn run(inner: &Arc<Inner>, config: SandboxConfig) -> Result<SandboxStatus, Error> {
+    if let Some(existing) = inner.sandbox_of(&config.pod) {
+        if existing.is_ready() {
+            return Ok(existing.status());
+        }
+        super::remove::remove(inner, &existing).await?;
+    }
+    let record = reserve(inner, config)?;
+    let directory = inner.layout.sandbox(&record.config.pod);
+    let sandbox = Sandbox::new(record, directory, inner.events.clone());
+    match bring_up(inner, &sandbox).await {
+        Ok(()) => {
+            inner.add(sandbox.clone());
+            Ok(sandbox.status())
+        }
+        Err(error) => {
+            // The error that led here is the one to tell.
+            if let Err(error) = super::remove::clean(inner, &sandbox).await {
+                tracing::warn!(%error, "cannot remove a sandbox that was not made");
+            }
+            Err(error)
+        }
+    }
+}
+
+fn reserve(inner: &Inner, config: SandboxConfig) -> Result<SandboxRecord, Error> {
+    let address = match config.network {
+        NamespaceMode::Node => None,
+        _ => Some(inner.addresses.take().ok_or_else(|| {
+            let subnet = inner.addresses.subnet();
+            Error::host("failed to allocate an address", format!("no free address in {subnet}"))
+        })?),
+    };
+    Ok(SandboxRecord { id: random_id::<32>()?, config, address, created_at: now() })
+}
+
+async fn bring_up(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    let (child, stream) = {
+        let (inner, sandbox) = (inner.clone(), sandbox.clone());
+        tokio::task::spawn_blocking(move || prepare(&inner, &sandbox)).await
+    }
+    .map_err(|e| Error::host("failed to make the sandbox", e))??;
+    let link = Link::new(stream).map_err(|e| Error::host("failed to talk to the shim", e))?;
+    inner.listen(sandbox.clone(), link.clone(), Some(child));
+    let pid = link.greet(Request::Open(spec(inner, sandbox))).await?;
+    link.call(Request::Subscribe).await?;
+    inner.set_ports(sandbox).await?;
+    sandbox.become_ready(link, pid);
+    Ok(())
+}
+
+/// Files, cgroup, and the shim's process: everything before the first message.
+fn prepare(inner: &Inner, sandbox: &Sandbox) -> Result<(Child, std::os::unix::net::UnixStream), Error> {
+    let directory = &sandbox.directory;
+    // Left by one that was killed in the middle: nothing of it is running, or it would be known.
+    remove_directory(directory)?;
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(directory).map_err(failed("make directory", directory))?;
+    write_json(&record_file(directory), &sandbox.record)?;
+    write_files(sandbox)?;
+    if sandbox.record.config.ipc != NamespaceMode::Node {
+        mount_shm(&directory.join("shm"))?;
+    }
+    make_cgroup(inner, &sandbox.record.config)?;
+    shim::client::launch(&inner.config.executable, directory)
+        .map_err(|e| Error::host("failed to start the shim", e))
+}
+
+fn write_files(sandbox: &Sandbox) -> Result<(), Error> {
+    let write = |name: &str, content: &[u8]| {
+        let path = sandbox.directory.join(name);
+        fs::write(&path, content).map_err(failed("write", &path))
+    };
+    write("hostname", format!("{}\n", sandbox.hostname()).as_bytes())?;
+    match &sandbox.record.config.dns {
+        Some(dns) => write("resolv.conf", resolv_conf(dns).as_bytes()),
+        // A node without the file has no resolver; neither has the Pod.
+        None => write("resolv.conf", &fs::read("/etc/resolv.conf").unwrap_or_default()),
+    }
+}
+
+/// The order of lines is containerd's.
+fn resolv_conf(dns: &DnsConfig) -> String {
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        text += &format!("search {}\n", dns.searches.join(" "));
+    }
+    for server in &dns.servers {
+        text += &format!("nameserver {server}\n");
+    }
+    if !dns.options.is_empty() {
+        text += &format!("options {}\n", dns.options.join(" "));
+    }
+    text
+}
+
+/// Shared by the Pod's containers, so it cannot be a mount of one of them.
+fn mount_shm(path: &Path) -> Result<(), Error> {
+    fs::create_dir(path).map_err(failed("make directory", path))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("shm", path, "tmpfs", flags, SHM_OPTIONS).map_err(failed("mount tmpfs on", path))
+}
+
+fn make_cgroup(inner: &Inner, config: &SandboxConfig) -> Result<(), Error> {
+    let path = inner.pod_cgroup(config);
+    if config.qos == QosClass::BestEffort {
+        // The whole branch gets what is left over, as the kubelet has it.
+        let branch = path.rsplit_once('/').map_or(path.as_str(), |(branch, _)| branch);
+        let least = sys::cgroup::Resources { cpu_shares: 2, ..Default::default() };
+        inner
+            .hierarchy
+            .group(branch)
+            .create(&least)
+            .map_err(|e| Error::host("failed to make a cgroup", e))?;
+    }
+    let group = inner.hierarchy.group(&path);
+    group.create(&resources(&config.resources)).map_err(|e| Error::host("failed to make a cgroup", e))
+}
+
+fn spec(inner: &Inner, sandbox: &Sandbox) -> SandboxSpec {
+    let SandboxRecord { id, config, address, .. } = &sandbox.record;
+    let subnet = inner.addresses.subnet();
+    let network = match address {
+        None => SandboxNetwork::Host,
+        Some(address) => SandboxNetwork::Own(Some(Interface {
+            name: "eth0".into(),
+            host_name: inner.layout.veth(id),
+            bridge: inner.bridge.name().into(),
+            address: IpAddr::V4(*address),
+            prefix: subnet.prefix(),
+            gateway: Some(IpAddr::V4(subnet.gateway())),
+            mtu: 0,
+        })),
+    };
+    SandboxSpec {
+        version: VERSION,
+        id: id.clone(),
+        ipc: config.ipc != NamespaceMode::Node,
+        hostname: sandbox.has_own_network().then(|| config.hostname.clone()),
+        shared_pid: config.pid == NamespaceMode::Pod,
+        sysctls: sysctls(config),
+        cgroup: Some(inner.layout.shim_cgroup()),
+        network,
+    }
+}
+
+/// Asked for ones win over containerd's defaults (unprivileged ports and ping).
+fn sysctls(config: &SandboxConfig) -> Vec<(String, String)> {
+    let mut all = config.sysctls.clone();
+    if config.network != NamespaceMode::Node {
+        for (name, value) in
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
+        {
+            all.entry(name.into()).or_insert_with(|| value.into());
+        }
+    }
+    all.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_is_written_in_containerds_order() {
+        let list = |text: &str| text.split(' ').map(str::to_owned).collect();
+        let dns = DnsConfig {
+            servers: list("10.43.0.10 1.1.1.1"),
+            searches: list("a.b b"),
+            options: list("ndots:5"),
+        };
+        let expected = "search a.b b\nnameserver 10.43.0.10\nnameserver 1.1.1.1\noptions ndots:5\n";
+        assert_eq!(resolv_conf(&dns), expected);
+        assert_eq!(resolv_conf(&DnsConfig::default()), "");
+    }
+}
