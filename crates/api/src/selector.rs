@@ -6,6 +6,7 @@
 mod field;
 mod label;
 mod lexer;
+mod rules;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

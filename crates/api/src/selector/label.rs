@@ -6,9 +6,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use serde_json::Value;
 
 use super::lexer::{Token, scan};
+use super::rules as validate;
 use super::{Labels, ParseError};
 use crate::field::go_quote;
-use crate::validate;
 
 /// How a requirement compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,0 +1,150 @@
+//! Why a node cannot take a Pod, in the words of kube-scheduler.
+
+use std::fmt;
+
+use k8s_openapi::api::core::v1::{Taint, Toleration};
+
+use crate::affinity::{matches_node, matches_selector, tolerates};
+use crate::{NodeInfo, PodInfo, Resources, Volumes};
+
+/// One reason. Displayed, it is the text of events and conditions.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// `kubectl cordon`.
+    Unschedulable,
+    /// A taint that the Pod does not tolerate.
+    Taint,
+    /// nodeSelector or required node affinity.
+    Affinity,
+    /// A host port is taken.
+    Ports,
+    /// No room for one more Pod.
+    TooManyPods,
+    /// Too little of a resource is free.
+    Insufficient {
+        /// The resource's name.
+        resource: String,
+        /// The node never has as much, whoever leaves.
+        ever: bool,
+    },
+    /// The Pod's volume is elsewhere.
+    VolumeAffinity,
+    /// No volume on this node fits the claim.
+    NoVolume,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unschedulable => "node(s) were unschedulable",
+            Self::Taint => "node(s) had untolerated taint(s)",
+            Self::Affinity => "node(s) didn't match Pod's node affinity/selector",
+            Self::Ports => "node(s) didn't have free ports for the requested pod ports",
+            Self::TooManyPods => "Too many pods",
+            Self::Insufficient { resource, .. } => return write!(f, "Insufficient {resource}"),
+            Self::VolumeAffinity => "node(s) didn't match PersistentVolume's node affinity",
+            Self::NoVolume => "node(s) didn't find available persistent volumes to bind",
+        })
+    }
+}
+
+impl Reason {
+    /// Could evicting other Pods help?
+    pub fn preemption_may_help(&self) -> bool {
+        match self {
+            Self::Ports | Self::TooManyPods => true,
+            Self::Insufficient { ever, .. } => !ever,
+            Self::Unschedulable | Self::Taint | Self::Affinity | Self::VolumeAffinity | Self::NoVolume => {
+                false
+            }
+        }
+    }
+}
+
+/// The first plugin's objections to placing the Pod here; empty: it fits.
+pub(crate) fn check(pod: &PodInfo, volumes: &Volumes, node: &NodeInfo) -> Vec<Reason> {
+    if let Some(reason) = check_node(pod, node) {
+        return vec![reason];
+    }
+    if ports_taken(pod, node) {
+        return vec![Reason::Ports];
+    }
+    let insufficient = check_resources(pod, node);
+    if !insufficient.is_empty() {
+        return insufficient;
+    }
+    check_volumes(volumes, node).into_iter().collect()
+}
+
+fn check_node(pod: &PodInfo, node: &NodeInfo) -> Option<Reason> {
+    let spec = pod.spec();
+    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+    let cordoned = node.node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
+    if cordoned && !tolerates_cordon(tolerations) {
+        return Some(Reason::Unschedulable);
+    }
+    let repels = |taint: &Taint| taint.effect != "PreferNoSchedule" && !tolerates(tolerations, taint);
+    if node.taints().iter().any(repels) {
+        return Some(Reason::Taint);
+    }
+    (!matches_node(spec, &node.node)).then_some(Reason::Affinity)
+}
+
+fn tolerates_cordon(tolerations: &[Toleration]) -> bool {
+    let taint = Taint {
+        key: "node.kubernetes.io/unschedulable".into(),
+        effect: "NoSchedule".into(),
+        value: None,
+        time_added: None,
+    };
+    tolerates(tolerations, &taint)
+}
+
+fn ports_taken(pod: &PodInfo, node: &NodeInfo) -> bool {
+    let taken = node.pods.iter().chain(nominated(pod, node)).flat_map(|other| &other.host_ports);
+    !pod.host_ports.is_empty()
+        && taken.into_iter().any(|port| pod.host_ports.iter().any(|mine| mine.conflicts(port)))
+}
+
+/// Pods that wait for room here which this Pod must not take from them.
+fn nominated<'a>(pod: &'a PodInfo, node: &'a NodeInfo) -> impl Iterator<Item = &'a std::sync::Arc<PodInfo>> {
+    node.nominated.iter().filter(|other| other.priority >= pod.priority && other.uid() != pod.uid())
+}
+
+fn check_resources(pod: &PodInfo, node: &NodeInfo) -> Vec<Reason> {
+    let waiting: Vec<_> = nominated(pod, node).collect();
+    let mut reasons = Vec::new();
+    let count = i64::try_from(node.pods.len() + waiting.len() + 1).unwrap_or(i64::MAX);
+    if count > node.pods_max {
+        reasons.push(Reason::TooManyPods);
+    }
+    let wants = &pod.requests;
+    let mut compare = |resource: &str, want: i64, have: i64, of: &dyn Fn(&Resources) -> i64| {
+        let taken = of(&node.requested) + waiting.iter().map(|pod| of(&pod.requests)).sum::<i64>();
+        // Asking for nothing fits even on a node that is overfull.
+        if want > 0 && want > have - taken {
+            reasons.push(Reason::Insufficient { resource: resource.to_owned(), ever: want > have });
+        }
+    };
+    let has = &node.allocatable;
+    compare("cpu", wants.milli_cpu, has.milli_cpu, &|r| r.milli_cpu);
+    compare("memory", wants.memory, has.memory, &|r| r.memory);
+    compare("ephemeral-storage", wants.ephemeral_storage, has.ephemeral_storage, &|r| r.ephemeral_storage);
+    for (name, want) in &wants.scalar {
+        let amount = |resources: &Resources| resources.scalar.get(name).copied().unwrap_or_default();
+        compare(name, *want, amount(has), &amount);
+    }
+    reasons
+}
+
+fn check_volumes(volumes: &Volumes, node: &NodeInfo) -> Option<Reason> {
+    if !volumes.bound.iter().all(|affinity| matches_selector(affinity, &node.node)) {
+        return Some(Reason::VolumeAffinity);
+    }
+    let available = |choices: &Vec<Option<_>>| {
+        choices
+            .iter()
+            .any(|affinity| affinity.as_ref().is_none_or(|affinity| matches_selector(affinity, &node.node)))
+    };
+    (!volumes.choices.iter().all(available)).then_some(Reason::NoVolume)
+}

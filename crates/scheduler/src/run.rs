@@ -1,0 +1,463 @@
+//! The loop around the decisions.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::events::{EventType, Recorder, reference};
+use client::{Change, Changes, Client, DeleteOptions, Error, ListOptions, Patch, PatchKind, Reflector};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Binding, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,
+};
+use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::queue::{Queue, Relief};
+use crate::snapshot::{Snapshot, is_finished};
+use crate::volumes::Lookup;
+use crate::{Failure, Placement, PodInfo, Preemption, Volumes, place, preempt};
+
+/// The scheduler that Pods mean when they name none.
+const NAME: &str = "default-scheduler";
+/// How long a Pod waits for its volumes once a node is chosen.
+const VOLUME_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Schedules until `shutdown`.
+pub async fn run(client: Client, shutdown: CancellationToken) {
+    let client = client.named("kube-scheduler");
+    let mut tasks = JoinSet::new();
+    let caches = Caches::spawn(&client, &mut tasks, &shutdown);
+    let recorder = Recorder::spawn(client.clone(), NAME, "", &mut tasks, shutdown.clone());
+    let ready = async {
+        // Placing before all Pods are known would count nodes as emptier than they are.
+        caches.pods.ready().await;
+        caches.nodes.ready().await;
+        caches.claims.ready().await;
+        caches.volumes.ready().await;
+        caches.classes.ready().await;
+    };
+    if shutdown.run_until_cancelled(ready).await.is_some() {
+        Scheduler::new(client, caches, recorder).run(&shutdown).await;
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+#[derive(Clone)]
+struct Caches {
+    pods: Reflector<Pod>,
+    nodes: Reflector<Node>,
+    claims: Reflector<PersistentVolumeClaim>,
+    volumes: Reflector<PersistentVolume>,
+    classes: Reflector<StorageClass>,
+}
+
+impl Caches {
+    fn spawn(client: &Client, tasks: &mut JoinSet<()>, shutdown: &CancellationToken) -> Self {
+        let all = ListOptions::default;
+        Self {
+            pods: Reflector::spawn(client.clone(), "", all(), tasks, shutdown.clone()),
+            nodes: Reflector::spawn(client.clone(), "", all(), tasks, shutdown.clone()),
+            claims: Reflector::spawn(client.clone(), "", all(), tasks, shutdown.clone()),
+            volumes: Reflector::spawn(client.clone(), "", all(), tasks, shutdown.clone()),
+            classes: Reflector::spawn(client.clone(), "", all(), tasks, shutdown.clone()),
+        }
+    }
+}
+
+impl Lookup for Caches {
+    fn claim(&self, namespace: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
+        self.claims.get(namespace, name)
+    }
+
+    fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>> {
+        self.volumes.get("", name)
+    }
+
+    fn volumes(&self) -> Vec<Arc<PersistentVolume>> {
+        self.volumes.list()
+    }
+
+    fn class(&self, name: &str) -> Option<Arc<StorageClass>> {
+        self.classes.get("", name)
+    }
+}
+
+enum Event {
+    Pod(Change<Pod>),
+    Node(Change<Node>),
+    Storage,
+    Bound(Bound),
+    Tick,
+    Shutdown,
+}
+
+/// How a binding ended.
+struct Bound {
+    pod: Arc<PodInfo>,
+    node: String,
+    result: Result<(), String>,
+}
+
+struct Subscriptions {
+    pods: Changes<Pod>,
+    nodes: Changes<Node>,
+    claims: Changes<PersistentVolumeClaim>,
+    volumes: Changes<PersistentVolume>,
+    classes: Changes<StorageClass>,
+}
+
+struct Scheduler {
+    client: Client,
+    caches: Caches,
+    recorder: Recorder,
+    snapshot: Snapshot,
+    queue: Queue,
+    /// Pods without a node, by key.
+    pending: HashMap<String, Arc<PodInfo>>,
+    bindings: JoinSet<Bound>,
+    /// Writes whose result changes nothing here: conditions, evictions.
+    writes: JoinSet<()>,
+    began: Instant,
+    rotation: usize,
+}
+
+impl Scheduler {
+    fn new(client: Client, caches: Caches, recorder: Recorder) -> Self {
+        Self {
+            client,
+            caches,
+            recorder,
+            snapshot: Snapshot::default(),
+            queue: Queue::default(),
+            pending: HashMap::new(),
+            bindings: JoinSet::new(),
+            writes: JoinSet::new(),
+            began: Instant::now(),
+            rotation: 0,
+        }
+    }
+
+    async fn run(mut self, shutdown: &CancellationToken) {
+        let mut changes = Subscriptions {
+            pods: self.caches.pods.subscribe(),
+            nodes: self.caches.nodes.subscribe(),
+            claims: self.caches.claims.subscribe(),
+            volumes: self.caches.volumes.subscribe(),
+            classes: self.caches.classes.subscribe(),
+        };
+        loop {
+            // Nodes first: a Pod that arrives together with its node must see it.
+            while let Some(change) = changes.nodes.try_next() {
+                self.node_changed(change);
+            }
+            while let Some(change) = changes.pods.try_next() {
+                self.pod_changed(change);
+            }
+            self.queue.tick(self.began.elapsed());
+            self.place_all();
+            match self.next(&mut changes, shutdown).await {
+                Event::Shutdown => break,
+                Event::Tick => {}
+                Event::Pod(change) => self.pod_changed(change),
+                Event::Node(change) => self.node_changed(change),
+                Event::Storage => self.queue.relieve(Relief::Storage),
+                Event::Bound(bound) => self.bound(bound),
+            }
+        }
+        // What was decided is still carried out; nobody waits for volumes.
+        self.writes.detach_all();
+        self.bindings.shutdown().await;
+    }
+
+    async fn next(&mut self, changes: &mut Subscriptions, shutdown: &CancellationToken) -> Event {
+        let tick = self.queue.next_tick().map(|at| self.began + at);
+        // Every arm is cancel-safe: channels and sets keep what was not taken.
+        tokio::select! {
+            () = shutdown.cancelled() => Event::Shutdown,
+            change = changes.pods.next() => change.map_or(Event::Shutdown, Event::Pod),
+            change = changes.nodes.next() => change.map_or(Event::Shutdown, Event::Node),
+            change = changes.claims.next() => change.map_or(Event::Shutdown, |_| Event::Storage),
+            change = changes.volumes.next() => change.map_or(Event::Shutdown, |_| Event::Storage),
+            change = changes.classes.next() => change.map_or(Event::Shutdown, |_| Event::Storage),
+            Some(bound) = self.bindings.join_next() => bound.map_or(Event::Tick, Event::Bound),
+            Some(_) = self.writes.join_next() => Event::Tick,
+            () = async { sleep_until(tick.unwrap_or_else(Instant::now)).await }, if tick.is_some() => Event::Tick,
+        }
+    }
+
+    fn node_changed(&mut self, change: Change<Node>) {
+        let relevant = match change {
+            Change::Added(node) | Change::Modified { new: node, .. } => self.snapshot.set_node(node),
+            Change::Deleted(node) => {
+                self.snapshot.remove_node(node.metadata.name.as_deref().unwrap_or_default());
+                false
+            }
+        };
+        if relevant {
+            self.queue.relieve(Relief::Node);
+        }
+    }
+
+    fn pod_changed(&mut self, change: Change<Pod>) {
+        let gone = matches!(change, Change::Deleted(_));
+        let pod = change.object();
+        let key = key_of(pod);
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+        if gone || is_finished(pod) {
+            self.forget(&key);
+            if self.snapshot.remove_pod(pod.metadata.uid.as_deref().unwrap_or_default()) {
+                self.queue.relieve(Relief::PodGone);
+            }
+        } else if !node.is_empty() {
+            self.forget(&key);
+            self.snapshot.add_pod(&node, Arc::new(PodInfo::new(pod.clone())));
+        } else if is_ours(pod) {
+            self.wants_node(key, &change);
+        }
+    }
+
+    fn forget(&mut self, key: &str) {
+        self.queue.remove(key);
+        self.pending.remove(key);
+    }
+
+    fn wants_node(&mut self, key: String, change: &Change<Pod>) {
+        let pod = Arc::new(PodInfo::new(change.object().clone()));
+        let known = self.pending.insert(key.clone(), pod.clone());
+        // Our own condition came back: no reason to try again.
+        let changed = match change {
+            Change::Modified { old, new } => {
+                old.spec != new.spec || old.metadata.labels != new.metadata.labels
+            }
+            Change::Added(_) | Change::Deleted(_) => true,
+        };
+        if known.is_none() || changed {
+            self.queue.push(&key, pod.priority);
+        }
+    }
+
+    fn place_all(&mut self) {
+        while let Some(key) = self.queue.pop(self.began.elapsed()) {
+            let Some(pod) = self.pending.get(&key).cloned() else {
+                self.queue.remove(&key);
+                continue;
+            };
+            self.place_one(&key, pod);
+        }
+    }
+
+    fn place_one(&mut self, key: &str, pod: Arc<PodInfo>) {
+        let (namespace, name) = names(&pod.pod);
+        let volumes = Volumes::of(name, namespace, pod.spec(), &self.caches);
+        self.rotation = self.rotation.wrapping_add(1);
+        match place(&pod, &volumes, &self.snapshot.nodes, self.rotation) {
+            Placement::Node(index) => {
+                let node = self.snapshot.nodes[index].name().to_owned();
+                // Counted before the server knows, so that the next Pod sees it.
+                self.snapshot.add_pod(&node, pod.clone());
+                self.pending.remove(key);
+                let claims = volumes.waiting;
+                self.bindings.spawn(bind(self.client.clone(), self.caches.claims.clone(), pod, node, claims));
+            }
+            Placement::Unschedulable(failure) => self.unschedulable(key, &pod, &volumes, failure),
+        }
+    }
+
+    fn unschedulable(&mut self, key: &str, pod: &Arc<PodInfo>, volumes: &Volumes, mut failure: Failure) {
+        let mut nominated = None;
+        if failure.nodes > 0 {
+            match preempt(pod, volumes, &self.snapshot.nodes, &failure) {
+                Preemption::Impossible(text) => failure.preemption = Some(text),
+                Preemption::Evict { node, victims } => {
+                    let node = self.snapshot.nodes[node].name().to_owned();
+                    self.snapshot.set_nominated(pod.uid(), Some((&node, pod.clone())));
+                    self.evict(pod, &node, victims);
+                    nominated = Some(node);
+                }
+            }
+        }
+        let message = failure.message();
+        self.recorder.event(&reference(&*pod.pod), EventType::Warning, "FailedScheduling", message.clone());
+        self.report(&pod.pod, message, nominated);
+        self.queue.failed(key, failure, self.began.elapsed());
+    }
+
+    fn report(&mut self, pod: &Arc<Pod>, message: String, nominated: Option<String>) {
+        let known = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+        let known = known.into_iter().flatten().find(|condition| condition.type_ == "PodScheduled");
+        let same = known.is_some_and(|c| c.status == "False" && c.message.as_ref() == Some(&message));
+        if same && nominated.is_none() {
+            return;
+        }
+        let since = known.filter(|c| c.status == "False").and_then(|c| c.last_transition_time.clone());
+        let condition = PodCondition {
+            type_: "PodScheduled".into(),
+            status: "False".into(),
+            reason: Some("Unschedulable".into()),
+            message: Some(message),
+            observed_generation: pod.metadata.generation,
+            last_transition_time: since.or(Some(Time(Timestamp::now()))),
+            last_probe_time: None,
+        };
+        let mut body = json!({"status": {"conditions": [condition]}});
+        if let Some(node) = nominated {
+            body["status"]["nominatedNodeName"] = node.into();
+        }
+        let (client, pod) = (self.client.clone(), pod.clone());
+        self.writes.spawn(async move {
+            let (namespace, name) = names(&pod);
+            let patch = Patch::status(PatchKind::Strategic, body);
+            log(client.patch::<Pod>(namespace, name, &patch).await, "set the PodScheduled condition");
+        });
+    }
+
+    fn evict(&mut self, pod: &Arc<PodInfo>, node: &str, victims: Vec<Arc<PodInfo>>) {
+        for victim in victims {
+            let message = format!("Preempted by pod {} on node {node}", pod.uid());
+            self.recorder.event(&reference(&*victim.pod), EventType::Normal, "Preempted", message);
+            self.writes.spawn(evict(self.client.clone(), victim));
+        }
+    }
+
+    fn bound(&mut self, bound: Bound) {
+        let (namespace, name) = names(&bound.pod.pod);
+        let key = client::key(namespace, name);
+        let about = reference(&*bound.pod.pod);
+        match bound.result {
+            Ok(()) => {
+                self.queue.remove(&key);
+                let message = format!("Successfully assigned {namespace}/{name} to {}", bound.node);
+                self.recorder.event(&about, EventType::Normal, "Scheduled", message);
+            }
+            Err(message) => {
+                self.snapshot.remove_pod(bound.pod.uid());
+                // Only if it still exists, and is still the same Pod.
+                let current = self.caches.pods.get(namespace, name);
+                let current =
+                    current.filter(|pod| pod.metadata.uid == bound.pod.pod.metadata.uid && is_ours(pod));
+                let Some(current) = current else { return self.queue.remove(&key) };
+                self.pending.insert(key.clone(), Arc::new(PodInfo::new(current.clone())));
+                self.queue.errored(&key, self.began.elapsed());
+                self.recorder.event(&about, EventType::Warning, "FailedScheduling", message);
+                self.queue.relieve(Relief::PodGone);
+            }
+        }
+    }
+}
+
+/// No node, not being deleted, ready to be placed, and meant for us.
+fn is_ours(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let named = spec.scheduler_name.as_deref().is_none_or(|name| name == NAME);
+    let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+    let placed = spec.node_name.as_ref().is_some_and(|node| !node.is_empty());
+    named && !gated && !placed && pod.metadata.deletion_timestamp.is_none()
+}
+
+fn names(pod: &Pod) -> (&str, &str) {
+    (pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default())
+}
+
+fn key_of(pod: &Pod) -> String {
+    let (namespace, name) = names(pod);
+    client::key(namespace, name)
+}
+
+async fn bind(
+    client: Client,
+    claims: Reflector<PersistentVolumeClaim>,
+    pod: Arc<PodInfo>,
+    node: String,
+    waiting: Vec<String>,
+) -> Bound {
+    let result = async {
+        if !waiting.is_empty() {
+            bind_volumes(&client, &claims, &pod.pod, &node, &waiting).await?;
+        }
+        bind_pod(&client, &pod.pod, &node).await.map_err(|error| error.to_string())
+    };
+    let result = result.await;
+    Bound { pod, node, result }
+}
+
+async fn bind_pod(client: &Client, pod: &Pod, node: &str) -> Result<(), Error> {
+    let (namespace, name) = names(pod);
+    let binding = Binding {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            // The server refuses when the name belongs to another Pod by now.
+            uid: pod.metadata.uid.clone(),
+            ..ObjectMeta::default()
+        },
+        target: ObjectReference {
+            kind: Some("Node".into()),
+            name: Some(node.to_owned()),
+            ..ObjectReference::default()
+        },
+    };
+    client.create_subresource::<Pod, _>(namespace, name, "binding", &binding).await
+}
+
+/// Tells the provisioner which node was chosen, and waits for the claims.
+async fn bind_volumes(
+    client: &Client,
+    claims: &Reflector<PersistentVolumeClaim>,
+    pod: &Pod,
+    node: &str,
+    waiting: &[String],
+) -> Result<(), String> {
+    let (namespace, _) = names(pod);
+    let mut changes = claims.subscribe();
+    for claim in waiting {
+        let body = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": node}}});
+        let patch = Patch::new(PatchKind::Merge, body);
+        let patched = client.patch::<PersistentVolumeClaim>(namespace, claim, &patch).await;
+        patched.map_err(|error| error.to_string())?;
+    }
+    let is_bound = |claim: &String| {
+        let claim = claims.get(namespace, claim);
+        claim.and_then(|claim| claim.status.as_ref()?.phase.clone()).is_some_and(|phase| phase == "Bound")
+    };
+    let all_bound = async {
+        while !waiting.iter().all(is_bound) {
+            if changes.next().await.is_none() {
+                return;
+            }
+        }
+    };
+    timeout(VOLUME_TIMEOUT, all_bound)
+        .await
+        .map_err(|_| "binding volumes: context deadline exceeded".to_owned())
+}
+
+async fn evict(client: Client, victim: Arc<PodInfo>) {
+    let (namespace, name) = names(&victim.pod);
+    let condition = PodCondition {
+        type_: "DisruptionTarget".into(),
+        status: "True".into(),
+        reason: Some("PreemptionByScheduler".into()),
+        message: Some(format!("{NAME}: preempting to accommodate a higher priority pod")),
+        observed_generation: victim.pod.metadata.generation,
+        last_transition_time: Some(Time(Timestamp::now())),
+        last_probe_time: None,
+    };
+    let patch = Patch::status(PatchKind::Strategic, json!({"status": {"conditions": [condition]}}));
+    log(client.patch::<Pod>(namespace, name, &patch).await, "set the DisruptionTarget condition");
+    let options = DeleteOptions::of_uid(victim.uid());
+    log(client.delete::<Pod>(namespace, name, &options).await, "delete a preempted Pod");
+}
+
+/// A Pod that is gone needs no condition; anything else is worth a line.
+fn log<T>(result: Result<T, Error>, what: &str) {
+    if let Err(error) = result
+        && !error.is_not_found()
+    {
+        tracing::warn!(%error, "failed to {what}");
+    }
+}

@@ -1,0 +1,129 @@
+//! The nodes with their Pods, kept current change by change.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+
+use crate::{NodeInfo, PodInfo};
+
+/// All nodes, and where every placed Pod is.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) nodes: Vec<NodeInfo>,
+    indices: HashMap<String, usize>,
+    /// UID to node name.
+    placed: HashMap<String, String>,
+    /// Pods on nodes that are not known (yet), by node name.
+    homeless: HashMap<String, Vec<Arc<PodInfo>>>,
+    /// UID to node name, of Pods that wait for their victims to leave.
+    nominated: HashMap<String, String>,
+}
+
+impl Snapshot {
+    /// Takes a node; says whether the change may let a waiting Pod fit.
+    pub(crate) fn set_node(&mut self, node: Arc<Node>) -> bool {
+        let name = node.metadata.name.clone().unwrap_or_default();
+        if let Some(&index) = self.indices.get(&name) {
+            let known = &self.nodes[index].node;
+            let relevant = known.metadata.labels != node.metadata.labels
+                || known.spec != node.spec
+                || known.status.as_ref().map(|s| &s.allocatable)
+                    != node.status.as_ref().map(|s| &s.allocatable);
+            self.nodes[index].set_node(node);
+            return relevant;
+        }
+        let mut info = NodeInfo::new(node);
+        for pod in self.homeless.remove(&name).unwrap_or_default() {
+            info.add(pod);
+        }
+        self.indices.insert(name, self.nodes.len());
+        self.nodes.push(info);
+        true
+    }
+
+    pub(crate) fn remove_node(&mut self, name: &str) {
+        let Some(index) = self.indices.remove(name) else { return };
+        let gone = self.nodes.swap_remove(index);
+        if let Some(moved) = self.nodes.get(index) {
+            self.indices.insert(moved.name().to_owned(), index);
+        }
+        if !gone.pods.is_empty() {
+            self.homeless.insert(name.to_owned(), gone.pods);
+        }
+    }
+
+    /// Counts a Pod on a node, once however often it is said.
+    pub(crate) fn add_pod(&mut self, node: &str, pod: Arc<PodInfo>) {
+        self.remove_pod(pod.uid());
+        self.placed.insert(pod.uid().to_owned(), node.to_owned());
+        match self.indices.get(node) {
+            Some(&index) => self.nodes[index].add(pod),
+            None => self.homeless.entry(node.to_owned()).or_default().push(pod),
+        }
+    }
+
+    /// Counts a Pod no longer; says whether it was counted.
+    pub(crate) fn remove_pod(&mut self, uid: &str) -> bool {
+        self.set_nominated(uid, None);
+        let Some(node) = self.placed.remove(uid) else { return false };
+        match self.indices.get(&node) {
+            Some(&index) => drop(self.nodes[index].remove(uid)),
+            None => {
+                if let Some(pods) = self.homeless.get_mut(&node) {
+                    pods.retain(|pod| pod.uid() != uid);
+                }
+            }
+        }
+        true
+    }
+
+    /// Keeps room on a node for a Pod that preempted others there.
+    pub(crate) fn set_nominated(&mut self, uid: &str, to: Option<(&str, Arc<PodInfo>)>) {
+        let nodes = &mut self.nodes;
+        if let Some(&index) = self.nominated.remove(uid).and_then(|node| self.indices.get(&node)) {
+            nodes[index].nominated.retain(|pod| pod.uid() != uid);
+        }
+        if let Some((node, pod)) = to
+            && let Some(&index) = self.indices.get(node)
+        {
+            nodes[index].nominated.push(pod);
+            self.nominated.insert(uid.to_owned(), node.to_owned());
+        }
+    }
+}
+
+/// A Pod that has ended holds nothing of its node.
+pub(crate) fn is_finished(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::place::tests::{asking, node, pod};
+    use serde_json::json;
+
+    #[test]
+    fn a_pod_counts_once_and_outlives_the_absence_of_its_node() {
+        let mut snapshot = Snapshot::default();
+        snapshot.add_pod("n1", pod("p", asking("1")));
+        snapshot.set_node(node("n1", json!({})).node);
+        snapshot.add_pod("n1", pod("p", asking("1")));
+        assert_eq!(snapshot.nodes[0].requested.milli_cpu, 1000);
+        snapshot.remove_node("n1");
+        snapshot.set_node(node("n1", json!({})).node);
+        assert_eq!(snapshot.nodes[0].requested.milli_cpu, 1000);
+        assert!(snapshot.remove_pod("p"));
+        assert_eq!(snapshot.nodes[0].requested.milli_cpu, 0);
+    }
+
+    #[test]
+    fn a_heartbeat_is_no_relevant_change() {
+        let mut snapshot = Snapshot::default();
+        assert!(snapshot.set_node(node("n1", json!({})).node));
+        assert!(!snapshot.set_node(node("n1", json!({"status": {"conditions": []}})).node));
+        assert!(snapshot.set_node(node("n1", json!({"metadata": {"labels": {"a": "b"}}})).node));
+    }
+}
