@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::json::{self, Node};
 use crate::resource::Resource;
-use crate::schema::{self, Struct};
+use crate::schema::{self, Struct, Type};
 use crate::status::Status;
 
 /// The media types of bodies that are understood.
@@ -122,8 +122,37 @@ pub fn canonical(
     typed(Node::from_value(value), schema, validation)
 }
 
+/// An object of the kind in which nothing is set, as Go's encoder writes it.
+pub(crate) fn empty(schema: &'static Struct) -> Value {
+    walk::zero(Type::Struct(schema))
+}
+
+/// Reads the body of a server-side apply (YAML or JSON): only what it says. The first
+/// error is that the body cannot be read, the second that it does not fit the schema.
+pub(crate) fn intent(schema: &'static Struct, body: &[u8]) -> Result<Result<Value, String>, String> {
+    let node = match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{') => json::parse(body)?,
+        _ => yaml::parse(body)?,
+    };
+    let walked = match walk::walk(node, schema, walk::Purpose::Intent) {
+        Ok(walked) => walked,
+        Err(why) => return Ok(Err(why)),
+    };
+    let undeclared: Vec<String> = walked
+        .strict
+        .iter()
+        .filter_map(|error| error.strip_prefix("unknown field \"")?.strip_suffix('"'))
+        .map(|path| format!(".{path}: field not declared in schema"))
+        .collect();
+    Ok(match undeclared.as_slice() {
+        [] => Ok(walked.value),
+        [one] => Err(one.clone()),
+        many => Err(format!("errors:\n  {}", many.join("\n  "))),
+    })
+}
+
 fn typed(node: Node<'_>, schema: &'static Struct, validation: FieldValidation) -> Result<Decoded, String> {
-    let walked = walk::walk(node, schema)?;
+    let walked = walk::walk(node, schema, walk::Purpose::Object)?;
     match validation {
         FieldValidation::Strict if !walked.strict.is_empty() => {
             Err(format!("strict decoding error: {}", walked.strict.join(", ")))

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::scalar;
 use crate::json::Node;
-use crate::schema::{Field, Omit, Struct, Type};
+use crate::schema::{Field, List, ListKind, Omit, Struct, Type};
 
 /// The most strict errors that are kept; upstream stops there too.
 const STRICT_MAX: usize = 100;
@@ -25,9 +25,19 @@ pub(super) struct Walked {
     pub(super) strict: Vec<String>,
 }
 
+/// What the walk is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Purpose {
+    /// A whole object: absent fields get Go's zero values where its encoder writes them.
+    #[default]
+    Object,
+    /// The intent of an apply: only what was said; errors have structured-merge-diff's words.
+    Intent,
+}
+
 /// Reads `node` as `schema`. The error is the sentence of Go's decoder.
-pub(super) fn walk(node: Node<'_>, schema: &'static Struct) -> Result<Walked, String> {
-    let mut walker = Walker::default();
+pub(super) fn walk(node: Node<'_>, schema: &'static Struct, purpose: Purpose) -> Result<Walked, String> {
+    let mut walker = Walker { purpose, ..Walker::default() };
     let go = go_name(Type::Struct(schema));
     let value = walker.value(node, Type::Struct(schema), &go)?;
     match walker.first_error {
@@ -40,6 +50,7 @@ pub(super) fn walk(node: Node<'_>, schema: &'static Struct) -> Result<Walked, St
 
 #[derive(Default)]
 struct Walker {
+    purpose: Purpose,
     strict: Vec<String>,
     first_error: Option<String>,
     /// The Go struct that is being read, and the names of the fields that lead there.
@@ -58,7 +69,7 @@ impl Walker {
         match (ty, node) {
             (Type::Any, node) => Ok(Some(node.into_value())),
             (Type::Struct(schema), Node::Object(entries)) => self.structure(schema, entries).map(Some),
-            (Type::List(list), Node::Array(items)) => self.list(list.item, items, go).map(Some),
+            (Type::List(list), Node::Array(items)) => self.list(list, items, go).map(Some),
             (Type::Map(map), Node::Object(entries)) => self.map(map.value, entries, go).map(Some),
             (ty, node) => self.scalar(node, ty, go),
         }
@@ -84,8 +95,11 @@ impl Walker {
                 Err(_) => Err(self.type_error(&format!("number {text}"), "int32")),
             },
             (Type::IntOrString, node) => Err(self.type_error(node.go_word(), "int32")),
-            (_, node) => {
-                let error = self.type_error(node.go_word(), go);
+            (ty, node) => {
+                let error = match self.purpose {
+                    Purpose::Object => self.type_error(node.go_word(), go),
+                    Purpose::Intent => format!(".{}: {}", self.path, expected(ty, node)),
+                };
                 self.save(error);
                 Ok(None)
             }
@@ -143,10 +157,14 @@ impl Walker {
             self.fields.pop();
         }
         self.context = outer;
-        Ok(encode(schema, read))
+        Ok(match self.purpose {
+            Purpose::Object => encode(schema, read),
+            Purpose::Intent => said(schema, read),
+        })
     }
 
-    fn list(&mut self, item: Type, items: Vec<Node<'_>>, go: &str) -> Result<Value, String> {
+    fn list(&mut self, list: &List, items: Vec<Node<'_>>, go: &str) -> Result<Value, String> {
+        let item = list.item;
         let fallback;
         let go = match go.strip_prefix("[]") {
             Some(inner) => inner.trim_start_matches('*'),
@@ -158,7 +176,10 @@ impl Walker {
         let mut out = Vec::with_capacity(items.len());
         for (index, node) in items.into_iter().enumerate() {
             let length = self.path.len();
-            write!(self.path, "[{index}]").expect("writing to a string");
+            match (self.purpose, list.kind) {
+                (Purpose::Intent, ListKind::Map(keys)) => self.path.push_str(&item_key(&node, keys)),
+                _ => write!(self.path, "[{index}]").expect("writing to a string"),
+            }
             out.push(self.value(node, item, go)?.unwrap_or_else(|| zero(item)));
             self.path.truncate(length);
         }
@@ -212,6 +233,39 @@ impl Walker {
             self.strict.push(error);
         }
     }
+}
+
+/// The fields that were said, and no others.
+fn said(schema: &'static Struct, read: Vec<Option<Value>>) -> Value {
+    let fields = schema.fields.iter().zip(read);
+    Value::Object(fields.filter_map(|(field, value)| Some((field.name.to_owned(), value?))).collect())
+}
+
+/// A list item as structured-merge-diff names it: `[name="c"]`.
+fn item_key(item: &Node<'_>, keys: &[&str]) -> String {
+    let keys: Vec<String> = keys
+        .iter()
+        .filter_map(|key| Some(format!("{key}={}", item.get(key)?.clone().into_value())))
+        .collect();
+    format!("[{}]", keys.join(","))
+}
+
+/// The complaint of structured-merge-diff about a value of the wrong type.
+fn expected(ty: Type, node: Node<'_>) -> String {
+    let value = node.into_value();
+    match ty {
+        Type::Struct(_) | Type::Map(_) => format!("expected map, got &{{{}}}", plain(&value)),
+        Type::List(_) => format!("expected list, got &{{{}}}", plain(&value)),
+        Type::Bool => format!("expected boolean, got &{{{}}}", plain(&value)),
+        Type::Int32 | Type::Int64 | Type::Float => {
+            "expected numeric (int or float), got *value.valueUnstructured".to_owned()
+        }
+        _ => format!("expected string, got &value.valueUnstructured{{Value:{value}}}"),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// What Go's encoder writes for a struct whose fields have these values.

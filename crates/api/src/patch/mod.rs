@@ -16,7 +16,7 @@ use crate::decode::{self, Decoded, FieldValidation};
 use crate::field::{Error, ErrorList, Path};
 use crate::json::{self, Node};
 use crate::schema::Struct;
-use crate::status::{GroupKind, Status};
+use crate::status::{GroupKind, Reason, Status};
 
 /// The most operations of one JSON patch.
 const JSON_PATCH_OPERATIONS_MAX: usize = 10_000;
@@ -187,6 +187,15 @@ fn find_duplicates(node: &Node<'_>, path: &str, found: &mut Vec<String>) {
 pub(crate) fn does_not_fit() -> Status {
     let mut status = Status::invalid(GroupKind { group: "", kind: "" }, "", &ErrorList::default());
     status.message = "the server rejected our request due to an error in our request".to_owned();
+    status
+}
+
+/// An error that upstream does not dress as a Status: 500 with the bare text.
+pub(crate) fn plain_error(message: String) -> Status {
+    let mut status = Status::internal("");
+    status.reason = Reason::Unknown;
+    status.details = None;
+    status.message = message;
     status
 }
 

@@ -13,7 +13,7 @@ use std::cmp::Ordering;
 
 use serde_json::{Map, Value};
 
-use super::{does_not_fit, go_format};
+use super::{does_not_fit, go_format, plain_error};
 use crate::schema::{Field, Struct, Type};
 use crate::status::Status;
 
@@ -166,7 +166,7 @@ fn check_order(patch: &[Value], order: &[Value], merge_key: &str) -> Result<(), 
             return Err(no_merge_key(item, merge_key));
         }
         if !rest.any(|entry| same(entry, item, merge_key)) {
-            return Err(Status::internal(format!(
+            return Err(plain_error(format!(
                 "The order in patch list:\n{}\n doesn't match {ELEMENT_ORDER} list:\n{}\n",
                 go_format(&Value::Array(patch.to_vec())),
                 go_format(&Value::Array(order.to_vec())),
@@ -196,7 +196,7 @@ fn merge_list(
         return Err(Status::bad_request(BAD_DELETE));
     }
     if rule.merge_key.is_empty() {
-        return Err(Status::internal("cannot merge lists without merge key"));
+        return Err(plain_error("cannot merge lists without merge key".into()));
     }
     merge_objects(original, patch, rule)
 }
@@ -228,7 +228,7 @@ fn merge_objects(original: Vec<Value>, patch: Vec<Value>, rule: &Rule) -> Result
                 merged.retain(|old| old.get(rule.merge_key) != Some(key));
             }
             Some("merge") => {
-                return Err(Status::internal("merging lists cannot yet be specified in the patch"));
+                return Err(plain_error("merging lists cannot yet be specified in the patch".into()));
             }
             Some(_) => {
                 return Err(bad_directive(&item[DIRECTIVE], item.as_object().cloned().unwrap_or_default()));
@@ -326,10 +326,10 @@ fn is_bare_directive(item: &Value) -> bool {
 }
 
 fn no_merge_key(item: &Value, merge_key: &str) -> Status {
-    Status::internal(format!("map: {} does not contain declared merge key: {merge_key}", go_format(item)))
+    plain_error(format!("map: {} does not contain declared merge key: {merge_key}", go_format(item)))
 }
 
 fn bad_directive(directive: &Value, patch: Object) -> Status {
     let (directive, patch) = (go_format(directive), go_format(&Value::Object(patch)));
-    Status::internal(format!("unknown patch type: {directive} in map: {patch}"))
+    plain_error(format!("unknown patch type: {directive} in map: {patch}"))
 }

@@ -1,0 +1,223 @@
+use serde_json::json;
+
+use super::*;
+use crate::schema;
+
+fn config_map() -> &'static Struct {
+    schema::kind("v1", "ConfigMap").unwrap()
+}
+
+fn by(name: &'static str, second: i64) -> Manager<'static> {
+    Manager { name, api_version: "v1", subresource: "", now: Timestamp::from_second(second).unwrap() }
+}
+
+/// A ConfigMap; null for no data.
+fn map(data: Value) -> Value {
+    let mut map =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ssa", "namespace": "d"}});
+    if !data.is_null() {
+        map["data"] = data;
+    }
+    map
+}
+
+fn managers(object: &Value) -> Vec<(String, String, Value)> {
+    let list = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    list.iter().map(|e| (text(&e["manager"]), text(&e["operation"]), e["fieldsV1"].clone())).collect()
+}
+
+fn applied(live: Option<&Value>, data: Value, name: &'static str, second: i64) -> Value {
+    apply(config_map(), live, &map(data), by(name, second), false).unwrap()
+}
+
+#[test]
+fn a_create_owns_what_it_says_with_dots_for_new_maps() {
+    let mut object =
+        decode::canonical(config_map(), &map(json!({"k1": "v1"})), decode::FieldValidation::Ignore)
+            .unwrap()
+            .object;
+    update(config_map(), None, &mut object, by("kubectl-create", 0));
+    assert_eq!(
+        object["metadata"]["managedFields"],
+        json!([{"manager": "kubectl-create", "operation": "Update", "apiVersion": "v1",
+            "time": "1970-01-01T00:00:00Z", "fieldsType": "FieldsV1",
+            "fieldsV1": {"f:data": {".": {}, "f:k1": {}}}}])
+    );
+}
+
+#[test]
+fn an_update_moves_changed_fields_and_forgets_removed_ones() {
+    let mut old = map(json!({"a": "1", "b": "1"}));
+    update(config_map(), None, &mut old, by("one", 0));
+    let mut new = map(json!({"a": "2", "c": "3"}));
+    update(config_map(), Some(&old), &mut new, by("two", 1));
+    assert_eq!(
+        managers(&new),
+        [
+            ("one".into(), "Update".into(), json!({"f:data": {}})),
+            ("two".into(), "Update".into(), json!({"f:data": {"f:a": {}, "f:c": {}}})),
+        ]
+    );
+}
+
+#[test]
+fn apply_conflicts_name_field_and_manager_and_force_takes_over() {
+    let live = applied(None, json!({"owner": "first", "shared": "a"}), "one", 0);
+    let status =
+        apply(config_map(), Some(&live), &map(json!({"shared": "b"})), by("two", 1), false).unwrap_err();
+    assert_eq!(status.code(), 409);
+    assert_eq!(status.message, "Apply failed with 1 conflict: conflict with \"one\": .data.shared");
+    let causes = &status.details.as_ref().unwrap().causes;
+    assert_eq!(
+        (causes[0].reason.as_ref(), causes[0].field.as_str()),
+        ("FieldManagerConflict", ".data.shared")
+    );
+    let forced = apply(config_map(), Some(&live), &map(json!({"shared": "b"})), by("two", 1), true).unwrap();
+    assert_eq!(forced["data"], json!({"owner": "first", "shared": "b"}));
+    assert_eq!(
+        managers(&forced),
+        [
+            ("one".into(), "Apply".into(), json!({"f:data": {"f:owner": {}}})),
+            ("two".into(), "Apply".into(), json!({"f:data": {"f:shared": {}}})),
+        ]
+    );
+}
+
+#[test]
+fn several_conflicts_are_listed_by_manager() {
+    let mut live = map(json!({"a": "1", "b": "1"}));
+    update(config_map(), None, &mut live, by("kubectl-create", 0));
+    let status =
+        apply(config_map(), Some(&live), &map(json!({"a": "2", "b": "2"})), by("x", 1), false).unwrap_err();
+    assert_eq!(
+        status.message,
+        "Apply failed with 2 conflicts: conflicts with \"kubectl-create\" using v1:\n- .data.a\n- .data.b"
+    );
+}
+
+#[test]
+fn what_is_no_longer_applied_goes_unless_others_own_it() {
+    let live = applied(None, json!({"mine": "1", "ours": "1"}), "one", 0);
+    let live = applied(Some(&live), json!({"ours": "1"}), "two", 1);
+    let live = applied(Some(&live), Value::Null, "one", 2);
+    assert_eq!(live["data"], json!({"ours": "1"}));
+    assert_eq!(managers(&live).iter().map(|m| m.0.as_str()).collect::<Vec<_>>(), ["two"]);
+    let live = applied(Some(&live), Value::Null, "two", 3);
+    assert!(live.get("data").is_none());
+}
+
+#[test]
+fn applying_again_changes_nothing_not_even_the_time() {
+    let live = applied(None, json!({"a": "1"}), "one", 0);
+    assert_eq!(applied(Some(&live), json!({"a": "1"}), "one", 100), live);
+    let mut again = live.clone();
+    again["metadata"]["managedFields"][0]["time"] = "2030-01-01T00:00:00Z".into();
+    keep_times(&live, &mut again);
+    assert_eq!(again, live);
+}
+
+#[test]
+fn list_items_are_owned_by_key_and_ports_default_to_tcp() {
+    let pod = schema::kind("v1", "Pod").unwrap();
+    let body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [
+        {"name": "c", "image": "i", "ports": [{"containerPort": 80}]}]}});
+    let intent = intent(pod, "v1", body.to_string().as_bytes()).unwrap();
+    let object = apply(pod, None, &intent, by("x", 0), false).unwrap();
+    assert_eq!(
+        managers(&object)[0].2,
+        json!({"f:spec": {"f:containers": {"k:{\"name\":\"c\"}": {
+            ".": {}, "f:name": {}, "f:image": {},
+            "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}}}}}}})
+    );
+    let other =
+        json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{"name": "d", "image": "j"}]}});
+    let both = apply(pod, Some(&object), &other, by("y", 1), false).unwrap();
+    let names: Vec<_> =
+        both["spec"]["containers"].as_array().unwrap().iter().map(|c| c["name"].clone()).collect();
+    assert_eq!(names, ["c", "d"]);
+}
+
+#[test]
+fn intents_that_do_not_fit_the_schema_are_told_in_upstreams_words() {
+    let pod = schema::kind("v1", "Pod").unwrap();
+    let body = b"apiVersion: v1\nkind: Pod\nspec: {containers: [{name: c, imag: x}]}";
+    let status = intent(pod, "v1", body).unwrap_err();
+    assert_eq!(status.code(), 500);
+    assert_eq!(
+        status.message,
+        "failed to create typed patch object (/; /v1, Kind=Pod): \
+         .spec.containers[name=\"c\"].imag: field not declared in schema"
+    );
+    let keyless = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{"image": "x"}]}});
+    assert!(
+        apply(pod, None, &keyless, by("x", 0), false)
+            .unwrap_err()
+            .message
+            .contains("omits key field \"name\"")
+    );
+    assert_eq!(intent(pod, "v2", b"{\"apiVersion\":\"v1\"}").unwrap_err().code(), 400);
+}
+
+#[test]
+fn only_ten_updaters_are_kept_apart() {
+    let names: Vec<&'static str> =
+        ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "m9", "m10", "m11"].to_vec();
+    let mut data = serde_json::Map::new();
+    let mut live = map(json!({}));
+    for (second, name) in names.iter().enumerate() {
+        data.insert(format!("k{second}"), "v".into());
+        let mut new = map(Value::Object(data.clone()));
+        update(config_map(), Some(&live), &mut new, by(name, second as i64));
+        live = new;
+    }
+    let managers = managers(&live);
+    assert_eq!(managers.len(), 10);
+    assert_eq!(managers[0].0, "ancient-changes");
+    assert_eq!(managers[0].2["f:data"].as_object().unwrap().len(), 3);
+}
+
+#[test]
+fn objects_without_managers_get_one_before_the_first_apply() {
+    let live = map(json!({"a": "1"}));
+    let status = apply(config_map(), Some(&live), &map(json!({"a": "2"})), by("x", 0), false).unwrap_err();
+    assert_eq!(
+        status.message,
+        "Apply failed with 1 conflict: conflict with \"before-first-apply\" using v1: .data.a"
+    );
+}
+
+#[test]
+fn the_manager_is_named_by_the_user_agent_up_to_the_slash() {
+    assert_eq!(manager_name("", "kubectl/v1.32.4 (linux/amd64)"), "kubectl");
+    assert_eq!(manager_name("mine", "kubectl/v1.32.4"), "mine");
+    assert_eq!(manager_name("", ""), "unknown");
+}
+
+#[test]
+fn clients_may_clear_or_replace_the_list() {
+    let mut old = map(json!({"a": "1"}));
+    update(config_map(), None, &mut old, by("one", 0));
+    let mut cleared = old.clone();
+    cleared["metadata"]["managedFields"] = json!([{}]);
+    update(config_map(), Some(&old), &mut cleared, by("two", 1));
+    assert!(managers(&cleared).is_empty());
+    let mut ignorant = old.clone();
+    ignorant["metadata"].as_object_mut().unwrap().remove("managedFields");
+    update(config_map(), Some(&old), &mut ignorant, by("two", 1));
+    assert_eq!(ignorant, old);
+}
+
+#[test]
+fn kubectl_takes_over_what_it_applied_from_the_client() {
+    let mut live = map(json!({"a": "1"}));
+    let last = map(json!({"a": "1"})).to_string();
+    live["metadata"]["annotations"] = json!({LAST_APPLIED: last});
+    update(config_map(), None, &mut live, by("kubectl-client-side-apply", 0));
+    let taken = apply(config_map(), Some(&live), &map(json!({"a": "2"})), by("kubectl", 1), false).unwrap();
+    assert_eq!(taken["data"], json!({"a": "2"}));
+    assert_eq!(
+        apply(config_map(), Some(&live), &map(json!({"a": "2"})), by("other", 1), false).unwrap_err().code(),
+        409
+    );
+}

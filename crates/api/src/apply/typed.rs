@@ -1,0 +1,322 @@
+//! Objects as trees with a schema: which fields one has, how two differ, how an
+//! applied one merges into a live one, and how fields are taken out.
+//!
+//! These are upstream's structured-merge-diff rules: granular structs and maps are
+//! walked, list maps are walked by key and sets by value, all else is a leaf.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+
+use super::set::Set;
+use crate::schema::{ListKind, Struct, Type};
+
+/// How two objects differ.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    pub(super) added: Set,
+    pub(super) modified: Set,
+    pub(super) removed: Set,
+}
+
+impl Comparison {
+    pub(super) fn is_same(&self) -> bool {
+        self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// The granular shape of a type; `None` for leaves.
+#[derive(Clone, Copy)]
+enum Shape {
+    Struct(&'static Struct),
+    Map(Type),
+    List(Type, ListKind),
+}
+
+fn shape(ty: Type) -> Option<Shape> {
+    match ty {
+        Type::Struct(schema) if !schema.atomic => Some(Shape::Struct(schema)),
+        Type::Map(map) if !map.atomic => Some(Shape::Map(map.value)),
+        Type::List(list) if list.kind != ListKind::Atomic => Some(Shape::List(list.item, list.kind)),
+        _ => None,
+    }
+}
+
+impl Shape {
+    /// The type of a field, and whether it is granular there.
+    fn child(self, name: &str) -> Child {
+        match self {
+            Shape::Struct(schema) => match schema.field(name) {
+                Some(field) if field.atomic => Child { shape: None, named: true },
+                Some(field) => Child { shape: shape(field.ty), named: true },
+                None => Child { shape: None, named: false },
+            },
+            Shape::Map(ty) | Shape::List(ty, _) => Child { shape: shape(ty), named: false },
+        }
+    }
+}
+
+struct Child {
+    shape: Option<Shape>,
+    /// A field of a struct, not a key of a map.
+    named: bool,
+}
+
+/// The fields of an applied object, as its manager will own them.
+pub(super) fn fields(object: &Value, schema: &'static Struct) -> Result<Set, String> {
+    let mut set = Set::default();
+    collect(object, Some(Shape::Struct(schema)), &mut set)?;
+    set.member = false;
+    Ok(set)
+}
+
+fn collect(value: &Value, shape: Option<Shape>, set: &mut Set) -> Result<(), String> {
+    match (shape, value) {
+        (None, _) => set.member = true,
+        (Some(shape @ (Shape::Struct(_) | Shape::Map(_))), Value::Object(map)) => {
+            for (key, item) in map {
+                let child = shape.child(key);
+                let mut inner = Set::default();
+                collect(item, child.shape, &mut inner)?;
+                let empty = item.is_null() || item.as_object().is_some_and(Map::is_empty);
+                inner.member |= empty || !child.named;
+                set.children.insert(format!("f:{key}"), inner);
+            }
+        }
+        (Some(Shape::List(ty, kind)), Value::Array(items)) => {
+            for (element, item) in keyed(items, kind)? {
+                let mut inner = Set::default();
+                collect(item, self::shape(ty), &mut inner)?;
+                inner.member = true;
+                set.children.insert(element, inner);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// How `new` differs from `old`.
+pub(super) fn compare(old: &Value, new: &Value, schema: &'static Struct) -> Comparison {
+    let mut out = Comparison::default();
+    Comparer { out: &mut out, path: Vec::new() }.compare(Some(old), Some(new), Some(Shape::Struct(schema)));
+    out
+}
+
+struct Comparer<'a> {
+    out: &'a mut Comparison,
+    path: Vec<String>,
+}
+
+impl Comparer<'_> {
+    fn compare(&mut self, old: Option<&Value>, new: Option<&Value>, shape: Option<Shape>) {
+        let Some(shape) = shape.filter(|_| !(is_empty(old) && is_empty(new))) else {
+            return self.leaf(old, new);
+        };
+        match shape {
+            Shape::List(ty, kind) => {
+                // Both sides were decoded and validated; items without keys have no identity.
+                let (old, new) = (index(old, kind), index(new, kind));
+                for element in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
+                    self.descend(element.clone(), old.get(element), new.get(element), self::shape(ty));
+                }
+            }
+            Shape::Struct(_) | Shape::Map(_) => {
+                let (old, new) = (entries(old), entries(new));
+                for key in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
+                    let (old, new) = (old.get(key).copied(), new.get(key).copied());
+                    self.path.push(format!("f:{key}"));
+                    self.compare(old, new, shape.child(key).shape);
+                    self.path.pop();
+                }
+            }
+        }
+        match (old, new) {
+            (None, _) => self.out.added.insert(&self.path),
+            (_, None) => self.out.removed.insert(&self.path),
+            _ => {}
+        }
+    }
+
+    fn descend(&mut self, element: String, old: Option<&&Value>, new: Option<&&Value>, shape: Option<Shape>) {
+        self.path.push(element);
+        self.compare(old.copied(), new.copied(), shape);
+        self.path.pop();
+    }
+
+    fn leaf(&mut self, old: Option<&Value>, new: Option<&Value>) {
+        match (old, new) {
+            (None, Some(_)) => self.out.added.insert(&self.path),
+            (Some(_), None) => self.out.removed.insert(&self.path),
+            (Some(old), Some(new)) if old != new => self.out.modified.insert(&self.path),
+            _ => {}
+        }
+    }
+}
+
+fn is_empty(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => true,
+        Some(Value::Array(items)) => items.is_empty(),
+        Some(Value::Object(map)) => map.is_empty(),
+        Some(_) => false,
+    }
+}
+
+fn entries(value: Option<&Value>) -> BTreeMap<&str, &Value> {
+    let map = value.and_then(Value::as_object);
+    map.into_iter().flatten().map(|(key, value)| (key.as_str(), value)).collect()
+}
+
+fn index(value: Option<&Value>, kind: ListKind) -> BTreeMap<String, &Value> {
+    let items = value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    items.iter().filter_map(|item| Some((element(item, kind).ok()?, item))).collect()
+}
+
+fn keyed(items: &[Value], kind: ListKind) -> Result<Vec<(String, &Value)>, String> {
+    let mut out: Vec<(String, &Value)> = Vec::with_capacity(items.len());
+    for (at, item) in items.iter().enumerate() {
+        let element = element(item, kind).map_err(|error| format!("element {at}: {error}"))?;
+        if out.iter().any(|(known, _)| *known == element) {
+            let shown = super::set::display(std::slice::from_ref(&element));
+            return Err(format!("duplicate entries for key {shown}"));
+        }
+        out.push((element, item));
+    }
+    Ok(out)
+}
+
+/// The path element of a list item.
+fn element(item: &Value, kind: ListKind) -> Result<String, String> {
+    let ListKind::Map(keys) = kind else { return Ok(format!("v:{item}")) };
+    let mut found = Map::new();
+    for key in keys {
+        let value = match item.get(*key) {
+            Some(value) if !value.is_null() => value.clone(),
+            // The only key with a default in the schemas: ports default to TCP.
+            _ if *key == "protocol" => "TCP".into(),
+            _ => {
+                return Err(format!(
+                    "associative list with keys has an element that omits key field \"{key}\" \
+                     (and doesn't have default value)"
+                ));
+            }
+        };
+        found.insert((*key).to_owned(), value);
+    }
+    Ok(format!("k:{}", Value::Object(found)))
+}
+
+/// The live object with the applied one laid over it.
+pub(super) fn merge(live: &Value, applied: &Value, schema: &'static Struct) -> Value {
+    merge_values(Some(live), Some(applied), Some(Shape::Struct(schema))).unwrap_or(Value::Null)
+}
+
+fn merge_values(live: Option<&Value>, applied: Option<&Value>, shape: Option<Shape>) -> Option<Value> {
+    let (Some(old), Some(new)) = (live, applied) else { return applied.or(live).cloned() };
+    match (shape, old, new) {
+        (Some(shape @ (Shape::Struct(_) | Shape::Map(_))), Value::Object(old), Value::Object(new)) => {
+            let mut out = Map::new();
+            for key in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
+                let merged = merge_values(old.get(key), new.get(key), shape.child(key).shape);
+                out.extend(merged.map(|value| (key.clone(), value)));
+            }
+            Some(Value::Object(out))
+        }
+        (Some(Shape::List(ty, kind)), Value::Array(old), Value::Array(new)) => {
+            Some(Value::Array(merge_lists(old, new, ty, kind)))
+        }
+        _ => Some(new.clone()),
+    }
+}
+
+/// Items in the order of the applied list; those that only the live one has keep their
+/// place relative to their neighbours.
+fn merge_lists(old: &[Value], new: &[Value], ty: Type, kind: ListKind) -> Vec<Value> {
+    let key = |item: &Value| element(item, kind).unwrap_or_default();
+    let old: Vec<(String, &Value)> = old.iter().map(|item| (key(item), item)).collect();
+    let new: Vec<(String, &Value)> = new.iter().map(|item| (key(item), item)).collect();
+    let find = |list: &[(String, &Value)], key: &str| list.iter().position(|(known, _)| known == key);
+    let mut out = Vec::new();
+    let (mut left, mut right) = (0, 0);
+    while left < old.len() || right < new.len() {
+        if let Some((key, item)) = old.get(left) {
+            match find(&new, key) {
+                None => {
+                    out.push((*item).clone());
+                    left += 1;
+                    continue;
+                }
+                Some(at) if at < right => {
+                    left += 1;
+                    continue;
+                }
+                Some(_) => {}
+            }
+        }
+        let (key, item) = &new[right];
+        let live = find(&old, key).map(|at| old[at].1);
+        out.extend(merge_values(live, Some(item), shape(ty)));
+        right += 1;
+    }
+    out
+}
+
+/// The object without the members of `set`. Containers that become empty become null,
+/// which decoding drops.
+pub(super) fn remove(object: &Value, set: &Set, schema: &'static Struct) -> Value {
+    remove_from(object, set, Some(Shape::Struct(schema)))
+}
+
+fn remove_from(value: &Value, set: &Set, shape: Option<Shape>) -> Value {
+    match (shape, value) {
+        (Some(shape @ (Shape::Struct(_) | Shape::Map(_))), Value::Object(map)) if !map.is_empty() => {
+            let mut out = Map::new();
+            for (key, item) in map {
+                let kept = without(item, set.children.get(&format!("f:{key}")), shape.child(key).shape);
+                out.extend(kept.map(|item| (key.clone(), item)));
+            }
+            if out.is_empty() { Value::Null } else { Value::Object(out) }
+        }
+        (Some(Shape::List(ty, kind)), Value::Array(items)) if !items.is_empty() => {
+            let kept: Vec<Value> = items
+                .iter()
+                .filter_map(|item| {
+                    let subset = element(item, kind).ok().and_then(|element| set.children.get(&element));
+                    without(item, subset, self::shape(ty))
+                })
+                .collect();
+            if kept.is_empty() { Value::Null } else { Value::Array(kept) }
+        }
+        _ => value.clone(),
+    }
+}
+
+fn without(item: &Value, subset: Option<&Set>, shape: Option<Shape>) -> Option<Value> {
+    match subset {
+        Some(subset) if subset.member => None,
+        Some(subset) => Some(remove_from(item, subset, shape)),
+        None => Some(item.clone()),
+    }
+}
+
+/// The set with every struct field on the way to a member made a member too. Ownership
+/// does not list those, but taking fields out must.
+pub(super) fn with_named_fields(set: &Set, schema: &'static Struct) -> Set {
+    name_fields(set, Some(Shape::Struct(schema)))
+}
+
+fn name_fields(set: &Set, shape: Option<Shape>) -> Set {
+    let mut out = Set { member: set.member, children: BTreeMap::new() };
+    for (element, child) in &set.children {
+        let inner = match (shape, element.strip_prefix("f:")) {
+            (Some(shape), Some(name)) => shape.child(name),
+            (Some(Shape::List(ty, _)), None) => Child { shape: self::shape(ty), named: false },
+            _ => Child { shape: None, named: false },
+        };
+        let mut named = name_fields(child, inner.shape);
+        named.member |= inner.named;
+        out.children.insert(element.clone(), named);
+    }
+    out
+}
