@@ -6,6 +6,9 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
+/// Number of the first address that a Pod may have: after the network's own and the gateway's.
+const FIRST_HOST: u32 = 2;
+
 /// An IPv4 network: `10.42.0.0/24`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -44,8 +47,9 @@ impl Subnet {
         u32::MAX << (32 - u32::from(self.prefix))
     }
 
-    fn size(&self) -> u32 {
-        1 << (32 - u32::from(self.prefix))
+    /// How many Pods have room: all but the network's own address, the gateway's and the broadcast one.
+    fn hosts(&self) -> u32 {
+        (1 << (32 - u32::from(self.prefix))) - 3
     }
 }
 
@@ -94,14 +98,14 @@ pub(crate) struct Addresses {
 #[derive(Debug, Default)]
 struct Taken {
     addresses: HashSet<Ipv4Addr>,
-    /// Offset of the address given last. The search goes on behind it, so that an address rests
-    /// as long as possible: peers and conntrack may still think of the Pod that had it.
-    last: u32,
+    /// Where the search begins: behind the address given last, so that an address rests as long
+    /// as possible. Peers and conntrack may still think of the Pod that had it.
+    next: u32,
 }
 
 impl Addresses {
     pub(crate) fn new(subnet: Subnet) -> Self {
-        Addresses { subnet, taken: Mutex::new(Taken { addresses: HashSet::new(), last: 1 }) }
+        Addresses { subnet, taken: Mutex::default() }
     }
 
     pub(crate) fn subnet(&self) -> Subnet {
@@ -111,16 +115,14 @@ impl Addresses {
     /// Takes a free address; `None` when there is none.
     pub(crate) fn take(&self) -> Option<Ipv4Addr> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        // Neither the network's own address, nor the gateway, nor the broadcast address.
-        let (first, count) = (2, self.subnet.size() - 3);
-        let start = taken.last;
-        let offset = (1..=count).map(|n| first + (start - first + 1 + n - 1) % count);
-        let free = offset
-            .map(|offset| (offset, Ipv4Addr::from(u32::from(self.subnet.network) + offset)))
+        let count = self.subnet.hosts();
+        let (n, address) = (0..count)
+            .map(|n| (taken.next + n) % count)
+            .map(|n| (n, Ipv4Addr::from(u32::from(self.subnet.network) + FIRST_HOST + n)))
             .find(|(_, address)| !taken.addresses.contains(address))?;
-        taken.last = free.0;
-        taken.addresses.insert(free.1);
-        Some(free.1)
+        taken.next = n + 1;
+        taken.addresses.insert(address);
+        Some(address)
     }
 
     /// Notes an address that a sandbox found on disk has.
@@ -128,7 +130,8 @@ impl Addresses {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.addresses.insert(address);
         if self.subnet.contains(address) {
-            taken.last = taken.last.max(u32::from(address) - u32::from(self.subnet.network));
+            let after = (u32::from(address) - u32::from(self.subnet.network) + 1).saturating_sub(FIRST_HOST);
+            taken.next = taken.next.max(after);
         }
     }
 

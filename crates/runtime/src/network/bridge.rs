@@ -25,16 +25,16 @@ impl Bridge {
         Bridge { table, before: state.join("network.json") }
     }
 
-    pub(crate) fn name(&self) -> &str {
+    pub(crate) fn link_name(&self) -> &str {
         &self.table.bridge
     }
 
     /// Makes what is missing: the bridge with the gateway's address, the parameters. Cheap when
     /// all is there. Blocks.
     pub(crate) fn ensure(&self) -> Result<(), Error> {
-        let failed = |e: sys::Error| Error::host(format!("failed to set up bridge {}", self.name()), e);
+        let failed = |e: sys::Error| Error::host(format!("failed to set up bridge {}", self.link_name()), e);
         let links = Link::open().map_err(failed)?;
-        let index = links.make_bridge(self.name()).map_err(failed)?;
+        let index = links.make_bridge(self.link_name()).map_err(failed)?;
         // A bridge takes the lowest address of its ports and changes it with them, which would
         // leave every Pod with a stale neighbour: it gets one of its own, made from its name.
         links.set_mac(index, self.mac()).map_err(failed)?;
@@ -65,7 +65,7 @@ impl Bridge {
                 .map_err(|e| Error::host(format!("failed to write {}", self.before.display()), e))?;
         }
         // Host ports on 127.0.0.1 leave by the bridge; the table's guard closes what this opens.
-        let name = format!("net.ipv4.conf.{}.route_localnet", self.name());
+        let name = format!("net.ipv4.conf.{}.route_localnet", self.link_name());
         sys::sysctl::set(&name, "1").map_err(|e| Error::host(format!("failed to set {name}"), e))
     }
 
@@ -80,10 +80,10 @@ impl Bridge {
     /// Removes all of it and names what was removed. Blocks.
     pub(crate) fn remove(&self) -> Vec<String> {
         let mut removed = Vec::new();
-        if let Ok(links) = Link::open() {
-            if links.find(self.name()).is_ok() && links.remove(self.name()).is_ok() {
-                removed.push(format!("bridge {}", self.name()));
-            }
+        let removes =
+            |links: Link| links.find(self.link_name()).is_ok() && links.remove(self.link_name()).is_ok();
+        if Link::open().is_ok_and(removes) {
+            removed.push(format!("bridge {}", self.link_name()));
         }
         let delete = format!("delete table ip {}\n", self.table.name);
         if sys::command::run("nft", &["-f", "-"], delete.as_bytes()).is_ok() {

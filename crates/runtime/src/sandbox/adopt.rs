@@ -110,10 +110,9 @@ fn remove_stale_links(inner: &Inner) {
     let known: Vec<String> = inner.all().iter().map(|s| inner.layout.veth(s.id())).collect();
     let prefix = inner.layout.veth_prefix();
     for link in links.list().unwrap_or_default() {
-        if link.name.starts_with(&prefix) && !known.contains(&link.name) {
-            if let Err(error) = links.remove(&link.name) {
-                tracing::warn!(%error, "cannot remove a link");
-            }
+        let stale = link.name.starts_with(&prefix) && !known.contains(&link.name);
+        if let Some(Err(error)) = stale.then(|| links.remove(&link.name)) {
+            tracing::warn!(%error, "cannot remove a link");
         }
     }
 }

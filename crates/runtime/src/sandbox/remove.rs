@@ -19,16 +19,15 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 /// Kills what runs in the sandbox and takes its network down; its containers can still be asked for.
 pub(crate) async fn stop(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
     if sandbox.begin_to_stop() {
-        if let Ok(link) = sandbox.link() {
-            // It may answer or be gone before it does; the end of the connection is what counts.
-            let told = link.ask(Request::Shutdown);
-            let ended = async {
-                let _ = told.await;
-                sandbox.ended().await;
-            };
-            if timeout(SHUTDOWN_PATIENCE, ended).await.is_err() {
-                return kill_shim(sandbox);
+        let ended = async {
+            if let Ok(link) = sandbox.link() {
+                // It may answer or be gone before it does; the end of the connection is what counts.
+                let _ = link.ask(Request::Shutdown).await;
             }
+            sandbox.ended().await;
+        };
+        if timeout(SHUTDOWN_PATIENCE, ended).await.is_err() {
+            return kill_shim(sandbox);
         }
     }
     inner.unset_ports(sandbox).await?;

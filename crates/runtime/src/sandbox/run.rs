@@ -149,7 +149,7 @@ fn spec(inner: &Inner, sandbox: &Sandbox) -> SandboxSpec {
         Some(address) => SandboxNetwork::Own(Some(Interface {
             name: "eth0".into(),
             host_name: inner.layout.veth(id),
-            bridge: inner.bridge.name().into(),
+            bridge: inner.bridge.link_name().into(),
             address: IpAddr::V4(*address),
             prefix: subnet.prefix(),
             gateway: Some(IpAddr::V4(subnet.gateway())),

@@ -122,7 +122,7 @@ fn is_loopback(domain: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+mod endpoint_tests {
     use super::*;
 
     fn shown(registries: &Registries, domain: &str) -> Vec<String> {
@@ -152,3 +152,6 @@ mod tests {
         assert_eq!(shown(&registries, "localhost.example"), ["https://localhost.example"]);
     }
 }
+
+#[cfg(test)]
+mod tests;
