@@ -18,6 +18,8 @@
 //! Start reading at [`pod`].
 
 mod config;
+pub mod container;
 pub mod pod;
+pub mod volumes;
 
 pub use config::{Config, ConfirmEndpoints};

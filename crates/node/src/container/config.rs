@@ -1,0 +1,159 @@
+//! Sandbox and container configurations for the runtime.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use runtime::{ContainerConfig, Mount, NamespaceMode, PodIdentity, PortMapping, Propagation, SandboxConfig};
+
+use super::{expand::expand, hosts, resources, security};
+use crate::pod::qos;
+use crate::pod::spec::spec;
+
+/// Everything about one start that is not in the Pod.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// Restart number.
+    pub attempt: u32,
+    /// Image id.
+    pub image: &'a str,
+    /// The finished environment.
+    pub env: Vec<(String, String)>,
+    /// The finished mounts.
+    pub mounts: Vec<Mount>,
+    /// Profiles named by `localhostProfile`.
+    pub seccomp_directory: &'a Path,
+    /// Memory of the node in bytes.
+    pub node_memory: i64,
+    /// PID namespace to join (ephemeral containers).
+    pub pid: Option<NamespaceMode>,
+}
+
+/// Who the Pod is.
+pub fn identity(pod: &Pod, attempt: u32) -> PodIdentity {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    PodIdentity {
+        name: text(&pod.metadata.name),
+        namespace: text(&pod.metadata.namespace),
+        uid: text(&pod.metadata.uid),
+        attempt,
+    }
+}
+
+/// `<logs>/<namespace>_<name>_<uid>`.
+pub fn log_directory(logs: &Path, pod: &Pod) -> PathBuf {
+    let identity = identity(pod, 0);
+    logs.join(format!("{}_{}_{}", identity.namespace, identity.name, identity.uid))
+}
+
+/// `<name>/<attempt>.log`, relative to the Pod's log directory.
+pub fn log_path(container: &str, attempt: u32) -> PathBuf {
+    Path::new(container).join(format!("{attempt}.log"))
+}
+
+/// The Pod's sandbox; an error is the text of `FailedCreatePodSandBox`.
+pub fn sandbox(
+    pod: &Pod,
+    attempt: u32,
+    logs: &Path,
+    dns: runtime::DnsConfig,
+    cluster_domain: &str,
+) -> Result<SandboxConfig, String> {
+    let spec = spec(pod);
+    let or_node =
+        |host: Option<bool>, mode: NamespaceMode| if host == Some(true) { NamespaceMode::Node } else { mode };
+    let shared = spec.share_process_namespace == Some(true);
+    let own_pid = if shared { NamespaceMode::Pod } else { NamespaceMode::Container };
+    let sysctls = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
+    Ok(SandboxConfig {
+        pod: identity(pod, attempt),
+        hostname: hosts::kernel_hostname(pod, cluster_domain)?,
+        log_directory: log_directory(logs, pod),
+        dns: Some(dns),
+        port_mappings: port_mappings(pod),
+        network: or_node(spec.host_network, NamespaceMode::Pod),
+        pid: or_node(spec.host_pid, own_pid),
+        ipc: or_node(spec.host_ipc, NamespaceMode::Pod),
+        qos: qos::class(pod),
+        resources: resources::pod(pod),
+        sysctls: sysctls.map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value.clone())).collect(),
+        labels: labels(pod, None),
+        annotations: pod.metadata.annotations.clone().unwrap_or_default(),
+    })
+}
+
+/// Host ports; on the node's own network there is nothing to map.
+fn port_mappings(pod: &Pod) -> Vec<PortMapping> {
+    let spec = spec(pod);
+    if spec.host_network == Some(true) {
+        return Vec::new();
+    }
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            let number = |port: i32| u16::try_from(port).ok().filter(|port| *port > 0);
+            Some(PortMapping {
+                protocol: port.protocol.clone().unwrap_or_else(|| "TCP".into()),
+                container_port: number(port.container_port)?,
+                host_port: number(port.host_port?)?,
+                host_ip: port.host_ip.clone().unwrap_or_default(),
+            })
+        })
+        .collect()
+}
+
+/// The labels by which tools know a kubelet's containers.
+fn labels(pod: &Pod, container: Option<&str>) -> BTreeMap<String, String> {
+    let identity = identity(pod, 0);
+    let mut labels = match container {
+        None => pod.metadata.labels.clone().unwrap_or_default(),
+        Some(_) => BTreeMap::new(),
+    };
+    labels.insert("io.kubernetes.pod.name".into(), identity.name);
+    labels.insert("io.kubernetes.pod.namespace".into(), identity.namespace);
+    labels.insert("io.kubernetes.pod.uid".into(), identity.uid);
+    if let Some(name) = container {
+        labels.insert("io.kubernetes.container.name".into(), name.into());
+    }
+    labels
+}
+
+/// One container.
+pub fn container(pod: &Pod, container: &Container, start: Start<'_>) -> ContainerConfig {
+    let lookup =
+        |name: &str| start.env.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    let expanded =
+        |list: Option<&Vec<String>>| list.into_iter().flatten().map(|text| expand(text, lookup)).collect();
+    ContainerConfig {
+        name: container.name.clone(),
+        attempt: start.attempt,
+        image: start.image.into(),
+        command: expanded(container.command.as_ref()),
+        args: expanded(container.args.as_ref()),
+        working_dir: container.working_dir.clone().unwrap_or_default(),
+        mounts: start.mounts,
+        log_path: log_path(&container.name, start.attempt),
+        stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
+        tty: container.tty == Some(true),
+        resources: resources::container(pod, container.resources.as_ref(), start.node_memory),
+        security: security::context(pod, container, start.seccomp_directory),
+        pid: start.pid,
+        labels: labels(pod, Some(&container.name)),
+        annotations: BTreeMap::from([(
+            "io.kubernetes.container.restartCount".into(),
+            start.attempt.to_string(),
+        )]),
+        env: start.env,
+    }
+}
+
+/// The propagation of a mount.
+pub fn propagation(mode: Option<&str>) -> Propagation {
+    match mode {
+        Some("HostToContainer") => Propagation::HostToContainer,
+        Some("Bidirectional") => Propagation::Bidirectional,
+        _ => Propagation::Private,
+    }
+}

@@ -1,0 +1,226 @@
+//! What each volume of a Pod is, and what must be read before it can be mounted.
+
+use std::path::PathBuf;
+
+use k8s_openapi::api::core::v1::{
+    ConfigMapProjection, Pod, ProjectedVolumeSource, SecretProjection, ServiceAccountTokenProjection, Volume,
+    VolumeProjection,
+};
+
+use super::payload::{self, Projection};
+use crate::pod::spec::spec;
+
+/// One volume.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Its name in the Pod.
+    pub name: String,
+    /// What it is.
+    pub source: Source,
+    /// What its files are made of.
+    pub projections: Vec<Projection>,
+    /// Read-only whatever the mounts say.
+    pub read_only: bool,
+}
+
+/// What a volume is on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Scratch space.
+    EmptyDir {
+        /// A tmpfs.
+        memory: bool,
+        /// Of this size.
+        size: Option<u64>,
+    },
+    /// A path of the node.
+    HostPath {
+        /// The path.
+        path: PathBuf,
+        /// Its type.
+        kind: String,
+    },
+    /// A bound claim on a path of the node.
+    Claimed {
+        /// The path.
+        path: PathBuf,
+        /// Kind of the PersistentVolume.
+        plugin: &'static str,
+    },
+    /// Files made of objects; secrets only in memory.
+    Files {
+        /// On tmpfs.
+        memory: bool,
+    },
+    /// Not for this node.
+    Unsupported {
+        /// Which.
+        plugin: &'static str,
+    },
+}
+
+impl Source {
+    /// Name of upstream's plug-in; part of the path.
+    pub fn plugin(&self) -> &'static str {
+        match self {
+            Source::EmptyDir { .. } => "kubernetes.io/empty-dir",
+            Source::HostPath { .. } => "kubernetes.io/host-path",
+            Source::Claimed { plugin, .. } | Source::Unsupported { plugin } => plugin,
+            Source::Files { .. } => "kubernetes.io/projected",
+        }
+    }
+}
+
+/// What has to be read for the volumes of a Pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// ConfigMaps.
+    pub config_maps: Vec<String>,
+    /// Secrets.
+    pub secrets: Vec<String>,
+}
+
+/// Plans a volume. A claim comes with the source that it is bound to, or why it is not.
+pub fn plan(pod: &Pod, volume: &Volume, claimed: Option<Result<Source, String>>) -> Result<Plan, String> {
+    let (source, projections) = match claimed {
+        Some(claimed) => (claimed?, Vec::new()),
+        None => own_source(pod, volume),
+    };
+    let read_only = volume.persistent_volume_claim.as_ref().and_then(|claim| claim.read_only) == Some(true);
+    Ok(Plan { name: volume.name.clone(), source, projections, read_only })
+}
+
+/// The claim behind a volume: its own, or the one made from its template.
+pub fn claim_name(pod: &Pod, volume: &Volume) -> Option<String> {
+    if let Some(claim) = &volume.persistent_volume_claim {
+        return Some(claim.claim_name.clone());
+    }
+    let pod = pod.metadata.name.as_deref().unwrap_or_default();
+    volume.ephemeral.as_ref().map(|_| format!("{pod}-{}", volume.name))
+}
+
+fn own_source(pod: &Pod, volume: &Volume) -> (Source, Vec<Projection>) {
+    let files = |memory, list| (Source::Files { memory }, list);
+    if let Some(path) = &volume.host_path {
+        let kind = path.type_.clone().unwrap_or_default();
+        return (Source::HostPath { path: path.path.clone().into(), kind }, Vec::new());
+    }
+    if let Some(source) = &volume.config_map {
+        let projection = ConfigMapProjection {
+            name: source.name.clone(),
+            items: source.items.clone(),
+            optional: source.optional,
+        };
+        return files(false, vec![Projection::ConfigMap(projection, mode(source.default_mode))]);
+    }
+    if let Some(source) = &volume.secret {
+        let projection = SecretProjection {
+            name: source.secret_name.clone().unwrap_or_default(),
+            items: source.items.clone(),
+            optional: source.optional,
+        };
+        return files(true, vec![Projection::Secret(projection, mode(source.default_mode))]);
+    }
+    if let Some(source) = &volume.downward_api {
+        let items = source.items.clone().unwrap_or_default();
+        return files(true, vec![Projection::Downward(items, mode(source.default_mode))]);
+    }
+    if let Some(source) = &volume.projected {
+        return files(true, projected(pod, source));
+    }
+    match unsupported(volume) {
+        Some(plugin) => (Source::Unsupported { plugin }, Vec::new()),
+        None => (empty_dir(volume), Vec::new()),
+    }
+}
+
+/// A volume without any source is an emptyDir, as upstream defaults it.
+fn empty_dir(volume: &Volume) -> Source {
+    let source = volume.empty_dir.as_ref();
+    let medium = source.and_then(|source| source.medium.as_deref()).unwrap_or_default();
+    if medium.starts_with("HugePages") {
+        return Source::Unsupported { plugin: "kubernetes.io/empty-dir (HugePages)" };
+    }
+    let limit = source.and_then(|source| source.size_limit.as_ref());
+    let size =
+        limit.and_then(|limit| limit.0.parse::<api::quantity::Quantity>().ok()).map(|size| size.value());
+    let size = size.and_then(|size| u64::try_from(size).ok()).filter(|size| *size > 0);
+    Source::EmptyDir { memory: medium == "Memory", size }
+}
+
+fn mode(mode: Option<i32>) -> u32 {
+    mode.and_then(|mode| u32::try_from(mode).ok()).unwrap_or(0o644)
+}
+
+fn projected(pod: &Pod, source: &ProjectedVolumeSource) -> Vec<Projection> {
+    let mode = mode(source.default_mode);
+    source.sources.iter().flatten().flat_map(|one| projections(pod, one, mode)).collect()
+}
+
+fn projections(pod: &Pod, one: &VolumeProjection, mode: u32) -> Vec<Projection> {
+    let mut all = Vec::new();
+    all.extend(one.config_map.clone().map(|source| Projection::ConfigMap(source, mode)));
+    all.extend(one.secret.clone().map(|source| Projection::Secret(source, mode)));
+    all.extend(
+        one.downward_api
+            .as_ref()
+            .map(|source| Projection::Downward(source.items.clone().unwrap_or_default(), mode)),
+    );
+    all.extend(one.service_account_token.clone().map(|source| token(pod, source, mode)));
+    all.extend(one.cluster_trust_bundle.as_ref().map(|_| Projection::Unsupported("clusterTrustBundle")));
+    all.extend(one.pod_certificate.as_ref().map(|_| Projection::Unsupported("podCertificate")));
+    all
+}
+
+/// A token is narrowed to its one reader: the user all containers share, or the fsGroup.
+fn token(pod: &Pod, source: ServiceAccountTokenProjection, mode: u32) -> Projection {
+    let spec = spec(pod);
+    let whole = spec.security_context.as_ref();
+    let users = spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(|container| {
+        let own = container.security_context.as_ref().and_then(|context| context.run_as_user);
+        own.or(whole.and_then(|context| context.run_as_user))
+    });
+    let users: Vec<Option<i64>> = users.collect();
+    let same =
+        users.first().copied().flatten().filter(|first| users.iter().all(|user| user == &Some(*first)));
+    let owner = same.and_then(|user| u32::try_from(user).ok());
+    let grouped = whole.and_then(|context| context.fs_group).is_some();
+    let mode = if owner.is_some() || grouped { 0o600 } else { mode };
+    Projection::Token { source, mode, owner }
+}
+
+/// The kind of a volume that this node cannot mount.
+fn unsupported(volume: &Volume) -> Option<&'static str> {
+    let kinds = [
+        (volume.nfs.is_some(), "kubernetes.io/nfs"),
+        (volume.csi.is_some(), "kubernetes.io/csi"),
+        (volume.image.is_some(), "kubernetes.io/image"),
+        (volume.iscsi.is_some(), "kubernetes.io/iscsi"),
+        (volume.fc.is_some(), "kubernetes.io/fc"),
+        (volume.git_repo.is_some(), "kubernetes.io/git-repo"),
+        (volume.flex_volume.is_some(), "kubernetes.io/flexvolume"),
+        (volume.cephfs.is_some(), "kubernetes.io/cephfs"),
+        (volume.rbd.is_some(), "kubernetes.io/rbd"),
+        (volume.glusterfs.is_some(), "kubernetes.io/glusterfs"),
+        (volume.gce_persistent_disk.is_some(), "kubernetes.io/gce-pd"),
+        (volume.aws_elastic_block_store.is_some(), "kubernetes.io/aws-ebs"),
+        (volume.azure_disk.is_some(), "kubernetes.io/azure-disk"),
+        (volume.azure_file.is_some(), "kubernetes.io/azure-file"),
+        (volume.cinder.is_some(), "kubernetes.io/cinder"),
+        (volume.flocker.is_some(), "kubernetes.io/flocker"),
+        (volume.vsphere_volume.is_some(), "kubernetes.io/vsphere-volume"),
+        (volume.quobyte.is_some(), "kubernetes.io/quobyte"),
+        (volume.photon_persistent_disk.is_some(), "kubernetes.io/photon-pd"),
+        (volume.portworx_volume.is_some(), "kubernetes.io/portworx-volume"),
+        (volume.scale_io.is_some(), "kubernetes.io/scaleio"),
+        (volume.storageos.is_some(), "kubernetes.io/storageos"),
+    ];
+    kinds.into_iter().find(|(named, _)| *named).map(|(_, plugin)| plugin)
+}
+
+impl Plan {
+    /// ConfigMaps and Secrets whose contents it shows.
+    pub fn needs(&self) -> Needs {
+        payload::needs(&self.projections)
+    }
+}
