@@ -19,7 +19,19 @@
 
 mod config;
 pub mod container;
+mod credentials;
+mod hooks;
+mod kubelet;
+mod logs;
+mod node;
+mod object;
 pub mod pod;
+mod probing;
+mod shared;
+mod sources;
+mod termination;
 pub mod volumes;
+mod worker;
 
 pub use config::{Config, ConfirmEndpoints};
+pub use node::Node;

@@ -427,6 +427,9 @@ impl Container {
                 }
             }
         }
+        if mine.is_empty() {
+            self.adopt_report(status, now);
+        }
         if let Phase::Running(_) = self.phase {
             let started = status.and_then(|status| status.started).unwrap_or(false);
             let ready = status.is_some_and(|status| status.ready);
@@ -441,6 +444,38 @@ impl Container {
             self.attempt + u32::from(self.waiting_for_restart(status))
         };
         self.backoff = Backoff::resumed(tries.min(self.attempt), ended);
+    }
+
+    /// Nothing of it is left on the node: what the API has been told is all there is.
+    fn adopt_report(&mut self, status: Option<&k8s_openapi::api::core::v1::ContainerStatus>, now: Timestamp) {
+        let Some(status) = status else { return };
+        let id = |id: &Option<String>| id.as_deref().map(bare_id).unwrap_or_default();
+        let states = [&status.state, &status.last_state];
+        let mut ended =
+            states.into_iter().flatten().filter_map(|state| state.terminated.as_ref()).map(|terminated| {
+                Exit {
+                    id: id(&terminated.container_id),
+                    code: terminated.exit_code,
+                    reason: terminated.reason.clone().unwrap_or_default(),
+                    message: terminated.message.clone().unwrap_or_default(),
+                    started_at: terminated.started_at.as_ref().map(|time| time.0),
+                    finished_at: terminated.finished_at.as_ref().map_or(now, |time| time.0),
+                }
+            });
+        let running = status.state.as_ref().and_then(|state| state.running.as_ref());
+        self.attempt = u32::try_from(status.restart_count).unwrap_or_default();
+        self.exited = ended.next();
+        self.previous = ended.next();
+        if let Some(running) = running {
+            let started_at = running.started_at.as_ref().map_or(now, |time| time.0);
+            let run = Run { id: id(&status.container_id), started_at, user: None };
+            self.previous = self.exited.replace(super::step::lost(&run, now));
+        }
+        if self.exited.is_some() {
+            let image =
+                ImageRef { id: String::new(), name: status.image.clone(), image_id: status.image_id.clone() };
+            self.image_ref = Some(image);
+        }
     }
 
     fn waiting_for_restart(&self, status: Option<&k8s_openapi::api::core::v1::ContainerStatus>) -> bool {
@@ -463,6 +498,11 @@ impl Container {
             }
         }
     }
+}
+
+/// The id without the runtime's name.
+fn bare_id(id: &str) -> String {
+    id.rsplit("://").next().unwrap_or(id).to_string()
 }
 
 /// The status the API has of a container.

@@ -1,0 +1,382 @@
+//! The Node object and its Lease: what the cluster knows of this machine.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::events::EventType;
+use client::{Patch, PatchKind};
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::Config;
+use crate::shared::Shared;
+
+/// How often the node looks at itself.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// A status without news is written so often.
+const REPORT_EVERY: Duration = Duration::from_secs(300);
+/// How often the Lease is renewed, and how long it holds.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
+const LEASE_SECONDS: i32 = 40;
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// Pause after the API did not answer.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Images named in the status, and names of each.
+const IMAGES_MAX: usize = 50;
+const IMAGE_NAMES_MAX: usize = 5;
+/// Less free memory than this is pressure (upstream's hard eviction threshold).
+const MEMORY_MIN: u64 = 100 << 20;
+/// Less free disk than this share is pressure.
+const DISK_FREE_MIN: f64 = 0.10;
+
+/// The Node as this machine and its configuration make it.
+pub(crate) fn build(config: &Config, now: Timestamp) -> core::Node {
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let mut labels: BTreeMap<String, String> = [
+        ("beta.kubernetes.io/arch", arch),
+        ("beta.kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/hostname", &config.hostname),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_string(), value.to_string()))
+    .collect();
+    labels.extend(config.labels.iter().cloned());
+    let taints = config.taints.iter().map(|(key, value, effect)| core::Taint {
+        key: key.clone(),
+        value: Some(value.clone()).filter(|value| !value.is_empty()),
+        effect: effect.clone(),
+        time_added: None,
+    });
+    let taints: Vec<_> = taints.collect();
+    core::Node {
+        metadata: ObjectMeta {
+            name: Some(config.node_name.clone()),
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        },
+        spec: Some(core::NodeSpec {
+            pod_cidr: config.pod_cidr.clone(),
+            pod_cidrs: config.pod_cidr.clone().map(|cidr| vec![cidr]),
+            taints: (!taints.is_empty()).then_some(taints),
+            ..core::NodeSpec::default()
+        }),
+        status: Some(status(config, arch, now)),
+    }
+}
+
+fn status(config: &Config, arch: &str, now: Timestamp) -> core::NodeStatus {
+    let mut addresses: Vec<core::NodeAddress> = Vec::new();
+    let address = |type_: &str, address: String| core::NodeAddress { type_: type_.into(), address };
+    addresses.extend(config.node_ips.iter().map(|ip| address("InternalIP", ip.to_string())));
+    addresses.push(address("Hostname", config.hostname.clone()));
+    let capacity = capacity(config);
+    core::NodeStatus {
+        addresses: Some(addresses),
+        allocatable: Some(allocatable(&capacity)),
+        capacity: Some(capacity),
+        conditions: Some(conditions(config, &[], now)),
+        daemon_endpoints: Some(core::NodeDaemonEndpoints {
+            kubelet_endpoint: Some(core::DaemonEndpoint { port: i32::from(config.kubelet_port) }),
+        }),
+        node_info: Some(node_info(config, arch)),
+        ..core::NodeStatus::default()
+    }
+}
+
+fn capacity(config: &Config) -> BTreeMap<String, Quantity> {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut list = BTreeMap::from([
+        ("cpu".to_string(), Quantity(cpus.to_string())),
+        ("memory".to_string(), Quantity(format!("{}Ki", meminfo("MemTotal:") / 1024))),
+        ("pods".to_string(), Quantity(config.max_pods.to_string())),
+        ("ephemeral-storage".to_string(), Quantity(format!("{}Ki", disk(config).0 / 1024))),
+    ]);
+    for (directory, name) in [("hugepages-2048kB", "hugepages-2Mi"), ("hugepages-1048576kB", "hugepages-1Gi")]
+    {
+        let path = Path::new("/sys/kernel/mm/hugepages").join(directory).join("nr_hugepages");
+        let Ok(pages) = fs::read_to_string(path) else { continue };
+        let pages: u64 = pages.trim().parse().unwrap_or_default();
+        let kibibytes = if name == "hugepages-2Mi" { 2048 } else { 1_048_576 };
+        let amount = if pages == 0 { "0".into() } else { format!("{}Ki", pages * kibibytes) };
+        list.insert(name.into(), Quantity(amount));
+    }
+    list
+}
+
+/// Capacity without what the eviction thresholds keep free.
+fn allocatable(capacity: &BTreeMap<String, Quantity>) -> BTreeMap<String, Quantity> {
+    let mut list = capacity.clone();
+    let kibibytes =
+        |name: &str| capacity.get(name).and_then(|amount| amount.0.strip_suffix("Ki")?.parse::<u64>().ok());
+    if let Some(memory) = kibibytes("memory") {
+        let left = memory.saturating_sub(MEMORY_MIN / 1024);
+        list.insert("memory".into(), Quantity(format!("{left}Ki")));
+    }
+    if let Some(disk) = kibibytes("ephemeral-storage") {
+        list.insert("ephemeral-storage".into(), Quantity((disk * 1024 / 10 * 9).to_string()));
+    }
+    list
+}
+
+/// A line of /proc/meminfo in bytes.
+fn meminfo(name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
+        .map_or(0, |kibibytes| kibibytes * 1024)
+}
+
+/// Size and free bytes of the file system of the Pods' directories.
+fn disk(config: &Config) -> (u64, u64) {
+    let existing = config.pods_directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    rustix::fs::statvfs(existing)
+        .map_or((0, 0), |stat| (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
+}
+
+fn node_info(config: &Config, arch: &str) -> core::NodeSystemInfo {
+    let first_line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_string();
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let pretty = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("\"Linux\"");
+    core::NodeSystemInfo {
+        architecture: arch.into(),
+        boot_id: first_line("/proc/sys/kernel/random/boot_id"),
+        container_runtime_version: config.runtime_version.clone(),
+        kernel_version: rustix::system::uname().release().to_string_lossy().into_owned(),
+        kubelet_version: config.kubelet_version.clone(),
+        kube_proxy_version: String::new(),
+        machine_id: first_line("/etc/machine-id"),
+        operating_system: "linux".into(),
+        os_image: pretty.trim_matches('"').into(),
+        system_uuid: first_line("/sys/class/dmi/id/product_uuid"),
+        swap: None,
+    }
+}
+
+fn conditions(config: &Config, old: &[core::NodeCondition], now: Timestamp) -> Vec<core::NodeCondition> {
+    let memory = meminfo("MemAvailable:") < MEMORY_MIN;
+    let (size, free) = disk(config);
+    let full = size > 0 && (free as f64) < size as f64 * DISK_FREE_MIN;
+    let table = [
+        (
+            "MemoryPressure",
+            memory,
+            [
+                ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+                ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            ],
+        ),
+        (
+            "DiskPressure",
+            full,
+            [
+                ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+                ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ],
+        ),
+        (
+            "PIDPressure",
+            false,
+            [
+                ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+                ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ],
+        ),
+        ("Ready", true, [("KubeletNotReady", ""), ("KubeletReady", "kubelet is posting ready status")]),
+    ];
+    let of = |(type_, holds, texts): (&str, bool, [(&str, &str); 2])| {
+        let status = if holds { "True" } else { "False" };
+        let (reason, message) = texts[usize::from(holds)];
+        let same = old.iter().find(|one| one.type_ == type_ && one.status == status);
+        core::NodeCondition {
+            type_: type_.into(),
+            status: status.into(),
+            reason: Some(reason.into()),
+            message: Some(message.into()),
+            last_heartbeat_time: Some(Time(now)),
+            last_transition_time: same.and_then(|one| one.last_transition_time.clone()).or(Some(Time(now))),
+        }
+    };
+    table.into_iter().map(of).collect()
+}
+
+/// Keeps the Node object up to date; `ready` turns true with the first success.
+pub(crate) async fn keep_node(node: Arc<Shared>, ready: watch::Sender<bool>) {
+    let mut written = loop {
+        match register(&node).await {
+            Ok(status) => break status,
+            Err(error) => {
+                tracing::warn!(%error, "the node could not be registered; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    };
+    ready.send_replace(true);
+    tell(&node, "Starting", "Starting kubelet.".into());
+    tell(&node, "NodeReady", format!("Node {} status is now: NodeReady", node.config.node_name));
+    let mut reported = tokio::time::Instant::now();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let status = look(&node, &written).await;
+        if !differs(&written, &status) && reported.elapsed() < REPORT_EVERY {
+            continue;
+        }
+        match write_status(&node, &status).await {
+            Ok(()) => (written, reported) = (status, tokio::time::Instant::now()),
+            Err(error) => tracing::warn!(%error, "the node's status could not be written; trying again"),
+        }
+    }
+}
+
+fn tell(node: &Shared, reason: &str, message: String) {
+    let name = &node.config.node_name;
+    // Upstream's kubelet names itself by its name where a UID belongs.
+    let about = core::ObjectReference {
+        kind: Some("Node".into()),
+        name: Some(name.clone()),
+        uid: Some(name.clone()),
+        ..core::ObjectReference::default()
+    };
+    node.recorder.event(&about, EventType::Normal, reason, message);
+}
+
+/// Creates the Node, or brings an old one up to date.
+async fn register(node: &Shared) -> Result<core::NodeStatus, client::Error> {
+    let own = &node.own_node;
+    let name = &node.config.node_name;
+    match node.client.create("", own).await {
+        Ok(created) => {
+            let conditions = created.status.as_ref().and_then(|status| status.conditions.as_ref());
+            if conditions.is_some_and(|conditions| {
+                conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True")
+            }) {
+                return Ok(own.status.clone().unwrap_or_default());
+            }
+        }
+        Err(err) if err.is_already_exists() => {
+            let body = json!({"metadata": {"labels": own.metadata.labels}, "spec": {"podCIDR": own.spec.as_ref().and_then(|spec| spec.pod_cidr.clone())}});
+            let spec = json!({"metadata": {"labels": own.metadata.labels}});
+            let known: core::Node = node.client.get("", name).await?;
+            let has_cidr = known.spec.and_then(|spec| spec.pod_cidr).is_some();
+            let patch = Patch::new(PatchKind::Strategic, if has_cidr { spec } else { body });
+            node.client.patch::<core::Node>("", name, &patch).await?;
+        }
+        Err(err) => return Err(err),
+    }
+    let status = own.status.clone().unwrap_or_default();
+    write_status(node, &status).await?;
+    Ok(status)
+}
+
+/// The status as it is now: conditions and images change, the machine does not.
+async fn look(node: &Shared, written: &core::NodeStatus) -> core::NodeStatus {
+    let old = written.conditions.as_deref().unwrap_or_default();
+    let mut status = written.clone();
+    status.conditions = Some(conditions(&node.config, old, Timestamp::now()));
+    match node.runtime.images().await {
+        Ok(images) => status.images = Some(image_list(images)),
+        Err(error) => tracing::warn!(%error, "images could not be listed"),
+    }
+    status
+}
+
+fn image_list(mut images: Vec<runtime::Image>) -> Vec<core::ContainerImage> {
+    images.sort_by_key(|image| std::cmp::Reverse(image.size));
+    images.truncate(IMAGES_MAX);
+    let entry = |image: runtime::Image| core::ContainerImage {
+        names: Some(image.repo_digests.into_iter().chain(image.repo_tags).take(IMAGE_NAMES_MAX).collect()),
+        size_bytes: i64::try_from(image.size).ok(),
+    };
+    images.into_iter().map(entry).collect()
+}
+
+/// Heartbeat times alone are no news.
+fn differs(old: &core::NodeStatus, new: &core::NodeStatus) -> bool {
+    let key = |status: &core::NodeStatus| {
+        let conditions = status
+            .conditions
+            .iter()
+            .flatten()
+            .map(|one| (one.type_.clone(), one.status.clone(), one.reason.clone()));
+        (conditions.collect::<Vec<_>>(), status.images.clone())
+    };
+    key(old) != key(new)
+}
+
+async fn write_status(node: &Shared, status: &core::NodeStatus) -> Result<(), client::Error> {
+    let status: Value = serde_json::to_value(status).unwrap_or_default();
+    let patch = Patch::status(PatchKind::Strategic, json!({"status": status}));
+    node.client.patch::<core::Node>("", &node.config.node_name, &patch).await.map(drop)
+}
+
+/// Renews the Lease: the cluster's sign of life.
+pub(crate) async fn keep_lease(node: Arc<Shared>, mut ready: watch::Receiver<bool>) {
+    if ready.wait_for(|ready| *ready).await.is_err() {
+        return;
+    }
+    let mut held: Option<Lease> = None;
+    loop {
+        match renew(&node, held.take()).await {
+            Ok(lease) => {
+                held = Some(lease);
+                tokio::time::sleep(RENEW_EVERY).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the node's lease could not be renewed; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn renew(node: &Shared, held: Option<Lease>) -> Result<Lease, client::Error> {
+    let name = &node.config.node_name;
+    let known = match held {
+        Some(lease) => Some(lease),
+        None => match node.client.get(LEASE_NAMESPACE, name).await {
+            Ok(lease) => Some(lease),
+            Err(err) if err.is_not_found() => None,
+            Err(err) => return Err(err),
+        },
+    };
+    let spec = LeaseSpec {
+        holder_identity: Some(name.clone()),
+        lease_duration_seconds: Some(LEASE_SECONDS),
+        renew_time: Some(MicroTime(Timestamp::now())),
+        ..LeaseSpec::default()
+    };
+    match known {
+        Some(mut lease) => {
+            lease.spec = Some(spec);
+            node.client.replace(&lease).await
+        }
+        None => {
+            let owner: core::Node = node.client.get("", name).await?;
+            let lease = Lease {
+                metadata: ObjectMeta {
+                    name: Some(name.clone()),
+                    namespace: Some(LEASE_NAMESPACE.into()),
+                    owner_references: Some(vec![OwnerReference {
+                        api_version: "v1".into(),
+                        kind: "Node".into(),
+                        name: name.clone(),
+                        uid: owner.metadata.uid.unwrap_or_default(),
+                        ..OwnerReference::default()
+                    }]),
+                    ..ObjectMeta::default()
+                },
+                spec: Some(spec),
+            };
+            node.client.create(LEASE_NAMESPACE, &lease).await
+        }
+    }
+}

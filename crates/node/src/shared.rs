@@ -1,0 +1,109 @@
+//! What all tasks of a node have in common.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use client::events::{EventType, Recorder, container_reference, reference};
+use client::{Client, Reflector};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use runtime::Runtime;
+use tokio::sync::mpsc;
+
+use crate::Config;
+use crate::container::dns::NodeDns;
+use crate::container::fields::Facts;
+use crate::pod::event::Record;
+use crate::sources::Watches;
+use crate::volumes::Mounts;
+use crate::worker::Message;
+
+/// One per node.
+pub(crate) struct Shared {
+    pub(crate) client: Client,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) config: Config,
+    pub(crate) mounts: Arc<dyn Mounts>,
+    pub(crate) watches: Watches,
+    pub(crate) services: Reflector<Service>,
+    pub(crate) recorder: Recorder,
+    /// The Node object as this node makes it; the API's copy wins where there is one.
+    pub(crate) own_node: Node,
+    pub(crate) nodes: Reflector<Node>,
+    pub(crate) dns: NodeDns,
+    pub(crate) workers: Mutex<HashMap<String, Worker>>,
+}
+
+/// A worker seen from outside.
+#[derive(Clone, Debug)]
+pub(crate) struct Worker {
+    pub(crate) inbox: mpsc::Sender<Message>,
+    /// The Pod with the newest status the node has made.
+    pub(crate) pod: Arc<Pod>,
+    /// Nothing of it runs any more.
+    pub(crate) terminated: bool,
+    /// Its sandbox, for port-forward.
+    pub(crate) sandbox: Option<String>,
+}
+
+impl Shared {
+    pub(crate) fn workers(&self) -> MutexGuard<'_, HashMap<String, Worker>> {
+        self.workers.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The Pod of this name, the one that is not being replaced if there are two.
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<Worker> {
+        let workers = self.workers();
+        let named = |worker: &&Worker| {
+            let meta = &worker.pod.metadata;
+            meta.namespace.as_deref() == Some(namespace) && meta.name.as_deref() == Some(name)
+        };
+        workers
+            .values()
+            .filter(named)
+            .min_by_key(|worker| (worker.terminated, worker.pod.metadata.deletion_timestamp.is_some()))
+            .cloned()
+    }
+
+    /// The Node as the API has it, or as we made it.
+    pub(crate) fn node(&self) -> Arc<Node> {
+        self.nodes.get("", &self.config.node_name).unwrap_or_else(|| Arc::new(self.own_node.clone()))
+    }
+
+    pub(crate) fn allocatable(&self) -> BTreeMap<String, Quantity> {
+        self.own_node.status.as_ref().and_then(|status| status.allocatable.clone()).unwrap_or_default()
+    }
+
+    /// Bytes of memory of the node.
+    pub(crate) fn memory(&self) -> i64 {
+        let capacity = self.own_node.status.as_ref().and_then(|status| status.capacity.as_ref());
+        let memory = capacity.and_then(|capacity| capacity.get("memory"));
+        memory
+            .and_then(|memory| memory.0.parse::<api::quantity::Quantity>().ok())
+            .map_or(0, |memory| memory.value())
+    }
+
+    /// What containers may be told of their Pod.
+    pub(crate) fn facts(&self, pod: &Pod, sandbox_ips: &[IpAddr]) -> Facts {
+        let host_network = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
+        let pod_ips = if host_network { self.config.node_ips.clone() } else { sandbox_ips.to_vec() };
+        Facts { pod_ips, host_ips: self.config.node_ips.clone(), allocatable: self.allocatable() }
+    }
+
+    /// Writes an Event about the Pod or one of its containers.
+    pub(crate) fn record(&self, pod: &Pod, record: &Record) {
+        let about = reference(pod);
+        let about = match record.field_path.as_deref().and_then(split_field_path) {
+            Some((field, container)) => container_reference(&about, field, container),
+            None => about,
+        };
+        let kind = if record.warning { EventType::Warning } else { EventType::Normal };
+        self.recorder.event(&about, kind, record.reason(), record.message.clone());
+    }
+}
+
+/// `spec.containers{name}` in its two names.
+fn split_field_path(path: &str) -> Option<(&str, &str)> {
+    path.strip_prefix("spec.")?.strip_suffix('}')?.split_once('{')
+}

@@ -1,0 +1,116 @@
+//! Looking for images and pulling them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use runtime::{Error, Image};
+
+use super::{Message, PodWorker};
+use crate::credentials;
+use crate::pod::event::{Event, ImageError, ImageRef, Pulled};
+use crate::pod::spec::spec;
+use crate::shared::Shared;
+
+impl PodWorker {
+    pub(super) fn ensure_image(&mut self, container: String) {
+        let Some(spec) = self.state.spec_of(&container) else { return };
+        let (node, pod, outbox) = (Arc::clone(&self.node), Arc::clone(&self.state.pod), self.outbox.clone());
+        let name = container.clone();
+        let handle = self.spawn(async move {
+            let started = {
+                let name = name.clone();
+                async move { drop(outbox.send(Message::Event(Event::PullStarted { container: name })).await) }
+            };
+            match ensure(&node, &pod, &spec, started).await {
+                Ok((image, pulled)) => {
+                    Event::ImageReady { container: name, image: image_ref(&spec, &image), pulled }
+                }
+                Err((error, message)) => Event::ImageFailed { container: name, error, message },
+            }
+        });
+        self.pulls.insert(container, handle);
+    }
+}
+
+type Failure = (ImageError, String);
+
+async fn ensure(
+    node: &Shared,
+    pod: &Pod,
+    container: &Container,
+    started: impl Future<Output = ()>,
+) -> Result<(Image, Option<Pulled>), Failure> {
+    let reference = container.image.as_deref().unwrap_or_default();
+    let present = node.runtime.image_status(reference).await.map_err(|err| inspect_error(reference, &err))?;
+    match (container.image_pull_policy.as_deref(), present) {
+        (policy, Some(image)) if policy != Some("Always") => return Ok((image, None)),
+        (Some("Never"), None) => {
+            let text = format!("Container image {reference:?} is not present with pull policy of Never");
+            return Err((ImageError::NeverPull, text));
+        }
+        _ => {}
+    }
+    started.await;
+    let waiting = Instant::now();
+    let credentials = logins(node, pod, reference).await;
+    let pulling = Instant::now();
+    let image = node.runtime.pull_image(reference, credentials).await.map_err(pull_error)?;
+    let pulled = Pulled { took: pulling.elapsed(), took_with_waiting: waiting.elapsed(), size: image.size };
+    Ok((image, Some(pulled)))
+}
+
+fn inspect_error(reference: &str, err: &Error) -> Failure {
+    match err {
+        Error::InvalidImageName { .. } => {
+            (ImageError::InvalidName, format!("Failed to apply default image tag {reference:?}: {err}"))
+        }
+        _ => (ImageError::Inspect, format!("Failed to inspect image {reference:?}: {err}")),
+    }
+}
+
+fn pull_error(err: Error) -> Failure {
+    let kind = match &err {
+        Error::InvalidImageName { .. } => ImageError::InvalidName,
+        _ => ImageError::Pull,
+    };
+    (kind, err.to_string())
+}
+
+/// Logins from the Pod's imagePullSecrets; one that is missing is told and passed over.
+async fn logins(node: &Shared, pod: &Pod, reference: &str) -> Vec<runtime::Credentials> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let mut secrets = Vec::new();
+    let mut missing = Vec::new();
+    for named in spec(pod).image_pull_secrets.iter().flatten() {
+        match node.watches.secret(namespace, &named.name).get().await {
+            Some(secret) => secrets.push(secret),
+            None => missing.push(named.name.clone()),
+        }
+    }
+    if !missing.is_empty() {
+        let message = format!(
+            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+            missing.join(", ")
+        );
+        node.record(pod, &crate::pod::event::Record::pod_warning("FailedToRetrieveImagePullSecret", message));
+    }
+    let all: Vec<_> = secrets.iter().map(|secret| &**secret).collect();
+    credentials::for_image(reference, &all)
+}
+
+/// `status.image` is the tag (or digest) asked for in full; `imageID` a digest when there is one.
+fn image_ref(container: &Container, image: &Image) -> ImageRef {
+    let asked = container.image.clone().unwrap_or_default();
+    let suffix = format!("/{}", asked.trim_start_matches("docker.io/").trim_start_matches("library/"));
+    let tag = image
+        .repo_tags
+        .iter()
+        .find(|tag| **tag == asked || tag.ends_with(&suffix))
+        .or(image.repo_tags.first());
+    ImageRef {
+        id: image.id.clone(),
+        name: tag.cloned().unwrap_or_else(|| image.id.clone()),
+        image_id: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.clone()),
+    }
+}

@@ -1,0 +1,322 @@
+//! Making the sandbox and starting containers.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use runtime::{ContainerState, Error, Mount, NamespaceMode, Propagation};
+
+use super::kill::exit_of;
+use super::{Files, Message, PodWorker, lock};
+use crate::container::config::{self, Start};
+use crate::container::{dns, env, expand, hosts, security, services};
+use crate::hooks;
+use crate::pod::event::{Event, Record, StartFailure};
+use crate::pod::spec::{self, spec};
+use crate::shared::Shared;
+use crate::volumes::{self, PodDirectory, sub_path};
+
+impl PodWorker {
+    pub(super) fn run_sandbox(&mut self, attempt: u32) {
+        let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.state.pod));
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        let full_name = spec::full_name(&pod);
+        let (resolv, events) = dns::config(spec(&pod), &namespace, &full_name, &node.dns);
+        for (reason, message) in events {
+            node.record(&pod, &Record::pod_warning(reason, message));
+        }
+        self.spawn(async move {
+            let logs = &node.config.logs_directory;
+            let config = match config::sandbox(&pod, attempt, logs, resolv, &node.config.cluster_domain) {
+                Ok(config) => config,
+                Err(message) => return Event::SandboxFailed { message },
+            };
+            match node.runtime.run_sandbox(config).await {
+                Ok(status) => Event::SandboxReady { id: status.id, ips: status.ips },
+                Err(err) => Event::SandboxFailed { message: err.to_string() },
+            }
+        });
+    }
+
+    pub(super) fn start_container(
+        &mut self,
+        container: String,
+        attempt: u32,
+        sandbox: String,
+        image: String,
+    ) {
+        let Some(spec) = self.state.spec_of(&container) else { return };
+        let Some(reader) = self.message_reader(&container) else { return };
+        let starter = Starter {
+            node: Arc::clone(&self.node),
+            pod: Arc::clone(&self.state.pod),
+            ips: self.state.sandbox.ips().to_vec(),
+            target: self.ephemeral_target(&container),
+            files: Arc::clone(&self.files),
+            directory: self.directory.clone(),
+            container: spec,
+            attempt,
+            sandbox,
+            image,
+        };
+        let outbox = self.outbox.clone();
+        let task = async move {
+            let send = |event| async { drop(outbox.send(Message::Event(event)).await) };
+            match starter.start(&send).await {
+                Err((failure, message)) => send(Event::ContainerFailed { container, failure, message }).await,
+                Ok(id) => {
+                    // An exit before the start was known here would have gone unheard.
+                    if let Some(exit) = exit_of(&starter.node, &id, reader).await {
+                        send(Event::ContainerExited { container, exit }).await;
+                    }
+                }
+            }
+        };
+        self.tasks.spawn(task);
+    }
+
+    /// The container whose processes an ephemeral container wants to see.
+    fn ephemeral_target(&self, container: &str) -> Option<NamespaceMode> {
+        let all = spec(&self.state.pod).ephemeral_containers.iter().flatten();
+        let name = all.clone().find(|one| one.name == container)?.target_container_name.clone()?;
+        let run = self.state.containers.iter().find(|one| one.name == name)?.phase.run()?;
+        Some(NamespaceMode::Target(run.id.clone()))
+    }
+
+    pub(super) fn run_post_start(&mut self, container: String, id: String) {
+        let Some(target) = self.target(&container, id.clone()) else { return };
+        let hook = target.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone());
+        let Some(hook) = hook else { return };
+        self.spawn(async move {
+            let result = hooks::run(&target, &hook).await.map(drop);
+            Event::PostStartDone { container, id, result }
+        });
+    }
+}
+
+/// One start.
+struct Starter {
+    node: Arc<Shared>,
+    pod: Arc<Pod>,
+    ips: Vec<std::net::IpAddr>,
+    target: Option<NamespaceMode>,
+    files: Arc<Files>,
+    directory: PodDirectory,
+    container: Container,
+    attempt: u32,
+    sandbox: String,
+    image: String,
+}
+
+type Failure = (StartFailure, String);
+
+impl Starter {
+    /// Creates and starts; tells `ContainerCreated` and `ContainerStarted` on the way.
+    async fn start<F, R>(&self, send: &F) -> Result<String, Failure>
+    where
+        F: Fn(Event) -> R,
+        R: Future<Output = ()>,
+    {
+        let name = || self.container.name.clone();
+        let config = self.config().await.map_err(|message| (StartFailure::Config, message))?;
+        let created = self.node.runtime.create_container(&self.sandbox, config).await;
+        let id = created.map_err(|err| (StartFailure::Create, err.to_string()))?;
+        send(Event::ContainerCreated { container: name(), id: id.clone() }).await;
+        if let Err(err) = self.node.runtime.start_container(&id).await {
+            return Err(self.start_failed(id, err).await);
+        }
+        let status = self.node.runtime.container_status(&id).await.ok();
+        let started_at = status.as_ref().and_then(|status| status.started_at).unwrap_or_else(Timestamp::now);
+        let user = status.and_then(|status| status.user).filter(|_| self.tells_user());
+        self.link_log(&id);
+        send(Event::ContainerStarted { container: name(), id: id.clone(), started_at, user }).await;
+        Ok(id)
+    }
+
+    /// The status shows the user of the first process where the Pod says something about users.
+    fn tells_user(&self) -> bool {
+        let whole = spec(&self.pod).security_context.as_ref();
+        let own = self.container.security_context.as_ref();
+        let groups = |context: &k8s_openapi::api::core::v1::PodSecurityContext| {
+            context.supplemental_groups.is_some()
+                || context.supplemental_groups_policy.is_some()
+                || context.fs_group.is_some()
+        };
+        whole
+            .is_some_and(|whole| groups(whole) || whole.run_as_user.is_some() || whole.run_as_group.is_some())
+            || own.is_some_and(|own| own.run_as_user.is_some() || own.run_as_group.is_some())
+    }
+
+    async fn start_failed(&self, id: String, err: Error) -> Failure {
+        let status = self.node.runtime.container_status(&id).await.ok();
+        let at = status.as_ref().and_then(|status| status.finished_at).unwrap_or_else(Timestamp::now);
+        let exit_code = match status.map(|status| (status.state, status.exit_code)) {
+            Some((ContainerState::Exited, code)) if code != 0 => code,
+            _ => 128,
+        };
+        (StartFailure::Run { id, at, exit_code }, err.to_string())
+    }
+
+    /// `/var/log/containers/<pod>_<namespace>_<container>-<id>.log`, where log collectors look.
+    fn link_log(&self, id: &str) {
+        let Some(links) = &self.node.config.log_links_directory else { return };
+        let identity = config::identity(&self.pod, 0);
+        let link =
+            links.join(format!("{}_{}_{}-{id}.log", identity.name, identity.namespace, self.container.name));
+        let logs = config::log_directory(&self.node.config.logs_directory, &self.pod);
+        let target = logs.join(config::log_path(&self.container.name, self.attempt));
+        let linked = fs::create_dir_all(links).and_then(|()| std::os::unix::fs::symlink(&target, &link));
+        if let Err(error) = linked.or_else(|err| if link.is_symlink() { Ok(()) } else { Err(err) }) {
+            tracing::warn!(link = %link.display(), %error, "log collectors will not find a log");
+        }
+    }
+
+    async fn config(&self) -> Result<runtime::ContainerConfig, String> {
+        let image = self.node.runtime.image_status(&self.image).await.map_err(|err| err.to_string())?;
+        let user = image.map(|image| image.user).unwrap_or_default();
+        security::check_non_root(&self.pod, &self.container, &user)?;
+        let env = self.environment().await?;
+        let mounts = self.mounts(&env)?;
+        Ok(config::container(
+            &self.pod,
+            &self.container,
+            Start {
+                attempt: self.attempt,
+                image: &self.image,
+                env,
+                mounts,
+                seccomp_directory: &self.node.config.seccomp_directory,
+                node_memory: self.node.memory(),
+                pid: self.target.clone(),
+            },
+        ))
+    }
+
+    async fn environment(&self) -> Result<Vec<(String, String)>, String> {
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
+        let (config_maps, secrets) = env::names(&self.container);
+        let sources = volumes_sources(&self.node, &self.files, namespace, &config_maps, &secrets).await;
+        let facts = self.node.facts(&self.pod, &self.ips);
+        self.node.services.ready().await;
+        let known = self.node.services.list();
+        let links = spec(&self.pod).enable_service_links != Some(false);
+        let services = services::variables(known.iter().map(|service| &**service), namespace, links);
+        let mut all =
+            vec![("HOSTNAME".to_string(), hosts::hostname(&self.pod, &self.node.config.cluster_domain).0)];
+        all.extend(env::environment(&self.pod, &self.container, &facts, &sources, &services)?);
+        Ok(all)
+    }
+
+    fn mounts(&self, env: &[(String, String)]) -> Result<Vec<Mount>, String> {
+        let plans = lock(&self.files.plans).clone();
+        let mut all = Vec::new();
+        for (index, mount) in self.container.volume_mounts.iter().flatten().enumerate() {
+            let plan = plans.get(&mount.name).ok_or_else(|| {
+                format!(
+                    "cannot find volume {:?} to mount into container {:?}",
+                    mount.name, self.container.name
+                )
+            })?;
+            let volume = volumes::path_of(&self.directory, plan);
+            let lookup =
+                |name: &str| env.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+            let sub = match (&mount.sub_path_expr, &mount.sub_path) {
+                (Some(expr), _) if !expr.is_empty() => expand::expand(expr, lookup),
+                (_, sub) => sub.clone().unwrap_or_default(),
+            };
+            let host_path =
+                if sub.is_empty() { volume } else { self.sub_path(&volume, &sub, &mount.name, index)? };
+            let read_only = mount.read_only == Some(true) || plan.read_only;
+            all.push(Mount {
+                host_path,
+                container_path: PathBuf::from(&mount.mount_path),
+                read_only,
+                recursive_read_only: read_only && mount.recursive_read_only.as_deref() == Some("Enabled"),
+                propagation: config::propagation(mount.mount_propagation.as_deref()),
+            });
+        }
+        self.add_own_files(&mut all)
+            .map_err(|err| format!("failed to make files of container {:?}: {err}", self.container.name))?;
+        Ok(all)
+    }
+
+    fn sub_path(&self, volume: &Path, sub: &str, name: &str, index: usize) -> Result<PathBuf, String> {
+        let target = self.directory.sub_path(name, &self.container.name, index);
+        sub_path::bind(&*self.node.mounts, volume, sub, &target).map_err(|error| {
+            tracing::warn!(volume = name, sub, %error, "a sub-path cannot be mounted");
+            format!(
+                "failed to prepare subPath for volumeMount {name:?} of container {:?}",
+                self.container.name
+            )
+        })
+    }
+
+    /// /etc/hosts and the termination message file, unless the container mounts something there.
+    fn add_own_files(&self, mounts: &mut Vec<Mount>) -> std::io::Result<()> {
+        let taken =
+            |path: &str, mounts: &[Mount]| mounts.iter().any(|mount| mount.container_path == Path::new(path));
+        let bind = |host_path: PathBuf, path: &str| Mount {
+            host_path,
+            container_path: path.into(),
+            read_only: false,
+            recursive_read_only: false,
+            propagation: Propagation::Private,
+        };
+        if !taken("/etc/hosts", mounts) {
+            let path = self.directory.hosts();
+            fs::create_dir_all(self.directory.root())?;
+            fs::write(&path, self.hosts_file())?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+            mounts.push(bind(path, "/etc/hosts"));
+        }
+        let message = self.container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
+        if !message.is_empty() && !taken(message, mounts) {
+            let path = self.directory.termination_log(&self.container.name, self.attempt);
+            fs::create_dir_all(path.parent().unwrap_or(self.directory.root()))?;
+            fs::write(&path, "")?;
+            // Whoever the container runs as writes it.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+            mounts.push(bind(path, message));
+        }
+        Ok(())
+    }
+
+    fn hosts_file(&self) -> String {
+        let aliases = spec(&self.pod).host_aliases.clone().unwrap_or_default();
+        if spec(&self.pod).host_network == Some(true) {
+            let node = fs::read_to_string("/etc/hosts").unwrap_or_default();
+            return hosts::host_network_file(&node, &aliases);
+        }
+        let (host, domain) = hosts::hostname(&self.pod, &self.node.config.cluster_domain);
+        hosts::file(&self.ips, &host, &domain, &aliases)
+    }
+}
+
+/// Reads what is named, and holds it so that a change is heard.
+pub(super) async fn volumes_sources(
+    node: &Shared,
+    files: &Files,
+    namespace: &str,
+    config_maps: &[String],
+    secrets: &[String],
+) -> env::Sources {
+    let mut sources = env::Sources::default();
+    for name in config_maps {
+        let held = node.watches.config_map(namespace, name);
+        if let Some(object) = held.get().await {
+            sources.config_maps.insert(name.clone(), object);
+        }
+        lock(&files.held).hold(&format!("configmap/{name}"), held);
+    }
+    for name in secrets {
+        let held = node.watches.secret(namespace, name);
+        if let Some(object) = held.get().await {
+            sources.secrets.insert(name.clone(), object);
+        }
+        lock(&files.held).hold(&format!("secret/{name}"), held);
+    }
+    sources
+}

@@ -1,0 +1,224 @@
+//! Writing the status: one patch at a time, changes meanwhile are merged into the next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{DeleteOptions, Patch, PatchKind};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use serde_json::{Map, Value, json};
+
+use super::{Message, PodWorker};
+use crate::pod::event::Event;
+use crate::pod::state::Stage;
+use crate::pod::status::{OWNED, status};
+
+/// Pause after a patch that failed for no fault of its own.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What the API has and what it should have.
+#[derive(Debug)]
+pub(super) struct Writer {
+    /// Last status the API is known to have.
+    written: PodStatus,
+    /// Status on its way.
+    in_flight: Option<PodStatus>,
+    /// Newest status.
+    wanted: PodStatus,
+    /// A pause goes on.
+    waiting: bool,
+    /// Delete the object as soon as its status is written.
+    delete: bool,
+}
+
+impl Writer {
+    pub(super) fn new(written: PodStatus) -> Self {
+        Self { wanted: written.clone(), written, in_flight: None, waiting: false, delete: false }
+    }
+
+    pub(super) fn retry(&mut self) {
+        self.waiting = false;
+    }
+
+    /// The last status goes first: who waits for the Pod's end sees how it ended.
+    pub(super) fn delete_when_written(&mut self) {
+        self.delete = true;
+    }
+}
+
+impl PodWorker {
+    /// Makes the status of the state, and begins to write it if it is new.
+    pub(super) fn publish(&mut self) {
+        let new = status(&self.state, &self.writer.wanted, &self.node.config.node_ips, Timestamp::now());
+        if new != self.writer.wanted || self.state.is_terminated() {
+            self.show(&new);
+            self.writer.wanted = new;
+        }
+        if self.writer.in_flight.is_some() || self.writer.waiting || self.state.removed_from_api {
+            return;
+        }
+        if let Some(patch) = patch(&self.state.pod, &self.writer.written, &self.writer.wanted) {
+            self.write(patch);
+        } else if std::mem::take(&mut self.writer.delete) {
+            self.delete_object();
+        }
+    }
+
+    fn write(&mut self, patch: Value) {
+        self.writer.in_flight = Some(self.writer.wanted.clone());
+        let (node, pod, outbox) = (Arc::clone(&self.node), Arc::clone(&self.state.pod), self.outbox.clone());
+        self.tasks.spawn(async move {
+            let (namespace, name) = names(&pod);
+            let patch = Patch::status(PatchKind::Strategic, patch);
+            let result = node.client.patch::<Pod>(namespace, name, &patch).await.map(drop);
+            let _ = outbox.send(Message::StatusWritten(result)).await;
+        });
+    }
+
+    pub(super) fn status_written(&mut self, result: Result<(), client::Error>) {
+        let Some(sent) = self.writer.in_flight.take() else { return };
+        match result {
+            Ok(()) => self.writer.written = sent,
+            // Gone, or replaced by another of the same name: the watch tells which.
+            Err(err) if err.is_not_found() || err.is_conflict() => self.writer.written = sent,
+            Err(error) => {
+                tracing::warn!(pod = %crate::pod::spec::full_name(&self.state.pod), %error, "the status could not be written");
+                self.writer.waiting = true;
+                let outbox = self.outbox.clone();
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(PAUSE).await;
+                    let _ = outbox.send(Message::StatusRetry).await;
+                });
+            }
+        }
+    }
+
+    fn delete_object(&mut self) {
+        debug_assert!(matches!(self.state.stage, Stage::Deleting { .. } | Stage::Gone));
+        let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.state.pod));
+        self.spawn(async move {
+            let (namespace, name) = names(&pod);
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(uid) };
+            let result = node.client.delete::<Pod>(namespace, name, &options).await;
+            // A conflict is the UID: this object is gone already.
+            let gone = |err: &client::Error| err.is_not_found() || err.is_conflict();
+            Event::ObjectDeleted(result.or_else(|err| if gone(&err) { Ok(()) } else { Err(err.to_string()) }))
+        });
+    }
+}
+
+fn names(pod: &Pod) -> (&str, &str) {
+    (pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default())
+}
+
+/// A strategic merge patch from one status to the other, for this very Pod; `None`: no difference.
+/// Conditions of others are left to them.
+fn patch(pod: &Pod, old: &PodStatus, new: &PodStatus) -> Option<Value> {
+    let (Ok(Value::Object(old)), Ok(Value::Object(new))) =
+        (serde_json::to_value(old), serde_json::to_value(new))
+    else {
+        return None;
+    };
+    let mut changes = Map::new();
+    for (key, value) in &new {
+        let before = old.get(key).unwrap_or(&Value::Null);
+        if before == value {
+            continue;
+        }
+        match key.as_str() {
+            "conditions" => changes.extend(conditions(before, value)),
+            "podIPs" => drop(changes.insert(key.clone(), pod_ips(before, value))),
+            _ => drop(changes.insert(key.clone(), difference(before, value))),
+        }
+    }
+    let removed = old.keys().filter(|key| !new.contains_key(*key));
+    changes.extend(removed.map(|key| (key.clone(), Value::Null)));
+    (!changes.is_empty()).then(|| json!({"metadata": {"uid": pod.metadata.uid}, "status": changes}))
+}
+
+/// Our conditions that differ, and the order of all.
+fn conditions(old: &Value, new: &Value) -> Map<String, Value> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let (before, after) = (list(old), list(new));
+    let ours = |condition: &&Value| condition["type"].as_str().is_some_and(|kind| OWNED.contains(&kind));
+    let mut changed = Vec::new();
+    for condition in after.iter().filter(ours) {
+        match before.iter().find(|one| one["type"] == condition["type"]) {
+            Some(same) if same == condition => {}
+            Some(other) => changed.push(keep_type(difference(other, condition), condition)),
+            None => changed.push(condition.clone()),
+        }
+    }
+    let mut out = Map::new();
+    if !changed.is_empty() {
+        let order: Vec<Value> = after.iter().map(|condition| json!({"type": condition["type"]})).collect();
+        out.insert("$setElementOrder/conditions".into(), order.into());
+        out.insert("conditions".into(), changed.into());
+    }
+    out
+}
+
+/// The merge key stays in the patch.
+fn keep_type(mut patch: Value, condition: &Value) -> Value {
+    patch["type"] = condition["type"].clone();
+    patch
+}
+
+/// A list merged by address: new ones are added, old ones deleted.
+fn pod_ips(old: &Value, new: &Value) -> Value {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let (before, after) = (list(old), list(new));
+    let gone = before.iter().filter(|ip| !after.contains(ip));
+    let deleted = gone.map(|ip| json!({"$patch": "delete", "ip": ip["ip"]}));
+    after.iter().cloned().chain(deleted).collect()
+}
+
+/// Objects by key, with nulls for what is gone; everything else whole.
+fn difference(old: &Value, new: &Value) -> Value {
+    let (Value::Object(before), Value::Object(after)) = (old, new) else { return new.clone() };
+    let mut out = Map::new();
+    for (key, value) in after {
+        match before.get(key) {
+            Some(same) if same == value => {}
+            Some(other) => drop(out.insert(key.clone(), difference(other, value))),
+            None => drop(out.insert(key.clone(), value.clone())),
+        }
+    }
+    out.extend(before.keys().filter(|key| !after.contains_key(*key)).map(|key| (key.clone(), Value::Null)));
+    Value::Object(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status_of(json: Value) -> PodStatus {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_patch_names_only_what_has_changed_and_leaves_other_conditions_alone() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": "u"}})).unwrap();
+        let old = status_of(json!({
+            "phase": "Pending", "reason": "x",
+            "conditions": [{"type": "Theirs", "status": "True"}, {"type": "Ready", "status": "False", "reason": "R"},
+                {"type": "PodScheduled", "status": "True"}],
+        }));
+        let new = status_of(json!({
+            "phase": "Running",
+            "conditions": [{"type": "Theirs", "status": "False"}, {"type": "Ready", "status": "True"},
+                {"type": "PodScheduled", "status": "True"}],
+            "podIPs": [{"ip": "10.0.0.2"}],
+        }));
+        assert_eq!(
+            patch(&pod, &old, &new).unwrap(),
+            json!({"metadata": {"uid": "u"}, "status": {
+                "phase": "Running", "reason": null, "podIPs": [{"ip": "10.0.0.2"}],
+                "$setElementOrder/conditions": [{"type": "Theirs"}, {"type": "Ready"}, {"type": "PodScheduled"}],
+                "conditions": [{"type": "Ready", "status": "True", "reason": null}],
+            }})
+        );
+        assert_eq!(patch(&pod, &new, &new), None);
+    }
+}

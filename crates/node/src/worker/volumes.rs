@@ -1,0 +1,213 @@
+//! Reading what volumes show, and putting them in place.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::start::volumes_sources;
+use super::{Files, Message, PodWorker, lock, tokens};
+use crate::container::fields::Facts;
+use crate::pod::event::Event;
+use crate::pod::spec::spec;
+use crate::pod::state::{Progress, until};
+use crate::shared::Shared;
+use crate::sources;
+use crate::volumes::payload::{self, Projection};
+use crate::volumes::plan::claim_name;
+use crate::volumes::{self, Plan, PodDirectory, Source, atomic, plan};
+
+/// What the Pod shows, held so that it stays watched; a change wakes the worker.
+#[derive(Default)]
+pub(crate) struct Held {
+    outbox: Option<mpsc::Sender<Message>>,
+    held: BTreeMap<String, Arc<dyn sources::Held>>,
+    listeners: JoinSet<()>,
+}
+
+impl Held {
+    pub(super) fn new(outbox: mpsc::Sender<Message>) -> Self {
+        Self { outbox: Some(outbox), ..Self::default() }
+    }
+
+    /// Keeps it watched until the Pod is gone.
+    pub(super) fn hold(&mut self, name: &str, object: Arc<dyn sources::Held>) {
+        let Some(outbox) = self.outbox.clone().filter(|_| !self.held.contains_key(name)) else { return };
+        let mut changes = object.changes();
+        self.held.insert(name.into(), object);
+        self.listeners.spawn(async move {
+            use tokio::sync::broadcast::error::RecvError;
+            while let Ok(()) | Err(RecvError::Lagged(_)) = changes.recv().await {
+                if outbox.send(Message::SourceChanged).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+impl PodWorker {
+    pub(super) fn mount_volumes(&mut self) {
+        let job = self.job();
+        let outbox = self.outbox.clone();
+        self.spawn(async move {
+            match job.mount_all().await {
+                Ok(()) => {
+                    job.schedule_renewal(outbox);
+                    Event::VolumesMounted
+                }
+                Err(message) => Event::VolumesFailed { message },
+            }
+        });
+    }
+
+    /// Writes files anew after a ConfigMap, a Secret, a label or a token has changed.
+    pub(super) fn refresh_files(&mut self) {
+        if self.state.volumes != Progress::Present
+            || lock(&self.files.plans).values().all(|plan| plan.projections.is_empty())
+        {
+            return;
+        }
+        let (job, outbox) = (self.job(), self.outbox.clone());
+        self.tasks.spawn(async move {
+            let plans: Vec<Plan> = lock(&job.files.plans).values().cloned().collect();
+            for plan in plans.into_iter().filter(|plan| !plan.projections.is_empty()) {
+                if let Err(error) = job.mount_one(plan).await {
+                    tracing::warn!(%error, "a volume keeps its old contents");
+                }
+            }
+            job.schedule_renewal(outbox);
+        });
+    }
+
+    fn job(&self) -> Job {
+        Job {
+            node: Arc::clone(&self.node),
+            pod: Arc::clone(&self.state.pod),
+            facts: self.node.facts(&self.state.pod, self.state.sandbox.ips()),
+            files: Arc::clone(&self.files),
+            directory: self.directory.clone(),
+        }
+    }
+
+    pub(super) fn unmount_volumes(&mut self) {
+        let (mounts, directory) = (Arc::clone(&self.node.mounts), self.directory.clone());
+        self.spawn(async move {
+            let unmounted =
+                tokio::task::spawn_blocking(move || volumes::unmount_all(&*mounts, &directory)).await;
+            let result = unmounted.map_err(|err| err.to_string()).and_then(|done| done);
+            if let Err(error) = &result {
+                tracing::warn!(%error, "volumes could not be unmounted; trying again");
+            }
+            Event::VolumesUnmounted(result)
+        });
+    }
+}
+
+/// One mounting.
+struct Job {
+    node: Arc<Shared>,
+    pod: Arc<Pod>,
+    facts: Facts,
+    files: Arc<Files>,
+    directory: PodDirectory,
+}
+
+impl Job {
+    async fn mount_all(&self) -> Result<(), String> {
+        for volume in spec(&self.pod).volumes.iter().flatten() {
+            let setup =
+                |cause: String| format!("MountVolume.SetUp failed for volume {:?} : {cause}", volume.name);
+            let claimed = self.claimed(volume).await;
+            let plan = plan(&self.pod, volume, claimed).map_err(setup)?;
+            self.mount_one(plan.clone()).await.map_err(setup)?;
+            lock(&self.files.plans).insert(volume.name.clone(), plan);
+        }
+        Ok(())
+    }
+
+    async fn mount_one(&self, plan: Plan) -> Result<(), String> {
+        let files = match plan.source {
+            Source::Files { .. } => Some(self.contents(&plan).await?),
+            _ => None,
+        };
+        let (mounts, directory, pod) =
+            (Arc::clone(&self.node.mounts), self.directory.clone(), Arc::clone(&self.pod));
+        // Nanoseconds make it differ from the last; the form is the kubelet's.
+        let stamp = Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S.%9f").to_string();
+        let mount = move || volumes::mount(&*mounts, &directory, &pod, &plan, files.as_ref(), &stamp);
+        tokio::task::spawn_blocking(mount).await.map_err(|err| err.to_string())?
+    }
+
+    async fn contents(&self, plan: &Plan) -> Result<atomic::Files, String> {
+        let needs = plan.needs();
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
+        let sources =
+            volumes_sources(&self.node, &self.files, namespace, &needs.config_maps, &needs.secrets).await;
+        let mut tokens = BTreeMap::new();
+        for projection in &plan.projections {
+            let Projection::Token { source, .. } = projection else { continue };
+            let known = lock(&self.files.tokens).fresh(source, Timestamp::now());
+            let token = match known {
+                Some(token) => token,
+                None => {
+                    let (token, renew_at) = tokens::fetch(&self.node, &self.pod, source).await?;
+                    lock(&self.files.tokens).keep(source, token.clone(), renew_at);
+                    token
+                }
+            };
+            tokens.insert(source.path.clone(), token);
+        }
+        payload::files(&self.pod, &self.facts, &plan.projections, &sources, &tokens)
+    }
+
+    /// Wakes the worker when the first token is due.
+    fn schedule_renewal(&self, outbox: mpsc::Sender<Message>) {
+        let Some(at) = lock(&self.files.tokens).renew_at() else { return };
+        let wait = until(Timestamp::now(), at);
+        lock(&self.files.held).listeners.spawn(async move {
+            tokio::time::sleep(wait).await;
+            let _ = outbox.send(Message::RenewTokens).await;
+        });
+    }
+
+    /// What the volume's claim is bound to; `None`: the volume is not a claim.
+    async fn claimed(&self, volume: &Volume) -> Option<Result<Source, String>> {
+        let name = claim_name(&self.pod, volume)?;
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
+        Some(
+            self.bound(namespace, &name)
+                .await
+                .map_err(|cause| format!("error processing PVC {namespace}/{name}: {cause}")),
+        )
+    }
+
+    async fn bound(&self, namespace: &str, name: &str) -> Result<Source, String> {
+        let claim: PersistentVolumeClaim = self
+            .node
+            .client
+            .get(namespace, name)
+            .await
+            .map_err(|err| format!("failed to fetch PVC from API server: {err}"))?;
+        let volume = claim.spec.and_then(|spec| spec.volume_name).filter(|name| !name.is_empty());
+        let volume = volume.ok_or("PVC is not bound")?;
+        let volume: PersistentVolume = self
+            .node
+            .client
+            .get("", &volume)
+            .await
+            .map_err(|err| format!("failed to fetch PV {volume:?}: {err}"))?;
+        let spec = volume.spec.unwrap_or_default();
+        if let Some(path) = spec.host_path {
+            volumes::host_path::check(path.path.as_ref(), path.type_.as_deref().unwrap_or_default())?;
+            return Ok(Source::Claimed { path: path.path.into(), plugin: "kubernetes.io/host-path" });
+        }
+        if let Some(local) = spec.local {
+            return Ok(Source::Claimed { path: local.path.into(), plugin: "kubernetes.io/local-volume" });
+        }
+        Err("the volume is of a kind that this node cannot mount".into())
+    }
+}
