@@ -50,7 +50,7 @@ pub(crate) fn ruleset(table: &Table, ports: &[HostPorts]) -> String {
            chain lead {{\n{lead}  }}\n  \
            chain arriving {{\n    type nat hook prerouting priority dstnat; policy accept;\n    \
              fib daddr type local jump lead\n  }}\n  \
-           chain local {{\n    type nat hook output priority dstnat; policy accept;\n    \
+           chain local {{\n    type nat hook output priority -100; policy accept;\n    \
              fib daddr type local jump lead\n  }}\n  \
            chain leaving {{\n    type nat hook postrouting priority srcnat; policy accept;\n{hairpin}    \
              ip saddr 127.0.0.0/8 oifname \"{bridge}\" masquerade\n    \
@@ -112,7 +112,7 @@ table ip monopod-0123abcd-ports {
     fib daddr type local jump lead
   }
   chain local {
-    type nat hook output priority dstnat; policy accept;
+    type nat hook output priority -100; policy accept;
     fib daddr type local jump lead
   }
   chain leaving {
