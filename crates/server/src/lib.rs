@@ -32,6 +32,7 @@ mod query;
 mod respond;
 mod server;
 mod state;
+mod subresource;
 mod view;
 mod watch;
 mod write;

@@ -21,6 +21,8 @@ use crate::path::{self, Route, Target};
 use crate::query::Query;
 use crate::respond::Dress;
 use crate::state::State;
+use crate::subresource::connect::{self, Stream};
+use crate::subresource::{self, binding, eviction, proxy, scale};
 use crate::{delete, list, patch, watch, write};
 
 /// How long a request may take that is not a watch or a stream.
@@ -92,10 +94,15 @@ async fn resource(
         .ok_or_else(Status::no_such_resource)?;
     let accepted = accepted(&parts, &target)?;
     let now = Timestamp::now();
-    let call = Call { state, target, resource, query, parts, user, accepted, now };
+    let mut call = Call { state, target, resource, query, parts, user, accepted, now };
     check_served(&call)?;
     match (call.target.verb, call.target.subresource.as_str()) {
         ("watch", "") => watch::watch(&call).await,
+        (_, "log") => connect::connect(&mut call, Stream::Log, body).await,
+        (_, "exec") => connect::connect(&mut call, Stream::Exec, body).await,
+        (_, "attach") => connect::connect(&mut call, Stream::Attach, body).await,
+        (_, "portforward") => connect::connect(&mut call, Stream::PortForward, body).await,
+        (_, "proxy") => proxy::proxy(&mut call, body).await,
         _ => tokio::time::timeout(REQUEST_TIMEOUT, object(&call, body)).await.unwrap_or_else(|_| {
             Err(Status::timeout("request did not complete within the allowed duration", 0))
         }),
@@ -148,9 +155,19 @@ async fn object(call: &Call, body: Body) -> Result<Response, Status> {
         _ => read_body(body).await?,
     };
     match (call.target.verb, call.target.subresource.as_str()) {
-        ("get", "" | "status") => Ok(call.object(200, &call.current().await?.value)),
+        ("get", "" | "status" | "ephemeralcontainers" | "resize" | "approval") => {
+            Ok(call.object(200, &call.current().await?.value))
+        }
         ("list", "") => list::list(call).await,
+        ("create", "") if call.resource.plural == "bindings" => binding::bind(call, &body).await,
+        ("create", "") if !call.resource.is_stored() => subresource::review(call, &body),
         ("create", "") => write::create(call, &body).await,
+        ("create", "binding") => binding::bind(call, &body).await,
+        ("create", "eviction") => eviction::evict(call, &body).await,
+        ("create", "token") => subresource::token(call, &body),
+        ("get", "scale") => scale::get(call).await,
+        ("update", "scale") => scale::update(call, &body).await,
+        ("patch", "scale") => scale::patch(call, &body).await,
         ("update", "" | "status" | "finalize" | "ephemeralcontainers" | "resize" | "approval") => {
             write::update(call, &body).await
         }

@@ -1,0 +1,197 @@
+//! `pods/eviction`: a deletion that asks the disruption budgets first.
+
+use std::sync::Arc;
+
+use api::resource::{self, Resource};
+use api::selector::LabelSelector;
+use api::status::Status;
+use serde_json::{Value, json};
+use store::{Entry, Range};
+use wire::Response;
+
+use super::binding::set_condition;
+use crate::call::Call;
+use crate::delete::{self, DeleteOptions};
+use crate::object;
+use crate::state::{Draft, seconds, store_failed};
+use crate::write::text;
+
+const VIOLATES: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
+/// Disruptions a budget may remember: upstream's MaxDisruptedPodSize.
+const DISRUPTED_MAX: usize = 2_000;
+
+/// Answers `POST pods/NAME/eviction`.
+pub(crate) async fn evict(call: &Call, body: &[u8]) -> Result<Response, Status> {
+    let mut warnings = Vec::new();
+    let eviction = super::decode_body(call, body, &mut warnings)?;
+    let (given, asked) = (text(&eviction, "name"), call.target.name.as_str());
+    if !given.is_empty() && given != asked {
+        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+    }
+    let mut options = DeleteOptions::read(&eviction["deleteOptions"])?;
+    options.dry_run |= call.dry_run()?;
+    loop {
+        let entry = call.current().await?;
+        let pod = object::read(&entry.value);
+        if !may_ignore_budgets(&pod) {
+            match budget_of(call, &pod).await? {
+                Some((budget, entry)) if !take(call, &budget, &entry, &pod, options.dry_run).await? => {
+                    continue;
+                }
+                _ => {}
+            }
+        }
+        if !options.dry_run && !announce(call, &entry, pod).await? {
+            continue;
+        }
+        delete::delete_with(call, &options).await?;
+        return call.value(201, &Status::created());
+    }
+}
+
+/// Pods that do not run, or are going anyway, disrupt nothing.
+fn may_ignore_budgets(pod: &Value) -> bool {
+    let phase = pod["status"]["phase"].as_str().unwrap_or_default();
+    matches!(phase, "Succeeded" | "Failed" | "Pending" | "")
+        || pod["metadata"]["deletionTimestamp"].is_string()
+}
+
+fn budgets() -> Result<&'static Resource, Status> {
+    resource::find("policy", "v1", "poddisruptionbudgets").ok_or_else(Status::no_such_resource)
+}
+
+/// The one budget whose selector matches the Pod.
+async fn budget_of(call: &Call, pod: &Value) -> Result<Option<(Value, Arc<Entry>)>, Status> {
+    let prefix = object::prefix(budgets()?, &call.target.namespace);
+    let page = call.state.store.range(Range { prefix, ..Range::default() }).await.map_err(store_failed)?;
+    let mut matching = page.entries.into_iter().filter_map(|entry| {
+        let budget = object::read(&entry.value);
+        let selector = serde_json::from_value(budget["spec"]["selector"].clone()).ok();
+        let selector = LabelSelector::from_meta(selector.as_ref()).ok()?;
+        selector.matches(pod).then_some((budget, entry))
+    });
+    let first = matching.next();
+    if matching.next().is_some() {
+        return Err(Status::internal(
+            "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+        ));
+    }
+    Ok(first)
+}
+
+/// Takes one disruption from the budget. False when the budget changed meanwhile.
+async fn take(
+    call: &Call,
+    budget: &Value,
+    entry: &Entry,
+    pod: &Value,
+    dry_run: bool,
+) -> Result<bool, Status> {
+    let Some(taken) = decide(budget, pod, &seconds(call.now))? else { return Ok(true) };
+    if dry_run {
+        return Ok(true);
+    }
+    match call.state.write(Draft { resource: budgets()?, object: &taken, old: Some(entry) }).await {
+        Ok(_) => Ok(true),
+        Err(store::Error::Conflict(_)) => Ok(false),
+        Err(err) => Err(store_failed(err)),
+    }
+}
+
+/// What the budget becomes: upstream's checkAndDecrement. `None` when the Pod may
+/// go without being counted.
+fn decide(budget: &Value, pod: &Value, now: &str) -> Result<Option<Value>, Status> {
+    let (name, status) = (text(budget, "name"), &budget["status"]);
+    let number = |field: &str| status[field].as_i64().unwrap_or(0);
+    if !is_ready(pod) {
+        let enough = number("currentHealthy") >= number("desiredHealthy") && number("desiredHealthy") > 0;
+        if enough || budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow" {
+            return Ok(None);
+        }
+    }
+    let blocked = |message: String, retry: u32| {
+        Err(Status::too_many_requests(VIOLATES, retry).with_cause("DisruptionBudget", message, ""))
+    };
+    if number("observedGeneration") < budget["metadata"]["generation"].as_i64().unwrap_or(0) {
+        return blocked(format!("The disruption budget {name} is still being processed by the server."), 10);
+    }
+    let forbidden = |why: &str| Err(Status::forbidden(("policy", "poddisruptionbudgets"), name, why));
+    let allowed = number("disruptionsAllowed");
+    if allowed < 0 {
+        return forbidden("pdb disruptions allowed is negative");
+    }
+    if status["disruptedPods"].as_object().is_some_and(|pods| pods.len() > DISRUPTED_MAX) {
+        return forbidden("DisruptedPods map too big - too many evictions not confirmed by PDB controller");
+    }
+    if allowed == 0 {
+        let (desired, current) = (number("desiredHealthy"), number("currentHealthy"));
+        return blocked(
+            format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently"),
+            0,
+        );
+    }
+    let mut taken = budget.clone();
+    taken["status"]["disruptionsAllowed"] = (allowed - 1).into();
+    taken["status"]["disruptedPods"][text(pod, "name")] = now.into();
+    Ok(Some(taken))
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// Says in the Pod's status why it goes. False when the Pod changed meanwhile.
+async fn announce(call: &Call, entry: &Entry, mut pod: Value) -> Result<bool, Status> {
+    let condition = json!({
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting",
+    });
+    set_condition(&mut pod, condition, &seconds(call.now));
+    match call.state.write(Draft { resource: call.resource, object: &pod, old: Some(entry) }).await {
+        Ok(_) => Ok(true),
+        Err(store::Error::Conflict(_)) => Ok(false),
+        Err(err) => Err(store_failed(err)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(allowed: i64) -> Value {
+        json!({"metadata": {"name": "b", "generation": 1}, "status": {"observedGeneration": 1,
+            "disruptionsAllowed": allowed, "desiredHealthy": 2, "currentHealthy": 2}})
+    }
+
+    fn ready() -> Value {
+        json!({"metadata": {"name": "web"}, "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}})
+    }
+
+    #[test]
+    fn a_budget_is_taken_from_until_it_is_empty() {
+        let taken = decide(&budget(1), &ready(), "now").expect("allowed").expect("counted");
+        assert_eq!(taken["status"]["disruptionsAllowed"], 0);
+        assert_eq!(taken["status"]["disruptedPods"]["web"], "now");
+        let refused = decide(&taken, &ready(), "now").expect_err("refused");
+        assert_eq!((refused.code(), refused.message.as_str()), (429, VIOLATES));
+        let cause = &refused.details.expect("details").causes[0];
+        assert_eq!(cause.message, "The disruption budget b needs 2 healthy pods and has 2 currently");
+    }
+
+    #[test]
+    fn a_budget_that_is_behind_asks_to_come_back() {
+        let mut behind = budget(1);
+        behind["metadata"]["generation"] = 2.into();
+        let refused = decide(&behind, &ready(), "now").expect_err("refused");
+        assert_eq!(refused.retry_after_seconds(), Some(10));
+    }
+
+    #[test]
+    fn a_pod_that_is_not_ready_goes_when_enough_others_are() {
+        let sick = json!({"metadata": {"name": "web"}, "status": {"phase": "Running"}});
+        assert_eq!(decide(&budget(0), &sick, "now").expect("allowed"), None);
+    }
+}

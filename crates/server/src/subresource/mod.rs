@@ -1,0 +1,57 @@
+//! Subresources that are more than another way to write the object.
+
+pub(crate) mod binding;
+pub(crate) mod connect;
+pub(crate) mod eviction;
+pub(crate) mod proxy;
+pub(crate) mod scale;
+
+use api::decode;
+use api::status::Status;
+use serde_json::Value;
+use wire::Response;
+
+use crate::call::Call;
+use crate::respond::warn;
+use crate::write::field_validation;
+
+/// Decodes a body of the subresource's own kind.
+fn decode_body(call: &Call, body: &[u8], warnings: &mut Vec<String>) -> Result<Value, Status> {
+    let (version, kind) = match call.subresource() {
+        Some(subresource) => {
+            let (group, version) = (subresource.group, subresource.version);
+            (
+                if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") },
+                subresource.kind,
+            )
+        }
+        None => (call.resource.api_version(), call.resource.kind),
+    };
+    let decoded = decode::decode_kind(&version, kind, body, &call.media_type(), field_validation(call)?)?;
+    warnings.extend(decoded.warnings);
+    Ok(decoded.object)
+}
+
+/// Answers `POST serviceaccounts/NAME/token`.
+pub(crate) fn token(call: &Call, body: &[u8]) -> Result<Response, Status> {
+    let mut warnings = Vec::new();
+    let object = decode_body(call, body, &mut warnings)?;
+    let target = &call.target;
+    let issued = call.state.auth.token_request(&target.namespace, &target.name, object, call.now)?;
+    created(call, &issued, &warnings)
+}
+
+/// Answers a review: a question that is answered and forgotten.
+pub(crate) fn review(call: &Call, body: &[u8]) -> Result<Response, Status> {
+    let mut warnings = Vec::new();
+    let object = decode_body(call, body, &mut warnings)?;
+    let answer =
+        call.state.auth.review(call.resource, &call.target.namespace, &call.user, object, call.now)?;
+    created(call, &answer, &warnings)
+}
+
+fn created(call: &Call, object: &Value, warnings: &[String]) -> Result<Response, Status> {
+    let mut response = call.value(201, object)?;
+    warn(response.headers_mut(), warnings);
+    Ok(response)
+}
