@@ -1,1 +1,35 @@
-//! The `controllers` room.
+//! The loops that make the cluster what its objects say: one module each.
+//!
+//! ```text
+//! caches ─ changes ─► keys ─► reconcile(key): read caches ─ decide ─ write
+//! ```
+//!
+//! Tasks: [`run`] mirrors the kinds that the controllers read, once for all of
+//! them, and runs for each controller one task that feeds keys and one that
+//! works them off. Everything ends with the shutdown token.
+//!
+//! - `namespace` empties and finalizes namespaces that are being deleted.
+//! - `service_account` keeps `default` and `kube-root-ca.crt` in each namespace.
+//! - `node_lifecycle` turns conditions and missing heartbeats into taints.
+//! - `taint_eviction` deletes Pods from nodes whose taints they do not bear.
+//! - `pod_gc` deletes Pods that nobody will ever finish.
+//! - `volume` binds, provisions and reclaims volumes.
+//! - `endpoint_slice` lists the Pods behind each Service.
+//!
+//! Not here: workload controllers (ReplicaSet, Deployment, Job), and the garbage
+//! collection by owner references.
+//!
+//! Start reading at [`run`], then `work.rs`.
+
+mod conditions;
+mod context;
+mod endpoint_slice;
+mod namespace;
+mod node_lifecycle;
+mod pod_gc;
+mod service_account;
+mod taint_eviction;
+mod volume;
+mod work;
+
+pub use context::{Config, run};

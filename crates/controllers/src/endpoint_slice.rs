@@ -1,0 +1,448 @@
+//! The Pods behind each Service, as EndpointSlices and as the older Endpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use client::{Change, DeleteOptions, Error};
+use k8s_openapi::api::core::v1::{
+    EndpointAddress, EndpointPort as SubsetPort, EndpointSubset, Endpoints, Node, ObjectReference, Pod,
+    Service, ServicePort, ServiceSpec,
+};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use tokio::task::JoinSet;
+
+use crate::conditions::{is_finished, status_of};
+use crate::context::{Context, key_of, split, unless_gone};
+use crate::work::Next;
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const MANAGER: &str = "endpointslice-controller.k8s.io";
+const HEADLESS: &str = "service.kubernetes.io/headless";
+const ZONE: &str = "topology.kubernetes.io/zone";
+/// `--max-endpoints-per-slice`.
+const ENDPOINTS_MAX: usize = 100;
+
+pub(crate) fn spawn(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
+    let shared = context.clone();
+    let keys = context.controller("endpoint-slice", tasks, move |key| {
+        let context = shared.clone();
+        async move { sync(&context, &key).await }
+    });
+    context.feed(&context.caches.services, &keys, tasks, |change| vec![key_of(&**change.object())]);
+    context.feed(&context.caches.slices, &keys, tasks, |change| {
+        // Ours come back as we wrote them; only a foreign hand needs an answer.
+        let slice = change.object();
+        let labels = slice.metadata.labels.as_ref();
+        let ours = labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == MANAGER);
+        let service = labels.and_then(|labels| labels.get(SERVICE_NAME)).filter(|_| ours);
+        let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+        service.map(|service| client::key(namespace, service)).into_iter().collect()
+    });
+    let services = context.caches.services.clone();
+    context.feed(&context.caches.pods, &keys, tasks, move |change| {
+        let pods: Vec<&Arc<Pod>> = match change {
+            Change::Modified { old, new } if looks_the_same(old, new) => Vec::new(),
+            Change::Modified { old, new } => vec![old, new],
+            Change::Added(pod) | Change::Deleted(pod) => vec![pod],
+        };
+        let selecting = services.filter(|service| pods.iter().any(|pod| selects(service, pod)));
+        selecting.iter().map(|service| key_of(&**service)).collect()
+    });
+}
+
+/// Nothing changed that an endpoint shows.
+fn looks_the_same(old: &Pod, new: &Pod) -> bool {
+    let ips = |pod: &Pod| pod.status.as_ref().and_then(|status| status.pod_ips.clone());
+    old.metadata.labels == new.metadata.labels
+        && old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
+        && ips(old) == ips(new)
+        && status_of(old, "Ready") == status_of(new, "Ready")
+        && is_finished(old) == is_finished(new)
+}
+
+fn selects(service: &Service, pod: &Pod) -> bool {
+    let selector =
+        service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).filter(|labels| !labels.is_empty());
+    let labels = pod.metadata.labels.as_ref();
+    service.metadata.namespace == pod.metadata.namespace
+        && selector.is_some_and(|selector| {
+            selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+        })
+}
+
+async fn sync(context: &Context, key: &str) -> Result<Next, Error> {
+    let (namespace, name) = split(key);
+    let caches = &context.caches;
+    let known = caches.slices.filter(|slice| belongs(slice, namespace, name));
+    let service = caches.services.get(namespace, name);
+    let Some(service) = service.filter(|service| service.metadata.deletion_timestamp.is_none()) else {
+        for slice in known {
+            delete_slice(context, &slice).await?;
+        }
+        // Endpoints go with their Service even when users wrote them.
+        if caches.endpoints.get(namespace, name).is_some() {
+            let options = DeleteOptions::default();
+            unless_gone(context.client.delete::<Endpoints>(namespace, name, &options).await)?;
+        }
+        return Ok(Next::Done);
+    };
+    let spec = service.spec.clone().unwrap_or_default();
+    // Without a selector somebody else keeps the endpoints.
+    if spec.selector.as_ref().is_none_or(BTreeMap::is_empty) || spec.type_.as_deref() == Some("ExternalName")
+    {
+        return Ok(Next::Done);
+    }
+    let pods = caches.pods.filter(|pod| selects(&service, pod));
+    let backends = backends(&spec, &pods, |node| caches.nodes.get("", node));
+    write_slices(context, &service, slices(&service, &backends), known).await?;
+    write_endpoints(context, &service, subsets(&spec, &backends)).await?;
+    Ok(Next::Done)
+}
+
+fn belongs(slice: &EndpointSlice, namespace: &str, service: &str) -> bool {
+    let labels = slice.metadata.labels.as_ref();
+    let label = |name| labels.and_then(|labels| labels.get(name)).map(String::as_str);
+    slice.metadata.namespace.as_deref() == Some(namespace)
+        && label(SERVICE_NAME) == Some(service)
+        && label(MANAGED_BY) == Some(MANAGER)
+}
+
+/// A Pod as the target of a Service.
+#[derive(Debug, Clone, PartialEq)]
+struct Backend {
+    endpoint: Endpoint,
+    ports: Vec<EndpointPort>,
+    ready: bool,
+    terminating: bool,
+}
+
+fn backends(spec: &ServiceSpec, pods: &[Arc<Pod>], node: impl Fn(&str) -> Option<Arc<Node>>) -> Vec<Backend> {
+    let family = spec.ip_families.as_ref().and_then(|families| families.first());
+    let v6 = family.is_some_and(|family| family == "IPv6");
+    let mut backends: Vec<Backend> = pods.iter().filter_map(|pod| backend(spec, pod, v6, &node)).collect();
+    backends.sort_by(|a, b| a.endpoint.addresses.cmp(&b.endpoint.addresses));
+    backends
+}
+
+fn backend(
+    spec: &ServiceSpec,
+    pod: &Pod,
+    v6: bool,
+    node: impl Fn(&str) -> Option<Arc<Node>>,
+) -> Option<Backend> {
+    if is_finished(pod) {
+        return None;
+    }
+    let pod_spec = pod.spec.as_ref()?;
+    let ips = pod.status.as_ref()?.pod_ips.as_deref().unwrap_or_default();
+    let address = ips.iter().map(|ip| ip.ip.clone()).find(|ip| !ip.is_empty() && ip.contains(':') == v6)?;
+    let terminating = pod.metadata.deletion_timestamp.is_some();
+    let serving = status_of(pod, "Ready") == "True";
+    let anyway = spec.publish_not_ready_addresses == Some(true);
+    let ready = anyway || serving && !terminating;
+    let zone = pod_spec
+        .node_name
+        .as_deref()
+        .and_then(node)
+        .and_then(|node| node.metadata.labels.as_ref()?.get(ZONE).cloned());
+    // A name of its own in DNS: only for Pods of this Service's subdomain.
+    let hostname =
+        pod_spec.hostname.clone().filter(|hostname| !hostname.is_empty() && pod_spec.subdomain.is_some());
+    let endpoint = Endpoint {
+        addresses: vec![address],
+        conditions: Some(EndpointConditions {
+            ready: Some(ready),
+            serving: Some(serving || anyway && !terminating),
+            terminating: Some(terminating),
+        }),
+        hostname,
+        node_name: pod_spec.node_name.clone(),
+        target_ref: Some(ObjectReference {
+            kind: Some("Pod".into()),
+            namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+            ..ObjectReference::default()
+        }),
+        zone,
+        ..Endpoint::default()
+    };
+    Some(Backend { endpoint, ports: ports(spec, pod), ready, terminating })
+}
+
+/// The Service's ports with the numbers they have in this Pod.
+fn ports(spec: &ServiceSpec, pod: &Pod) -> Vec<EndpointPort> {
+    let ports = spec.ports.iter().flatten().filter_map(|port| {
+        Some(EndpointPort {
+            name: Some(port.name.clone().unwrap_or_default()),
+            port: Some(target_port(port, pod)?),
+            protocol: Some(port.protocol.clone().unwrap_or_else(|| "TCP".to_owned())),
+            app_protocol: port.app_protocol.clone(),
+        })
+    });
+    ports.collect()
+}
+
+fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
+    let name = match &port.target_port {
+        None => return Some(port.port),
+        Some(IntOrString::Int(0)) => return Some(port.port),
+        Some(IntOrString::Int(number)) => return Some(*number),
+        Some(IntOrString::String(name)) => name,
+    };
+    let protocol = |protocol: &Option<String>| protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+    let spec = pod.spec.as_ref()?;
+    let sidecars =
+        spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let mut named =
+        spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let found = named.find(|candidate| {
+        candidate.name.as_ref() == Some(name) && protocol(&candidate.protocol) == protocol(&port.protocol)
+    });
+    found.map(|found| found.container_port)
+}
+
+/// Backends that see the same port numbers share slices.
+fn by_ports(backends: &[Backend]) -> Vec<(Vec<EndpointPort>, Vec<&Backend>)> {
+    let mut groups: Vec<(Vec<EndpointPort>, Vec<&Backend>)> = Vec::new();
+    for backend in backends {
+        match groups.iter_mut().find(|(ports, _)| *ports == backend.ports) {
+            Some((_, members)) => members.push(backend),
+            None => groups.push((backend.ports.clone(), vec![backend])),
+        }
+    }
+    groups
+}
+
+fn is_headless(spec: &ServiceSpec) -> bool {
+    spec.cluster_ip.as_deref() == Some("None")
+}
+
+/// The slices that the Service should have, without names.
+fn slices(service: &Service, backends: &[Backend]) -> Vec<EndpointSlice> {
+    let spec = service.spec.clone().unwrap_or_default();
+    let v6 = spec.ip_families.as_ref().is_some_and(|families| families.first().is_some_and(|f| f == "IPv6"));
+    let new = |ports: Vec<EndpointPort>, endpoints: Vec<Endpoint>| EndpointSlice {
+        metadata: slice_metadata(service, is_headless(&spec)),
+        address_type: if v6 { "IPv6".into() } else { "IPv4".into() },
+        endpoints: Some(endpoints),
+        ports: Some(ports),
+    };
+    let mut slices = Vec::new();
+    for (ports, members) in by_ports(backends) {
+        for chunk in members.chunks(ENDPOINTS_MAX) {
+            slices.push(new(ports.clone(), chunk.iter().map(|backend| backend.endpoint.clone()).collect()));
+        }
+    }
+    // One placeholder says that the Service is known and has nobody.
+    if slices.is_empty() {
+        slices.push(new(Vec::new(), Vec::new()));
+    }
+    slices
+}
+
+fn slice_metadata(service: &Service, headless: bool) -> ObjectMeta {
+    let name = service.metadata.name.clone().unwrap_or_default();
+    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    labels.insert(SERVICE_NAME.to_owned(), name.clone());
+    labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
+    labels.remove(HEADLESS);
+    if headless {
+        labels.insert(HEADLESS.to_owned(), String::new());
+    }
+    ObjectMeta {
+        generate_name: Some(format!("{name}-")),
+        namespace: service.metadata.namespace.clone(),
+        labels: Some(labels),
+        owner_references: Some(vec![OwnerReference {
+            api_version: "v1".into(),
+            kind: "Service".into(),
+            name,
+            uid: service.metadata.uid.clone().unwrap_or_default(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        }]),
+        ..ObjectMeta::default()
+    }
+}
+
+async fn write_slices(
+    context: &Context,
+    service: &Service,
+    wanted: Vec<EndpointSlice>,
+    mut known: Vec<Arc<EndpointSlice>>,
+) -> Result<(), Error> {
+    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+    known.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+    let (same_type, stale): (Vec<_>, Vec<_>) =
+        known.into_iter().partition(|slice| slice.address_type == wanted[0].address_type);
+    let mut free = same_type.into_iter();
+    for mut slice in wanted {
+        let Some(old) = free.next() else {
+            context.client.create(namespace, &slice).await?;
+            continue;
+        };
+        // The server keeps an empty list as an absent one.
+        let listed = |slice: &EndpointSlice| slice.endpoints.clone().unwrap_or_default();
+        let ported = |slice: &EndpointSlice| slice.ports.clone().unwrap_or_default();
+        if listed(&old) == listed(&slice)
+            && ported(&old) == ported(&slice)
+            && old.metadata.labels == slice.metadata.labels
+        {
+            continue;
+        }
+        let changed = std::mem::take(&mut slice.metadata);
+        slice.metadata = ObjectMeta {
+            labels: changed.labels,
+            owner_references: changed.owner_references,
+            managed_fields: None,
+            ..old.metadata.clone()
+        };
+        context.client.replace(&slice).await?;
+    }
+    for slice in free.chain(stale) {
+        delete_slice(context, &slice).await?;
+    }
+    Ok(())
+}
+
+async fn delete_slice(context: &Context, slice: &EndpointSlice) -> Result<(), Error> {
+    let key = key_of(slice);
+    let (namespace, name) = split(&key);
+    unless_gone(context.client.delete::<EndpointSlice>(namespace, name, &DeleteOptions::default()).await)
+}
+
+/// The same Pods in the older form; those that are leaving are left out.
+fn subsets(spec: &ServiceSpec, backends: &[Backend]) -> Vec<EndpointSubset> {
+    let anyway = spec.publish_not_ready_addresses == Some(true);
+    let shown: Vec<Backend> = backends.iter().filter(|b| !b.terminating || anyway).cloned().collect();
+    let mut subsets = Vec::new();
+    for (ports, members) in by_ports(&shown) {
+        let side = |ready: bool| {
+            let chosen = members.iter().filter(|backend| backend.ready == ready);
+            let addresses: Vec<EndpointAddress> = chosen.map(|backend| address(&backend.endpoint)).collect();
+            (!addresses.is_empty()).then_some(addresses)
+        };
+        subsets.push(EndpointSubset {
+            addresses: side(true),
+            not_ready_addresses: side(false),
+            ports: Some(ports.iter().map(subset_port).collect()),
+        });
+    }
+    subsets
+}
+
+fn address(endpoint: &Endpoint) -> EndpointAddress {
+    EndpointAddress {
+        ip: endpoint.addresses.first().cloned().unwrap_or_default(),
+        hostname: endpoint.hostname.clone(),
+        node_name: endpoint.node_name.clone(),
+        target_ref: endpoint.target_ref.clone(),
+    }
+}
+
+fn subset_port(port: &EndpointPort) -> SubsetPort {
+    SubsetPort {
+        name: port.name.clone().filter(|name| !name.is_empty()),
+        port: port.port.unwrap_or_default(),
+        protocol: port.protocol.clone(),
+        app_protocol: port.app_protocol.clone(),
+    }
+}
+
+async fn write_endpoints(
+    context: &Context,
+    service: &Service,
+    subsets: Vec<EndpointSubset>,
+) -> Result<(), Error> {
+    let key = key_of(service);
+    let (namespace, name) = split(&key);
+    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    labels.insert("endpoints.kubernetes.io/managed-by".to_owned(), "endpoint-controller".to_owned());
+    if service.spec.as_ref().is_some_and(is_headless) {
+        labels.insert(HEADLESS.to_owned(), String::new());
+    }
+    let subsets = (!subsets.is_empty()).then_some(subsets);
+    match context.caches.endpoints.get(namespace, name) {
+        None => {
+            let metadata = ObjectMeta {
+                name: Some(name.to_owned()),
+                namespace: Some(namespace.to_owned()),
+                labels: Some(labels),
+                ..ObjectMeta::default()
+            };
+            context.client.create(namespace, &Endpoints { metadata, subsets }).await.map(drop)
+        }
+        Some(old) if addresses(&old.subsets) == addresses(&subsets) && old.subsets == subsets => Ok(()),
+        Some(old) => {
+            let metadata = ObjectMeta { labels: Some(labels), managed_fields: None, ..old.metadata.clone() };
+            unless_gone(context.client.replace(&Endpoints { metadata, subsets }).await)
+        }
+    }
+}
+
+fn addresses(subsets: &Option<Vec<EndpointSubset>>) -> BTreeSet<&str> {
+    let all = subsets.iter().flatten().flat_map(|subset| subset.addresses.iter().flatten());
+    all.map(|address| address.ip.as_str()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(name: &str, ip: &str, ready: &str, leaving: bool) -> Arc<Pod> {
+        let mut pod = json!({
+            "metadata": {"namespace": "a", "name": name, "uid": name, "labels": {"app": "web"}},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}]},
+            "status": {"podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": ready}]}});
+        if leaving {
+            pod["metadata"]["deletionTimestamp"] = "2027-01-15T08:00:00Z".into();
+        }
+        Arc::new(serde_json::from_value(pod).unwrap())
+    }
+
+    fn service() -> Service {
+        serde_json::from_value(json!({"metadata": {"namespace": "a", "name": "web", "uid": "u"},
+            "spec": {"selector": {"app": "web"}, "ports": [{"name": "w", "port": 80, "targetPort": "http"}]}}))
+        .unwrap()
+    }
+
+    fn built(pods: &[Arc<Pod>]) -> (Vec<EndpointSlice>, Vec<EndpointSubset>) {
+        let service = service();
+        let spec = service.spec.clone().unwrap();
+        let backends = backends(&spec, pods, |_| None);
+        (slices(&service, &backends), subsets(&spec, &backends))
+    }
+
+    #[test]
+    fn a_leaving_pod_still_serves_but_is_not_ready_and_not_in_endpoints() {
+        let pods = [pod("b", "10.0.0.2", "True", true), pod("a", "10.0.0.1", "True", false)];
+        let (slices, subsets) = built(&pods);
+        let conditions: Vec<_> =
+            slices[0].endpoints.iter().flatten().map(|e| e.conditions.clone().unwrap()).collect();
+        let condition = |ready, terminating| EndpointConditions {
+            ready: Some(ready),
+            serving: Some(true),
+            terminating: Some(terminating),
+        };
+        assert_eq!(conditions, [condition(true, false), condition(false, true)]);
+        assert_eq!(slices[0].ports.as_ref().unwrap()[0].port, Some(8080));
+        assert_eq!(subsets[0].addresses.as_ref().unwrap().len(), 1);
+        assert_eq!(subsets[0].not_ready_addresses, None);
+    }
+
+    #[test]
+    fn a_service_without_pods_has_one_empty_slice_and_many_pods_need_several() {
+        assert_eq!(built(&[]).0.len(), 1);
+        let many: Vec<_> = (0..250)
+            .map(|i| pod(&format!("p{i}"), &format!("10.0.{}.{}", i / 200, i % 200), "True", false))
+            .collect();
+        let sizes: Vec<_> =
+            built(&many).0.iter().map(|slice| slice.endpoints.as_ref().unwrap().len()).collect();
+        assert_eq!(sizes, [100, 100, 50]);
+    }
+}
