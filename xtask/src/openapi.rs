@@ -133,6 +133,7 @@ fn adapt(name: &str, mut definition: Value, go_types: &GoTypes, enums: &Enums) -
             .and_then(|fields| fields.get(field).cloned())
             .unwrap_or_else(|| guess(schema, required.contains(field)));
         add_enum(name, schema, &go, enums);
+        add_default(schema, &go);
         if let Some(schema) = schema.as_object_mut() {
             schema.insert("x-go".into(), go.into());
         }
@@ -186,6 +187,36 @@ fn base_type(schema: &Value) -> String {
         (Some("string"), Some("byte")) => "[]uint8".to_owned(),
         _ => "string".to_owned(),
     }
+}
+
+/// Adds the zero value where upstream states it: required values and structs that are
+/// no pointers, and the items of lists.
+fn add_default(schema: &mut Value, go: &str) {
+    let value = !go.starts_with('*');
+    let zero = match (schema["type"].as_str(), schema["$ref"].as_str()) {
+        (_, Some(target)) if value && is_plain_struct(target) => Some(json!({})),
+        _ if go.ends_with(" omitempty") || !value => None,
+        (Some("string"), _) if schema["format"] != "byte" => Some(json!("")),
+        (Some("integer"), _) => Some(json!(0)),
+        (Some("boolean"), _) => Some(json!(false)),
+        _ => None,
+    };
+    if let Some(zero) = zero {
+        schema["default"] = zero;
+    }
+    match schema["type"].as_str() {
+        Some("array") if !go.contains("[]*") => add_default(&mut schema["items"], "item"),
+        Some("object") if schema["additionalProperties"].is_object() => {
+            add_default(&mut schema["additionalProperties"], "item");
+        }
+        _ => {}
+    }
+}
+
+fn is_plain_struct(reference: &str) -> bool {
+    let custom =
+        ["Time", "MicroTime", "Quantity", "IntOrString", "RawExtension", "FieldsV1", "Patch", "JSON"];
+    !custom.contains(&reference.rsplit('.').next().unwrap_or_default())
 }
 
 /// Adds `enum` to a string whose Go type is in the table, and the sentence that

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::decode;
-use crate::schema::{Struct, Type};
+use crate::schema::Struct;
 use crate::status::{Cause, Status};
 use managers::{Identity, Managed, Operation};
 use set::{Set, display};

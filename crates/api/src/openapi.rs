@@ -1,1 +1,0 @@
-//! OpenAPI v3 and v2 documents.

@@ -1,0 +1,319 @@
+//! OpenAPI v3 and v2 documents.
+//!
+//! Only the compressed definitions are resident. A document is made when somebody asks:
+//! the definitions that its kinds need are picked out of the inflated text, and the
+//! paths come from the table of resources. The hash in an index entry covers both, so
+//! clients keep documents for ever.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::sync::OnceLock;
+
+use ring::digest;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use crate::resource::{self, Resource};
+
+mod paths;
+
+/// zlib, one JSON object: definitions by name.
+static DEFINITIONS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/definitions.z"));
+
+/// The release that the definitions describe.
+const VERSION: &str = "v1.36.2";
+
+/// A document as it is sent.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// JSON.
+    pub body: Vec<u8>,
+    /// For the ETag header (to be quoted) and the `hash` parameter: changes with the body.
+    pub hash: String,
+}
+
+/// The index `/openapi/v3`: one URL with its hash for each group-version.
+pub fn v3_index() -> Value {
+    let mut entries = Map::new();
+    for (group, version) in group_versions() {
+        let path = path_of(group, version);
+        let url = format!("/openapi/v3/{path}?hash={}", hash(3, group, version));
+        entries.insert(path, json!({ "serverRelativeURL": url }));
+    }
+    json!({ "paths": entries })
+}
+
+/// The hash of a group-version's document without making it, for `If-None-Match`.
+/// `path` is what follows `/openapi/v3/`, such as `apis/apps/v1`.
+pub fn v3_hash(path: &str) -> Option<String> {
+    let (group, version) = known_path(path)?;
+    Some(hash(3, group, version))
+}
+
+/// The document of a group-version.
+pub fn v3(path: &str) -> Option<Document> {
+    let (group, version) = known_path(path)?;
+    let served: Vec<&Resource> = resources(group, version).collect();
+    let definitions = definitions();
+    let schemas = pick(&definitions, &roots(&served), 3);
+    let mut paths = Map::new();
+    served.iter().for_each(|resource| paths::add(&mut paths, resource, paths::Dialect::V3));
+    let document = json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": VERSION},
+        "paths": paths,
+        "components": {"schemas": schemas, "securitySchemes": {"BearerToken": bearer()}},
+    });
+    Some(Document { body: document.to_string().into_bytes(), hash: hash(3, group, version) })
+}
+
+/// The hash of [`v2`] without making it.
+pub fn v2_hash() -> String {
+    hash(2, "", "")
+}
+
+/// The one document of OpenAPI v2, all group-versions together.
+pub fn v2() -> Document {
+    let definitions = definitions();
+    let served: Vec<&Resource> = resource::all().iter().collect();
+    let schemas = pick(&definitions, &roots(&served), 2);
+    let mut paths = Map::new();
+    served.iter().for_each(|resource| paths::add(&mut paths, resource, paths::Dialect::V2));
+    let document = json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": VERSION},
+        "paths": paths,
+        "definitions": schemas,
+        "security": [{"BearerToken": []}],
+        "securityDefinitions": {"BearerToken": bearer()},
+    });
+    Document { body: document.to_string().into_bytes(), hash: v2_hash() }
+}
+
+fn bearer() -> Value {
+    json!({"type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication"})
+}
+
+fn group_versions() -> BTreeSet<(&'static str, &'static str)> {
+    resource::all().iter().map(|resource| (resource.group, resource.version)).collect()
+}
+
+fn resources(group: &str, version: &str) -> impl Iterator<Item = &'static Resource> {
+    resource::all().iter().filter(move |resource| resource.group == group && resource.version == version)
+}
+
+fn path_of(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+fn known_path(path: &str) -> Option<(&'static str, &'static str)> {
+    group_versions().into_iter().find(|(group, version)| path_of(group, version) == path)
+}
+
+/// SHA-512 over everything a document is made from.
+fn hash(dialect: u8, group: &str, version: &str) -> String {
+    static BASE: OnceLock<digest::Digest> = OnceLock::new();
+    let base = BASE.get_or_init(|| digest::digest(&digest::SHA512, DEFINITIONS));
+    let mut context = digest::Context::new(&digest::SHA512);
+    context.update(base.as_ref());
+    context.update(&[dialect]);
+    context.update(env!("CARGO_PKG_VERSION").as_bytes());
+    for resource in
+        resource::all().iter().filter(|r| dialect == 2 || (r.group == group && r.version == version))
+    {
+        context.update(format!("{resource:?}").as_bytes());
+    }
+    context.finish().as_ref().iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02X}");
+        hex
+    })
+}
+
+/// Every definition, as text.
+fn definitions() -> BTreeMap<String, Box<RawValue>> {
+    let mut text = String::new();
+    flate2::read::ZlibDecoder::new(DEFINITIONS).read_to_string(&mut text).expect("the build compressed it");
+    serde_json::from_str(&text).expect("the build wrote JSON")
+}
+
+/// The definitions that a document begins from.
+fn roots(served: &[&Resource]) -> BTreeSet<&'static str> {
+    let mut names = BTreeSet::new();
+    let mut add = |api_version: &str, kind: &str| {
+        names.extend(crate::schema::kind(api_version, kind).map(|schema| schema.name));
+    };
+    for resource in served {
+        let api_version = resource.api_version();
+        add(&api_version, resource.kind);
+        add(&api_version, &format!("{}List", resource.kind));
+        for sub in resource.subresources {
+            add(&paths::api_version(sub.group, sub.version), sub.kind);
+        }
+    }
+    for kind in ["DeleteOptions", "Status", "WatchEvent"] {
+        add("v1", kind);
+    }
+    names
+}
+
+/// The roots and all they refer to, in the form of a dialect.
+fn pick(
+    definitions: &BTreeMap<String, Box<RawValue>>,
+    roots: &BTreeSet<&str>,
+    dialect: u8,
+) -> Map<String, Value> {
+    let mut out = Map::new();
+    let mut queue: Vec<String> = roots.iter().map(|name| (*name).to_owned()).collect();
+    queue.push("io.k8s.apimachinery.pkg.apis.meta.v1.Patch".to_owned());
+    while let Some(name) = queue.pop() {
+        let Some(text) = definitions.get(&name).filter(|_| !out.contains_key(&name)) else { continue };
+        let mut schema: Value = serde_json::from_str(text.get()).expect("the build wrote JSON");
+        references(&schema, &mut queue);
+        match dialect {
+            2 => without_defaults(&mut schema),
+            _ => to_v3(&name, &mut schema),
+        }
+        out.insert(name, schema);
+    }
+    out
+}
+
+const LOCAL: &str = "#/definitions/";
+
+fn references(schema: &Value, queue: &mut Vec<String>) {
+    match schema {
+        Value::Object(map) => {
+            let target =
+                map.get("$ref").and_then(Value::as_str).and_then(|target| target.strip_prefix(LOCAL));
+            queue.extend(target.map(str::to_owned));
+            map.values().for_each(|value| references(value, queue));
+        }
+        Value::Array(items) => items.iter().for_each(|item| references(item, queue)),
+        _ => {}
+    }
+}
+
+/// v2 documents state no zero values.
+fn without_defaults(schema: &mut Value) {
+    let Value::Object(map) = schema else { return };
+    map.remove("default");
+    for key in ["items", "additionalProperties"] {
+        map.get_mut(key).into_iter().for_each(without_defaults);
+    }
+    let properties = map.get_mut("properties").and_then(Value::as_object_mut);
+    properties.into_iter().flat_map(|map| map.values_mut()).for_each(without_defaults);
+}
+
+/// References move to components, and those with anything beside them become `allOf`,
+/// because v3 ignores what stands beside a reference.
+fn to_v3(name: &str, schema: &mut Value) {
+    match name.rsplit('.').next() {
+        Some("Quantity") => {
+            schema["oneOf"] = json!([{"type": "string"}, {"type": "number"}]);
+            schema.as_object_mut().map(|map| map.remove("type"));
+        }
+        Some("IntOrString") => {
+            schema["oneOf"] = json!([{"type": "integer"}, {"type": "string"}]);
+            schema.as_object_mut().map(|map| map.remove("type"));
+        }
+        _ => move_references(schema),
+    }
+}
+
+fn move_references(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            map.values_mut().for_each(move_references);
+            if let Some(Value::String(target)) = map.get("$ref") {
+                let moved = format!("#/components/schemas/{}", target.trim_start_matches(LOCAL));
+                if map.len() == 1 {
+                    map.insert("$ref".into(), moved.into());
+                } else {
+                    map.remove("$ref");
+                    map.insert("allOf".into(), json!([{ "$ref": moved }]));
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(move_references),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(path: &str) -> Value {
+        serde_json::from_slice(&v3(path).expect("the group-version is served").body).unwrap()
+    }
+
+    fn dangling(document: &Value, prefix: &str, schemas: &Value) -> Vec<String> {
+        match document {
+            Value::Object(map) => map
+                .iter()
+                .flat_map(|(key, value)| match (key.as_str(), value) {
+                    ("$ref", Value::String(target)) => {
+                        let name = target.strip_prefix(prefix).unwrap_or("");
+                        schemas.get(name).is_none().then(|| target.clone()).into_iter().collect()
+                    }
+                    _ => dangling(value, prefix, schemas),
+                })
+                .collect(),
+            Value::Array(items) => items.iter().flat_map(|item| dangling(item, prefix, schemas)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_group_version_of_the_index_has_a_document_without_dangling_references() {
+        let index = v3_index();
+        for (path, entry) in index["paths"].as_object().unwrap() {
+            let made = v3(path).unwrap();
+            assert!(entry["serverRelativeURL"].as_str().unwrap().ends_with(&format!("?hash={}", made.hash)));
+            let document = document(path);
+            let schemas = &document["components"]["schemas"];
+            assert_eq!(dangling(&document, "#/components/schemas/", schemas), Vec::<String>::new(), "{path}");
+        }
+    }
+
+    #[test]
+    fn kubectl_finds_kind_schema_and_the_parameter_of_field_validation() {
+        let document = document("api/v1");
+        let kind = json!([{"group": "", "version": "v1", "kind": "Pod"}]);
+        let get = &document["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["get"];
+        assert_eq!(get["x-kubernetes-group-version-kind"], kind[0]);
+        assert_eq!(
+            document["components"]["schemas"]["io.k8s.api.core.v1.Pod"]["x-kubernetes-group-version-kind"],
+            kind
+        );
+        let patch = &document["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["patch"];
+        let names: Vec<_> =
+            patch["parameters"].as_array().unwrap().iter().map(|p| p["name"].clone()).collect();
+        assert!(names.contains(&json!("fieldValidation")), "{names:?}");
+    }
+
+    #[test]
+    fn merge_keys_and_enumerations_are_told() {
+        let document = document("api/v1");
+        let spec = &document["components"]["schemas"]["io.k8s.api.core.v1.PodSpec"]["properties"];
+        assert_eq!(spec["containers"]["x-kubernetes-patch-merge-key"], "name");
+        assert_eq!(spec["restartPolicy"]["enum"], json!(["Always", "Never", "OnFailure"]));
+        assert!(spec["restartPolicy"].get("x-go").is_none());
+        assert_eq!(
+            spec["affinity"]["allOf"],
+            json!([{"$ref": "#/components/schemas/io.k8s.api.core.v1.Affinity"}])
+        );
+    }
+
+    #[test]
+    fn v2_has_every_served_kind_and_no_dangling_reference() {
+        let document: Value = serde_json::from_slice(&v2().body).unwrap();
+        let definitions = &document["definitions"];
+        assert_eq!(dangling(&document, LOCAL, definitions), Vec::<String>::new());
+        for resource in resource::all() {
+            let schema = crate::schema::kind(&resource.api_version(), resource.kind);
+            assert!(definitions.get(schema.expect(resource.kind).name).is_some(), "{}", resource.kind);
+        }
+    }
+}
