@@ -316,7 +316,7 @@ fn go_value(value: &Value) -> String {
 }
 
 /// JSON as `encoding/json` writes it: `<`, `>` and `&` are escaped for the sake of HTML.
-fn go_json(value: &Value) -> String {
+pub(crate) fn go_json(value: &Value) -> String {
     let mut out = String::new();
     for c in value.to_string().chars() {
         match c {

@@ -9,8 +9,10 @@
 //! what needs another object (classes, limits, accounts) is handed in.
 
 mod config;
+mod pod;
 mod prepare;
 pub mod resources;
+mod storage;
 
 use serde_json::Value;
 
@@ -35,7 +37,10 @@ pub fn name_rule(resource: &Resource) -> NameRule {
 pub fn validate_create(resource: &Resource, object: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     object_meta(object, resource.namespaced, name_rule(resource), &mut errors);
-    validate_object(resource.group, resource.kind, View::new(object), None, &mut errors);
+    match (resource.group, resource.kind) {
+        ("", "Pod") => pod::validate_create(object, &mut errors),
+        (group, kind) => validate_object(group, kind, View::new(object), None, &mut errors),
+    }
     errors
 }
 
@@ -49,8 +54,11 @@ pub fn validate_update(
     let mut errors = ErrorList::new();
     object_meta_update(new, old, &mut errors);
     let (view, before) = (View::new(new), View::new(old));
-    if subresource != Some("status") {
-        validate_object(resource.group, resource.kind, view, Some(before), &mut errors);
+    match (resource.group, resource.kind, subresource) {
+        ("", "Pod", _) => pod::validate_update(subresource, new, old, &mut errors),
+        ("", "PersistentVolumeClaim", Some("status")) => storage::claim_status(view, &mut errors),
+        (_, _, Some("status")) => {}
+        (group, kind, _) => validate_object(group, kind, view, Some(before), &mut errors),
     }
     errors
 }
@@ -60,13 +68,16 @@ fn validate_object(group: &str, kind: &str, new: View<'_>, old: Option<View<'_>>
     match (group, kind) {
         ("", "ConfigMap") => config::config_map(new, old, errors),
         ("", "Secret") => config::secret(new, old, errors),
+        ("", "PersistentVolume") => storage::volume(new, old, errors),
+        ("", "PersistentVolumeClaim") => storage::claim(new, old, errors),
         _ => {}
     }
 }
 
 /// The texts of the `Warning` headers for an object that was accepted.
-pub fn warnings(resource: &Resource, _object: &Value) -> Vec<String> {
+pub fn warnings(resource: &Resource, object: &Value) -> Vec<String> {
     match (resource.group, resource.kind) {
+        ("", "Pod") => pod::warnings(object),
         ("", "Endpoints") => {
             vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
         }

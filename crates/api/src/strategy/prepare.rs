@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::pod;
 use crate::defaults;
 use crate::resource::Resource;
 use crate::validate::meta::same;
@@ -49,6 +50,7 @@ pub fn prepare_create(resource: &Resource, object: &mut Value) {
         replace(fields, "status", status);
     }
     match (resource.group, resource.kind) {
+        ("", "Pod") => pod::prepare_create(fields),
         ("", "Namespace") => namespace_finalizer(fields),
         _ => {}
     }
@@ -76,6 +78,7 @@ pub fn prepare_update(resource: &Resource, subresource: Option<&str>, new: &mut 
     let (Some(fields), Some(before)) = (new.as_object_mut(), old.as_object()) else { return };
     keep_identity(metadata(fields), before);
     match (resource.group, resource.kind, subresource) {
+        ("", "Pod", Some("ephemeralcontainers" | "resize")) => pod::prepare_part(subresource, fields, before),
         ("", "Namespace", Some("finalize")) => keep(fields, before, &["status"]),
         (_, _, Some("status")) => keep_for_status(resource, fields, before),
         (_, kind, _) => {

@@ -1,0 +1,105 @@
+//! Pods: what is prepared and what is refused. The rules are `ValidatePodCreate` and its kin of upstream's
+//! `pkg/apis/core/validation`, in the same order, so that messages come in the same order.
+
+mod annotations;
+mod container;
+mod diff;
+mod env;
+mod handler;
+mod internal;
+mod mount;
+mod placement;
+mod projected;
+mod requirements;
+mod resize;
+mod security;
+mod spec;
+mod status;
+mod update;
+mod volume;
+mod warning;
+
+#[cfg(test)]
+mod tests;
+
+use serde_json::{Map, Value, json};
+
+use super::prepare::{keep, replace};
+use super::resources::qos_class;
+use crate::field::{ErrorList, Path};
+use crate::validate::view::View;
+
+pub(super) use container::pod_only as containers_of_pod_only;
+pub(super) use placement::{node_selector, taint_effect};
+pub(super) use requirements::{container_resource_name, qualified_resource_name, quantity_of};
+pub(super) use spec::{Owner, template};
+pub(super) use update::SPEC;
+pub(super) use volume::{driver_name, path_without_backsteps, shared_source};
+pub(super) use warning::{of_pod as warnings, of_template as template_warnings};
+
+type Object = Map<String, Value>;
+
+/// A new Pod waits; its class of service is fixed now, and gates hold it back from the scheduler.
+pub(super) fn prepare_create(pod: &mut Object) {
+    let spec = pod.get("spec").cloned().unwrap_or_default();
+    placement::merge_match_label_keys(pod);
+    annotations::fields_from_annotations(pod);
+    let mut status = json!({"phase": "Pending", "qosClass": qos_class(&spec)});
+    if View::new(&spec).has_items("schedulingGates") {
+        status["conditions"] = json!([{
+            "type": "PodScheduled", "status": "False", "lastProbeTime": null, "lastTransitionTime": null,
+            "reason": "SchedulingGated", "message": "Scheduling is blocked due to non-empty scheduling gates",
+        }]);
+    }
+    pod.insert("status".to_owned(), status);
+}
+
+/// Through `ephemeralcontainers` only these change, through `resize` only resources; all else stays.
+pub(super) fn prepare_part(subresource: Option<&str>, new: &mut Object, old: &Object) {
+    let mut spec = old.get("spec").cloned().unwrap_or_default();
+    let wished = new.get("spec").cloned().unwrap_or_default();
+    if let Some(fields) = spec.as_object_mut() {
+        match subresource {
+            Some("resize") => resize::take(fields, &wished),
+            _ => replace(fields, "ephemeralContainers", wished.get("ephemeralContainers").cloned()),
+        }
+    }
+    new.insert("spec".to_owned(), spec);
+    keep(new, old, &["status"]);
+}
+
+pub(super) fn validate_create(pod: &Value, errors: &mut ErrorList) {
+    let view = View::new(pod);
+    metadata_and_spec(view, errors);
+    let spec = view.get("spec");
+    if spec.has_items("ephemeralContainers") {
+        errors.push(crate::field::Error::forbidden(
+            &SPEC.child("ephemeralContainers"),
+            "cannot be set on create",
+        ));
+    }
+    if !spec.str("nodeName").is_empty() && spec.has_items("schedulingGates") {
+        let words = "cannot be set until all schedulingGates have been cleared";
+        errors.push(crate::field::Error::forbidden(&SPEC.child("nodeName"), words));
+    }
+    annotations::match_fields(view.at(&["metadata", "annotations"]), spec, &SPEC, errors);
+}
+
+/// The part that creation and update share; the rules of `metadata` itself ran before.
+fn metadata_and_spec(pod: View<'_>, errors: &mut ErrorList) {
+    let metadata = Path::new("metadata");
+    let spec = pod.get("spec");
+    annotations::check(pod.at(&["metadata", "annotations"]), spec, &metadata.child("annotations"), errors);
+    spec::validate(spec, Owner::Pod(pod.get("metadata")), &SPEC, errors);
+    spec::pod_only(spec, errors);
+    containers_of_pod_only(spec, errors);
+}
+
+pub(super) fn validate_update(subresource: Option<&str>, new: &Value, old: &Value, errors: &mut ErrorList) {
+    match subresource {
+        Some("status") => status::validate(View::new(new), View::new(old), errors),
+        Some("ephemeralcontainers") => update::ephemeral_containers(new, old, errors),
+        Some("resize") => resize::validate(new, old, errors),
+        _ => update::validate(new, old, errors),
+    }
+}
