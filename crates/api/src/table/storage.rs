@@ -1,0 +1,178 @@
+//! Volumes, their classes and drivers, and claims of devices.
+
+use serde_json::{Value, json};
+
+use super::common::{Row, join, scalar, text};
+
+const CLASS_ANNOTATION: &str = "/metadata/annotations/volume.beta.kubernetes.io~1storage-class";
+
+/// `RWO,ROX`, in upstream's order whatever the object's is.
+fn access_modes(row: Row<'_>, pointer: &str) -> String {
+    const MODES: [(&str, &str); 4] = [
+        ("ReadWriteOnce", "RWO"),
+        ("ReadOnlyMany", "ROX"),
+        ("ReadWriteMany", "RWX"),
+        ("ReadWriteOncePod", "RWOP"),
+    ];
+    let has = |mode: &str| row.list(pointer).iter().any(|m| m == mode);
+    MODES.iter().filter(|(mode, _)| has(mode)).map(|(_, short)| *short).collect::<Vec<_>>().join(",")
+}
+
+fn storage_class(row: Row<'_>) -> &str {
+    row.text_or(CLASS_ANNOTATION, row.text("/spec/storageClassName"))
+}
+
+fn phase(row: Row<'_>) -> &str {
+    if row.is_being_deleted() { "Terminating" } else { row.text("/status/phase") }
+}
+
+pub(super) fn volume(row: Row<'_>) -> Vec<Value> {
+    let claim = match row.at("/spec/claimRef") {
+        None | Some(Value::Null) => String::new(),
+        Some(claim) => format!("{}/{}", text(claim, "namespace"), text(claim, "name")),
+    };
+    vec![
+        json!(row.name()),
+        json!(scalar(row.at("/spec/capacity/storage")).unwrap_or_else(|| "0".to_owned())),
+        json!(access_modes(row, "/spec/accessModes")),
+        json!(row.text("/spec/persistentVolumeReclaimPolicy")),
+        json!(phase(row)),
+        json!(claim),
+        json!(storage_class(row)),
+        json!(row.text_or("/spec/volumeAttributesClassName", "<unset>")),
+        json!(row.text("/status/reason")),
+        json!(row.age()),
+        json!(row.text_or("/spec/volumeMode", "<unset>")),
+    ]
+}
+
+pub(super) fn claim(row: Row<'_>) -> Vec<Value> {
+    let bound = !row.text("/spec/volumeName").is_empty();
+    let capacity = scalar(row.at("/status/capacity/storage")).unwrap_or_else(|| "0".to_owned());
+    vec![
+        json!(row.name()),
+        json!(phase(row)),
+        json!(row.text("/spec/volumeName")),
+        json!(if bound { capacity } else { String::new() }),
+        json!(if bound { access_modes(row, "/status/accessModes") } else { String::new() }),
+        json!(storage_class(row)),
+        json!(row.text_or("/spec/volumeAttributesClassName", "<unset>")),
+        json!(row.age()),
+        json!(row.text_or("/spec/volumeMode", "<unset>")),
+    ]
+}
+
+/// The name, marked when the annotation says it is the default.
+fn default_name(row: Row<'_>, annotations: &[&str]) -> String {
+    let default = annotations.iter().any(|a| row.text(&format!("/metadata/annotations/{a}")) == "true");
+    if default { format!("{} (default)", row.name()) } else { row.name().to_owned() }
+}
+
+pub(super) fn class(row: Row<'_>) -> Vec<Value> {
+    let annotations =
+        ["storageclass.kubernetes.io~1is-default-class", "storageclass.beta.kubernetes.io~1is-default-class"];
+    vec![
+        json!(default_name(row, &annotations)),
+        json!(row.text("/provisioner")),
+        json!(row.text_or("/reclaimPolicy", "Delete")),
+        json!(row.text_or("/volumeBindingMode", "Immediate")),
+        json!(row.flag("/allowVolumeExpansion", false)),
+        json!(row.age()),
+    ]
+}
+
+pub(super) fn attributes_class(row: Row<'_>) -> Vec<Value> {
+    let name = default_name(row, &["volumeattributesclass.alpha.kubernetes.io~1is-default-class"]);
+    vec![json!(name), json!(row.text("/driverName")), json!(row.age())]
+}
+
+pub(super) fn attachment(row: Row<'_>) -> Vec<Value> {
+    vec![
+        json!(row.name()),
+        json!(row.text("/spec/attacher")),
+        json!(row.text("/spec/source/persistentVolumeName")),
+        json!(row.text("/spec/nodeName")),
+        json!(row.flag("/status/attached", false)),
+        json!(row.age()),
+    ]
+}
+
+pub(super) fn csi_node(row: Row<'_>) -> Vec<Value> {
+    vec![json!(row.name()), json!(row.count("/spec/drivers")), json!(row.age())]
+}
+
+pub(super) fn csi_driver(row: Row<'_>) -> Vec<Value> {
+    let modes = join(row.list("/spec/volumeLifecycleModes"), |m| m.as_str().unwrap_or_default());
+    let requests = match row.at("/spec/tokenRequests").and_then(Value::as_array) {
+        Some(requests) => join(requests, |r| text(r, "audience")),
+        None => "<unset>".to_owned(),
+    };
+    vec![
+        json!(row.name()),
+        json!(row.flag("/spec/attachRequired", true)),
+        json!(row.flag("/spec/podInfoOnMount", false)),
+        json!(row.flag("/spec/storageCapacity", false)),
+        json!(requests),
+        json!(row.flag("/spec/requiresRepublish", false)),
+        json!(if modes.is_empty() { "<none>".to_owned() } else { modes }),
+        json!(row.age()),
+    ]
+}
+
+pub(super) fn csi_capacity(row: Row<'_>) -> Vec<Value> {
+    let capacity = scalar(row.at("/capacity")).unwrap_or_else(|| "<unset>".to_owned());
+    vec![json!(row.name()), json!(row.text("/storageClassName")), json!(capacity)]
+}
+
+pub(super) fn resource_claim(row: Row<'_>) -> Vec<Value> {
+    let allocated = row.at("/status/allocation").is_some_and(|a| !a.is_null());
+    let mut states = Vec::new();
+    if row.is_being_deleted() {
+        states.push("deleted");
+    } else if !allocated {
+        states.push("pending");
+    }
+    if allocated {
+        states.push("allocated");
+    }
+    if row.count("/status/reservedFor") > 0 {
+        states.push("reserved");
+    }
+    vec![json!(row.name()), json!(states.join(",")), json!(row.age())]
+}
+
+pub(super) fn resource_slice(row: Row<'_>) -> Vec<Value> {
+    vec![
+        json!(row.name()),
+        json!(row.text_or("/spec/nodeName", "<unset>")),
+        json!(row.text("/spec/driver")),
+        json!(row.text("/spec/pool/name")),
+        json!(row.age()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn row(object: &Value) -> Row<'_> {
+        Row { object, now: Timestamp::UNIX_EPOCH }
+    }
+
+    #[test]
+    fn a_claim_shows_capacity_and_modes_once_it_is_bound() {
+        let status = json!({"phase": "Bound", "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany", "ReadWriteOnce"]});
+        let bound = json!({"spec": {"volumeName": "v", "storageClassName": "s"}, "status": status});
+        assert_eq!(claim(row(&bound))[1..6], ["Bound", "v", "1Gi", "RWO,RWX", "s"]);
+        let pending = json!({"spec": {}, "status": {"phase": "Pending"}});
+        assert_eq!(claim(row(&pending))[1..5], ["Pending", "", "", ""]);
+    }
+
+    #[test]
+    fn the_default_class_is_marked() {
+        let object = json!({"metadata": {"name": "s", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}});
+        assert_eq!(class(row(&object))[0], "s (default)");
+    }
+}
