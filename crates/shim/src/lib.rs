@@ -7,12 +7,26 @@
 //!                         └──> log files, <id>.state
 //! ```
 //!
-//! One process, one thread, no async: it must stay near 1 MB.
+//! One process with one thread and one loop (`server`): it waits for daemons, for children, for
+//! what containers write, and acts at once. It is the same executable as the daemon, started with
+//! the word `shim`, and must stay near 1 MB: no async runtime, no large buffers.
 //!
-//! It knows nothing of Kubernetes objects, images or HTTP, and starts nothing again.
+//! It knows nothing of Kubernetes objects, images or HTTP, never starts a container again, and
+//! decides nothing: limits, users and mounts are told to it.
 //!
-//! Start reading at [`protocol`].
+//! Start reading at [`protocol`], then `server`; what happens between fork and exec is in `init`.
 
 pub mod client;
+mod clock;
 pub mod codec;
+mod entry;
+mod failure;
+mod init;
+mod log;
 pub mod protocol;
+mod record;
+mod sandbox;
+mod server;
+
+pub use entry::main;
+pub use record::read_all as read_states;

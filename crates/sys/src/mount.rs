@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
     UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change,
-    move_mount, open_tree, unmount,
+    mount_move, move_mount, open_tree, unmount,
 };
 
 use crate::{Context, Error, Result};
@@ -237,9 +237,27 @@ pub fn pivot_into(root: &Path) -> Result<()> {
     rustix::process::chdir(root).on("chdir to", root)?;
     // With both arguments the same the old root lies on top of the new one at "/", and can be
     // taken off without a directory for it inside the image (runc does the same).
-    rustix::process::pivot_root(".", ".").on("pivot_root to", root)?;
-    unmount(".", UnmountFlags::DETACH).attempt(|| "unmount the old root")?;
+    match rustix::process::pivot_root(".", ".") {
+        Ok(()) => unmount(".", UnmountFlags::DETACH).attempt(|| "unmount the old root")?,
+        // The kernel's first root (an initramfs) cannot be left so: the new one is moved over it.
+        Err(Errno::INVAL) => {
+            mount_move(".", "/").on("move to /", root)?;
+            rustix::process::chroot(".").on("chroot to", root)?;
+        }
+        Err(errno) => return Err(errno).on("pivot_root to", root),
+    }
     rustix::process::chdir("/").attempt(|| "chdir to /")
+}
+
+/// Adds attributes to what is mounted at a path.
+///
+/// # Errors
+/// Nothing is mounted there.
+pub fn restrict(path: &Path, attributes: Attributes) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty()).on("open", path)?;
+    let attributes = MountAttributes { set: attributes.0, ..Default::default() };
+    mount_setattr(opened.as_fd(), Depth::This, &attributes)
 }
 
 /// Unmounts, at once for the file tree, when unused for the kernel. Nothing mounted is fine.
@@ -275,7 +293,7 @@ pub fn open_target(path: &Path, missing: Missing) -> Result<OwnedFd> {
         Err(Errno::NOENT) if missing != Missing::Fail => {}
         other => return other.on("open", path),
     }
-    make_missing(path, missing)?;
+    make_missing(path, missing, 0)?;
     open_inside(path).on("open", path)
 }
 
@@ -284,27 +302,55 @@ fn open_inside(path: &Path) -> std::result::Result<OwnedFd, Errno> {
     rustix::io::retry_on_intr(|| openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS))
 }
 
-/// Makes the directories above, then the last part. A dangling symbolic link on the way is
-/// not followed into nothing: making fails with "file exists", as runc's securejoin refuses it.
-fn make_missing(path: &Path, missing: Missing) -> Result<()> {
+/// How many links that point to nothing are followed for one target.
+const LINKS_MAX: u32 = 16;
+
+/// Makes the directories above, then the last part. What a symbolic link points to is made when
+/// it is missing (images link /etc/resolv.conf into /run); the root is ours, so no link leads out.
+fn make_missing(path: &Path, missing: Missing, links: u32) -> Result<()> {
     let mut at = open_inside(Path::new("/")).on("open", "/")?;
-    let parts: Vec<_> = path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
-    for (index, part) in parts.iter().enumerate() {
+    let mut done = PathBuf::from("/");
+    let mut parts = path.components().filter(|part| !matches!(part, Component::RootDir)).peekable();
+    while let Some(part) = parts.next() {
         let name = part.as_os_str();
-        let last = index + 1 == parts.len();
-        if last && missing == Missing::MakeFile {
-            let flags = OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            rustix::fs::openat(&at, name, flags, Mode::from_raw_mode(0o644)).on("create", path)?;
-            return Ok(());
+        let made = if parts.peek().is_none() && missing == Missing::MakeFile {
+            make_file(&at, name).map(|()| None)
+        } else {
+            make_directory(&at, name).map(Some)
+        };
+        match made {
+            Ok(Some(next)) => at = next,
+            Ok(None) => return Ok(()),
+            Err(errno @ (Errno::NOENT | Errno::LOOP)) => {
+                let Ok(link) = rustix::fs::readlinkat(&at, name, Vec::new()) else {
+                    return Err(errno).on("open", path);
+                };
+                if links == LINKS_MAX {
+                    return Err(Errno::LOOP).on("open", path);
+                }
+                let mut target = done.join(std::ffi::OsStr::from_bytes(link.as_bytes()));
+                target.extend(parts);
+                return make_missing(&target, missing, links + 1);
+            }
+            Err(errno) => return Err(errno).on("make", path),
         }
-        match mkdirat(&at, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno).on("mkdir", path),
-        }
-        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::DIRECTORY;
-        at = openat2(&at, name, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).on("open", path)?;
+        done.push(name);
     }
     Ok(())
+}
+
+fn make_file(at: &OwnedFd, name: &std::ffi::OsStr) -> std::result::Result<(), Errno> {
+    let flags = OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::openat(at, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+}
+
+fn make_directory(at: &OwnedFd, name: &std::ffi::OsStr) -> std::result::Result<OwnedFd, Errno> {
+    match mkdirat(at, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::DIRECTORY;
+    openat2(at, name, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
 }
 
 /// Makes a device node.
@@ -343,6 +389,17 @@ mod tests {
         assert!(home.path().join("x/y").is_dir());
         let error = open_target(&home.path().join("z"), Missing::Fail).unwrap_err();
         assert_eq!(error.errno, Errno::NOENT);
+    }
+
+    #[test]
+    fn the_target_of_a_dangling_link_is_made() {
+        let home = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("run/deep/file", home.path().join("link")).unwrap();
+        open_target(&home.path().join("link"), Missing::MakeFile).unwrap();
+        assert!(home.path().join("run/deep/file").is_file());
+        std::os::unix::fs::symlink("self", home.path().join("self")).unwrap();
+        let error = open_target(&home.path().join("self"), Missing::MakeFile).unwrap_err();
+        assert_eq!(error.errno, Errno::LOOP);
     }
 
     #[test]

@@ -247,6 +247,34 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
     check(answer).attempt(|| "close_range").map(drop)
 }
 
+/// Closes all descriptors but 0, 1, 2 and those given. For a freshly forked child, whose copies
+/// of the parent's descriptors would otherwise keep pipes of others open.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) {
+    let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    numbers.sort_unstable();
+    let mut first = 3;
+    for number in numbers.into_iter().chain([u32::MAX]) {
+        if number > first {
+            // SAFETY: the child never runs the destructors of the parent's copied values (it
+            // ends by exec or _exit), so nothing refers to the closed numbers any more.
+            unsafe { libc::syscall(libc::SYS_close_range, first, number - 1, 0) };
+        }
+        first = first.max(number.saturating_add(1));
+    }
+}
+
+/// Lives as PID 1 of a PID namespace: the kernel reaps orphans by itself, because this ignores
+/// SIGCHLD; every other signal has no effect on a PID 1 without handlers.
+pub fn live_as_reaper() -> ! {
+    // SAFETY: SIG_IGN is a valid action; pause has no preconditions.
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+        loop {
+            libc::pause();
+        }
+    }
+}
+
 /// Starts an own, empty session keyring, so that keys of the node cannot be seen.
 ///
 /// # Errors
@@ -260,7 +288,27 @@ pub fn new_session_keyring() -> Result<()> {
     if answer < 0 { check(answer).attempt(|| "keyctl").map(drop) } else { Ok(()) }
 }
 
-/// Opens a device of this process's terminal session: the terminal becomes the controlling one.
+/// Puts descriptors at 0, 1 and 2, where programs expect them.
+///
+/// # Errors
+/// None in practice.
+pub fn set_standard_streams(
+    stdin: BorrowedFd<'_>,
+    stdout: BorrowedFd<'_>,
+    stderr: BorrowedFd<'_>,
+) -> Result<()> {
+    rustix::stdio::dup2_stdin(stdin).attempt(|| "set standard input")?;
+    rustix::stdio::dup2_stdout(stdout).attempt(|| "set standard output")?;
+    rustix::stdio::dup2_stderr(stderr).attempt(|| "set standard error")
+}
+
+/// Names the thread, as `ps` shows it; longer than 15 bytes is cut.
+pub fn set_name(name: &CStr) {
+    // Only a bad address could fail.
+    let _ = rustix::thread::set_name(name);
+}
+
+/// Makes a terminal the controlling one of this process's session.
 ///
 /// # Errors
 /// The process does not lead a session.

@@ -149,6 +149,19 @@ impl Hierarchy {
         if self.v1.is_empty() { Version::V2 } else { Version::V1 }
     }
 
+    /// What a container sees under /sys/fs/cgroup: directory, kind of file system, options.
+    /// An empty directory is /sys/fs/cgroup itself.
+    pub fn views(&self) -> Vec<(String, &'static str, Vec<String>)> {
+        if self.version() == Version::V2 {
+            return vec![(String::new(), "cgroup2", Vec::new())];
+        }
+        let trees = self.v1.iter().filter_map(|tree| {
+            let name = tree.root.file_name()?.to_string_lossy().into_owned();
+            Some((name, "cgroup", tree.controllers().to_vec()))
+        });
+        trees.collect()
+    }
+
     /// The group at `path`, relative to the roots. Nothing is made yet.
     pub fn group(&self, path: &str) -> Group {
         let path = path.trim_matches('/').to_owned();
@@ -158,6 +171,12 @@ impl Hierarchy {
         );
         Group { hierarchy: self.clone(), path }
     }
+}
+
+/// True for a path that [`Hierarchy::group`] takes: relative names, and at least one.
+pub fn is_path(path: &str) -> bool {
+    let path = path.trim_matches('/');
+    path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
 }
 
 /// One cgroup, in all trees that it needs.

@@ -31,6 +31,10 @@ impl Tree {
         self.controllers.iter().any(|own| own == controller)
     }
 
+    pub(super) fn controllers(&self) -> &[String] {
+        &self.controllers
+    }
+
     /// Trees that every container is put in.
     pub(super) fn wanted(&self) -> bool {
         ["cpu", "cpuacct", "memory", "devices", "pids"].iter().any(|controller| self.has(controller))

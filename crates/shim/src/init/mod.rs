@@ -1,0 +1,232 @@
+//! The child between fork and exec: it turns itself into the container.
+//!
+//! ```text
+//! shim                                 child
+//!  │ fork ──────────────────────────────> waits
+//!  │ into its cgroup, limits
+//!  │ Go ────────────────────────────────> mounts, devices, user ...
+//!  │ <──────────────────── Prepared{user} (with the terminal)
+//!  │ Start ─────────────────────────────> filter, capabilities, user, exec
+//!  │ <───────────── end of the socket     (the exec has closed it)
+//!  │ <── or Failed, at any point
+//! ```
+//!
+//! The child is a copy of a process with one thread, so it may run any code; it ends by exec or
+//! by [`sys::process::exit_now`], never by returning.
+
+mod device;
+mod finish;
+mod lookup;
+mod rootfs;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sys::cgroup::Hierarchy;
+use sys::mount::{Depth, Detached, Missing};
+use sys::namespace::Namespaces;
+use sys::process;
+
+use crate::protocol::{ContainerSpec, ExecSpec, Failure, FailureKind, ResolvedUser};
+pub(crate) use device::rules as device_rules;
+use finish::Identity;
+
+/// What the child tells the shim. A terminal's master comes along with `Prepared`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// Everything is in place.
+    Prepared {
+        /// Who the program will run as.
+        user: ResolvedUser,
+        /// That user's home directory.
+        home: String,
+    },
+    /// It cannot be done; the child ends.
+    Failed(Failure),
+}
+
+/// The shim's word to the child: it is in its cgroup.
+pub(crate) const GO: &[u8] = b"g";
+/// The shim's word to the child: execute.
+pub(crate) const START: &[u8] = b"s";
+/// Longest report: a socket of packets needs room for a whole one.
+pub(crate) const REPORT_MAX: usize = 16 << 10;
+
+/// Which of the words have been said, checked on both sides: the order is part of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sequence {
+    /// Made; waits for `GO`.
+    Forked,
+    /// Prepares itself.
+    Preparing,
+    /// Waits for `START`.
+    Prepared,
+    /// Was told to execute.
+    Starting,
+}
+
+/// The child's ends of what connects it with the shim.
+pub(crate) struct Child<'a> {
+    /// Packets to and from the shim.
+    pub(crate) control: BorrowedFd<'a>,
+    /// Standard input, output and error; `None`: a terminal is made.
+    pub(crate) stdio: Option<[BorrowedFd<'a>; 3]>,
+}
+
+/// Becomes a container's first process.
+pub(crate) fn container(child: &Child<'_>, spec: &ContainerSpec, directory: &Path, cgroups: &Hierarchy) -> ! {
+    run(child, &[], || {
+        process::set_name(c"monopod-init");
+        sys::limits::set_oom_score_adj(spec.oom_score_adj)?;
+        // Without them the container sees the node's paths; all else works.
+        let own_view = sys::namespace::unshare(Namespaces::CGROUP).is_ok();
+        let filter = finish::filter(&spec.security)?;
+        rootfs::build(spec, directory, own_view.then_some(cgroups))?;
+        let terminal = standard_streams(child, spec.tty, true)?;
+        let (user, home) = finish::resolve_user(&spec.user)?;
+        report(child, &Report::Prepared { user: user.clone(), home: home.clone() }, terminal.as_ref());
+        drop(terminal);
+        wait_for(child, START);
+        finish::execute(&Identity {
+            user: &user,
+            security: &spec.security,
+            filter: filter.as_ref(),
+            environment: environment(&spec.env, &home, &[], spec.tty),
+            argv: &spec.argv,
+            cwd: &spec.cwd,
+            rlimits: &spec.rlimits,
+        })
+    })
+}
+
+/// A container that a further command is run in.
+pub(crate) struct Inside<'a> {
+    pub(crate) spec: &'a ContainerSpec,
+    pub(crate) user: &'a ResolvedUser,
+    pub(crate) home: &'a str,
+    /// Its first process.
+    pub(crate) process: BorrowedFd<'a>,
+}
+
+/// Becomes a further command in a container. The shim has chosen the PID namespace already.
+pub(crate) fn exec(child: &Child<'_>, inside: &Inside<'_>, exec: &ExecSpec) -> ! {
+    run(child, &[inside.process], || {
+        process::set_name(c"monopod-exec");
+        sys::limits::set_oom_score_adj(inside.spec.oom_score_adj)?;
+        let filter = finish::filter(&inside.spec.security)?;
+        sys::namespace::enter_of_process(inside.process, Namespaces::MOUNT | Namespaces::CGROUP)?;
+        let terminal = standard_streams(child, exec.tty, false)?;
+        let user = inside.user;
+        report(child, &Report::Prepared { user: user.clone(), home: String::new() }, terminal.as_ref());
+        drop(terminal);
+        finish::execute(&Identity {
+            user,
+            security: &inside.spec.security,
+            filter: filter.as_ref(),
+            environment: environment(&inside.spec.env, inside.home, &exec.env, exec.tty),
+            argv: &exec.argv,
+            cwd: &inside.spec.cwd,
+            rlimits: &inside.spec.rlimits,
+        })
+    })
+}
+
+/// The frame around both: waits for the word, reports a failure, and never returns.
+fn run(child: &Child<'_>, keep: &[BorrowedFd<'_>], work: impl FnOnce() -> Result<(), Failure>) -> ! {
+    let done = catch_unwind(AssertUnwindSafe(|| {
+        let mut kept = keep.to_vec();
+        kept.push(child.control);
+        kept.extend(child.stdio.iter().flatten());
+        process::close_all_but(&kept);
+        wait_for(child, GO);
+        rustix::process::umask(rustix::fs::Mode::empty());
+        // A Pod's other processes must not look into this one while it may still do everything.
+        let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+        rustix::process::setsid().map_err(|errno| sys::Error::new("setsid", errno))?;
+        work()
+    }));
+    let failure = match done {
+        Ok(Err(failure)) => failure,
+        _ => Failure::new(FailureKind::Host, "container init stopped unexpectedly"),
+    };
+    report(child, &Report::Failed(failure), None);
+    process::exit_now(1)
+}
+
+/// Waits for a word of the shim. Without the shim there is nothing to live for.
+fn wait_for(child: &Child<'_>, word: &[u8]) {
+    let mut byte = [0; 1];
+    match sys::socket::receive(child.control, &mut byte, &mut Vec::new()) {
+        Ok(1) if byte == word => {}
+        _ => process::exit_now(1),
+    }
+}
+
+fn report(child: &Child<'_>, report: &Report, terminal: Option<&OwnedFd>) {
+    let fds: Vec<BorrowedFd<'_>> = terminal.iter().map(|fd| fd.as_fd()).collect();
+    let sent = serde_json::to_vec(report).is_ok_and(|mut bytes| {
+        bytes.truncate(REPORT_MAX);
+        sys::socket::send(child.control, &bytes, &fds).is_ok()
+    });
+    if !sent {
+        process::exit_now(1);
+    }
+}
+
+/// Puts pipes or a new terminal at 0, 1 and 2. Gives a terminal's master; a container's terminal
+/// is its console too.
+fn standard_streams(child: &Child<'_>, tty: bool, console: bool) -> Result<Option<OwnedFd>, Failure> {
+    if let (Some([stdin, stdout, stderr]), false) = (&child.stdio, tty) {
+        process::set_standard_streams(*stdin, *stdout, *stderr)?;
+        return Ok(None);
+    }
+    let terminal = sys::pty::open()?;
+    let slave = terminal.slave.as_fd();
+    process::set_standard_streams(slave, slave, slave)?;
+    process::take_terminal(slave)?;
+    if console {
+        let target = sys::mount::open_target(Path::new("/dev/console"), Missing::MakeFile)?;
+        let name = rustix::termios::ttyname(slave, Vec::new())
+            .map_err(|errno| sys::Error::new("name of the terminal", errno))?;
+        let path = name.to_string_lossy().into_owned();
+        Detached::bind(Path::new(&path), Depth::This)?.attach(target.as_fd())?;
+    }
+    Ok(Some(terminal.master))
+}
+
+/// `PATH` for images that set none (containerd's).
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The program's environment: defaults, then the container's, then the command's; of a name given
+/// several times the last counts.
+fn environment(container: &[String], home: &str, more: &[String], tty: bool) -> Vec<String> {
+    let mut defaults = vec![PATH.to_owned(), format!("HOME={home}")];
+    if tty {
+        defaults.push("TERM=xterm".to_owned());
+    }
+    let mut chosen: Vec<String> = Vec::new();
+    let name = |variable: &str| variable.split('=').next().unwrap_or(variable).to_owned();
+    for variable in defaults.iter().chain(container).chain(more) {
+        match chosen.iter().position(|known| name(known) == name(variable)) {
+            Some(place) => chosen[place].clone_from(variable),
+            None => chosen.push(variable.clone()),
+        }
+    }
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_variables_win_and_defaults_fill_in() {
+        let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
+        let got = environment(&list(&["A=1", "HOME=/x", "A=2"]), "/root", &list(&["B=3"]), true);
+        assert_eq!(got, [PATH, "HOME=/x", "TERM=xterm", "A=2", "B=3"]);
+        let got = environment(&list(&["PATH=/bin"]), "/", &[], false);
+        assert_eq!(got, ["PATH=/bin", "HOME=/"]);
+    }
+}

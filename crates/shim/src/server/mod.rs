@@ -1,0 +1,355 @@
+//! The shim's loop: it waits, takes what has happened, and waits again. Nothing in it blocks but
+//! for moments (the end of a killed process, a file).
+
+mod connection;
+mod container;
+mod exec;
+mod output;
+mod poll;
+mod requests;
+mod setup;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rustix::fs::inotify;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use sys::cgroup::{Group, Hierarchy};
+use sys::namespace::{self, Namespaces};
+use sys::process::{self, Forked, SingleThreaded};
+use sys::{Context, Errno, Result};
+
+use crate::client::SOCKET;
+use crate::protocol::{Event, Failure, Message, Reply};
+use crate::sandbox::Reaper;
+use connection::{Connection, Fate};
+use container::Container;
+use exec::Exec;
+use poll::{Interest, Poll, Source};
+use setup::Asker;
+
+/// Largest read at once, from containers and daemons.
+const BUFFER: usize = 16 << 10;
+
+/// Daemons that may wait to be accepted.
+const BACKLOG: i32 = 16;
+
+/// One sandbox's shim.
+#[derive(Debug)]
+pub(crate) struct Shim {
+    proof: SingleThreaded,
+    directory: PathBuf,
+    cgroups: Hierarchy,
+    poll: Poll,
+    listener: OwnedFd,
+    signals: OwnedFd,
+    directory_watch: OwnedFd,
+    /// The shim's PID namespace, to come back to.
+    own_pids: OwnedFd,
+    reaper: Option<Reaper>,
+    connections: Vec<Connection>,
+    containers: Vec<Container>,
+    execs: Vec<Exec>,
+    last_number: u32,
+    buffer: Vec<u8>,
+    /// The loop ends.
+    over: bool,
+}
+
+/// Where the next child's PID namespace comes from.
+enum Children {
+    /// The shim's own (or a new one, by the flags of the fork).
+    Here,
+    /// That of a process.
+    With(OwnedFd),
+}
+
+impl Shim {
+    /// Everything the loop needs; the sandbox's namespaces are entered already.
+    pub(crate) fn new(
+        proof: SingleThreaded,
+        directory: &Path,
+        cgroups: Hierarchy,
+        reaper: Option<Reaper>,
+        signals: OwnedFd,
+    ) -> Result<Self> {
+        let poll = Poll::new()?;
+        let listener = listen(&directory.join(SOCKET))?;
+        poll.add(&listener, Source::Listener, Interest::Read)?;
+        poll.add(&signals, Source::Signals, Interest::Read)?;
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let directory_watch = inotify::init(flags).attempt(|| "make an inotify descriptor")?;
+        inotify::add_watch(&directory_watch, directory, inotify::WatchFlags::DELETE)
+            .on("watch", directory)?;
+        poll.add(&directory_watch, Source::Directory, Interest::Read)?;
+        Ok(Shim {
+            proof,
+            directory: directory.to_path_buf(),
+            cgroups,
+            poll,
+            listener,
+            signals,
+            directory_watch,
+            own_pids: namespace::open("/proc/self/ns/pid")?,
+            reaper,
+            connections: Vec::new(),
+            containers: Vec::new(),
+            execs: Vec::new(),
+            last_number: 0,
+            buffer: vec![0; BUFFER],
+            over: false,
+        })
+    }
+
+    /// Process id of the shared namespace's PID 1.
+    pub(crate) fn reaper_pid(&self) -> Option<i32> {
+        self.reaper.as_ref().map(|reaper| reaper.pid)
+    }
+
+    /// Takes over the start connection, whose first request was answered already.
+    pub(crate) fn adopt(&mut self, socket: OwnedFd) -> Result<()> {
+        let number = self.accept(socket)?;
+        if let Some(connection) = self.connections.iter_mut().find(|one| one.number == number) {
+            connection.greeted = true;
+        }
+        Ok(())
+    }
+
+    /// Runs until the sandbox is shut down.
+    ///
+    /// # Errors
+    /// The kernel refuses to wait; there is no going on then.
+    pub(crate) fn run(&mut self) -> Result<()> {
+        while !self.over {
+            let patience = self.expire();
+            for source in self.poll.wait(patience)? {
+                self.happened(source);
+            }
+        }
+        Ok(())
+    }
+
+    fn happened(&mut self, source: Source) {
+        match source {
+            Source::Listener => self.accept_all(),
+            Source::Signals => self.reap(),
+            Source::Directory => self.directory_changed(),
+            Source::Connection(number) => self.connection_ready(number),
+            Source::Setup(number) => self.setup_ready(number),
+            Source::Output(number, stream) => self.output_ready(number, stream),
+            Source::Reader(number) => self.reader_ready(number),
+            Source::Oom(number) => self.oom_noticed(number),
+        }
+    }
+
+    /// Lets go of attached readers that have stopped reading. Gives how long to wait at most.
+    fn expire(&mut self) -> Option<u64> {
+        let now = Instant::now();
+        let outputs = self.containers.iter_mut().flat_map(|container| &mut container.outputs);
+        let next = outputs.filter_map(|output| output.expire(&self.poll, now)).min()?;
+        // Rounded up, so that the patience has ended when the wait has.
+        Some(u64::try_from(next.as_millis()).unwrap_or(u64::MAX).saturating_add(1))
+    }
+
+    fn next_number(&mut self) -> u32 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    fn accept_all(&mut self) {
+        while let Ok(socket) = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC) {
+            // A daemon that cannot be served sees its connection closed.
+            let _ = self.accept(socket);
+        }
+    }
+
+    fn accept(&mut self, socket: OwnedFd) -> Result<u32> {
+        let number = self.next_number();
+        let connection = Connection::new(number, socket).attempt(|| "accept a connection")?;
+        self.poll.add(connection.fd(), Source::Connection(number), Interest::Read)?;
+        self.connections.push(connection);
+        Ok(number)
+    }
+
+    fn connection_ready(&mut self, number: u32) {
+        let Some(place) = self.connections.iter().position(|one| one.number == number) else { return };
+        let connection = &mut self.connections[place];
+        let fate = match connection.flush() {
+            Fate::Keep => connection.read(&mut self.buffer),
+            Fate::Close => Fate::Close,
+        };
+        if fate == Fate::Close {
+            return self.close(number);
+        }
+        self.serve(number);
+        self.wait_for(number);
+    }
+
+    /// Answers what has arrived whole.
+    fn serve(&mut self, number: u32) {
+        loop {
+            let Some(connection) = self.connections.iter_mut().find(|one| one.number == number) else {
+                return;
+            };
+            match connection.next_message() {
+                Ok(Some(Message::Request { id, request })) => {
+                    self.answer(Asker { connection: number, request: id }, request);
+                }
+                Ok(None) => return,
+                // Not the protocol, or a message that only the shim sends.
+                Ok(Some(_)) | Err(_) => return self.close(number),
+            }
+        }
+    }
+
+    fn wait_for(&self, number: u32) {
+        if let Some(connection) = self.connections.iter().find(|one| one.number == number) {
+            let interest = if connection.is_writing() { Interest::ReadWrite } else { Interest::Read };
+            self.poll.change(connection.fd(), Source::Connection(number), interest);
+        }
+    }
+
+    fn close(&mut self, number: u32) {
+        if let Some(place) = self.connections.iter().position(|one| one.number == number) {
+            self.poll.remove(self.connections.swap_remove(place).fd());
+        }
+    }
+
+    /// Answers a request; a daemon that is gone needs no answer.
+    fn reply(&mut self, asker: Asker, result: std::result::Result<Reply, Failure>, fds: Vec<OwnedFd>) {
+        let message = Message::Reply { id: asker.request, result };
+        self.send(asker.connection, &message, fds);
+    }
+
+    fn send(&mut self, number: u32, message: &Message, fds: Vec<OwnedFd>) {
+        let Some(connection) = self.connections.iter_mut().find(|one| one.number == number) else { return };
+        match connection.send(message, fds) {
+            Fate::Close => self.close(number),
+            Fate::Keep => self.wait_for(number),
+        }
+    }
+
+    fn broadcast(&mut self, event: &Event) {
+        let message = Message::Event(event.clone());
+        let subscribed: Vec<u32> =
+            self.connections.iter().filter(|one| one.subscribed).map(|one| one.number).collect();
+        for number in subscribed {
+            self.send(number, &message, Vec::new());
+        }
+    }
+
+    /// Takes the ends of all children that have ended.
+    fn reap(&mut self) {
+        while process::next_signal(self.signals.as_fd()).is_some() {}
+        while let Some((pid, ending)) = process::reap() {
+            if let Some(place) = self.containers.iter().position(|one| one.state.pid == pid) {
+                self.exited(place, ending);
+            } else if let Some(place) = self.execs.iter().position(|one| one.state.pid == pid) {
+                self.exec_exited(place, ending);
+            }
+            // Others are orphans of containers; they are only to be reaped.
+        }
+    }
+
+    fn setup_ready(&mut self, number: u32) {
+        if let Some(place) = self.containers.iter().position(|one| one.serial == number) {
+            self.container_setup_ready(place);
+        } else if let Some(place) = self.execs.iter().position(|one| one.serial == number) {
+            self.exec_setup_ready(place);
+        }
+    }
+
+    fn reader_ready(&mut self, number: u32) {
+        let outputs = self.containers.iter_mut().flat_map(|container| &mut container.outputs);
+        for output in outputs {
+            if output.reader_ready(&self.poll, number) {
+                return;
+            }
+        }
+    }
+
+    /// Writes a container's state to its file. A full disk is no reason to stop: a living shim
+    /// is asked, not read.
+    fn remember(&self, place: usize) {
+        let _ = crate::record::write(&self.directory, &self.containers[place].state);
+    }
+
+    fn place(&self, id: &str) -> std::result::Result<usize, Failure> {
+        let found = self.containers.iter().position(|container| container.state.id == id);
+        found.ok_or_else(|| Failure::not_found("container", id))
+    }
+
+    fn container(&self, id: &str) -> std::result::Result<&Container, Failure> {
+        self.place(id).map(|place| &self.containers[place])
+    }
+
+    fn container_mut(&mut self, id: &str) -> std::result::Result<&mut Container, Failure> {
+        self.place(id).map(|place| &mut self.containers[place])
+    }
+
+    /// Makes a child in a cgroup and a PID namespace. In the child it returns `Child`.
+    fn fork(&self, born: Children, fresh: Namespaces, group: &Group) -> Result<Forked> {
+        let into = group.open_for_clone()?;
+        if let Children::With(process) = &born {
+            namespace::enter_of_process(process.as_fd(), Namespaces::PID)?;
+        }
+        let forked = process::fork(&self.proof, fresh, into.as_ref().map(AsFd::as_fd));
+        if let (Children::With(_), Ok(Forked::Parent { .. }) | Err(_)) = (&born, &forked) {
+            namespace::enter(self.own_pids.as_fd())?;
+        }
+        let forked = forked?;
+        if let Forked::Parent { pid, .. } = &forked
+            && into.is_none()
+            && let Err(error) = group.attach(*pid)
+        {
+            let _ = process::kill(*pid, libc::SIGKILL);
+            let _ = process::wait(*pid);
+            return Err(error);
+        }
+        Ok(forked)
+    }
+
+    fn directory_changed(&mut self) {
+        // What it says is looked up below; it is only taken, to be told of the next.
+        let _ = rustix::io::read(&self.directory_watch, &mut self.buffer[..]);
+        // Without its socket nobody can reach it. (The end of the directory itself is never told:
+        // the socket keeps it.)
+        if !self.directory.join(SOCKET).exists() {
+            self.end_everything();
+        }
+    }
+
+    /// Kills what runs, removes the containers' cgroups, and lets the loop end.
+    fn end_everything(&mut self) {
+        for place in (0..self.containers.len()).rev() {
+            self.end_now(place);
+            if let Some(container) = self.containers.get(place) {
+                let _ = container.group.remove();
+            }
+        }
+        if let Some(reaper) = self.reaper.take() {
+            let _ = process::kill(reaper.pid, libc::SIGKILL);
+            let _ = process::wait(reaper.pid);
+        }
+        let _ = rustix::fs::unlink(self.directory.join(SOCKET));
+        self.over = true;
+    }
+}
+
+/// A socket at a path of at most 107 bytes.
+fn listen(path: &Path) -> Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .attempt(|| "make a socket")?;
+    match rustix::fs::unlink(path) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno).on("remove", path),
+    }
+    let address = SocketAddrUnix::new(path).on("listen on", path)?;
+    rustix::net::bind(&socket, &address).on("listen on", path)?;
+    // Only root may speak to it.
+    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o600)).on("chmod", path)?;
+    rustix::net::listen(&socket, BACKLOG).on("listen on", path)?;
+    Ok(socket)
+}

@@ -1,0 +1,80 @@
+//! Real containers, made by a real shim: this executable started again. Needs root.
+//!
+//! Each test has a sandbox of its own under names of its own, and compares what the machine had
+//! before with what it has afterwards. `cargo test -p shim --test containers NAME` runs those
+//! whose names contain NAME.
+
+mod fixture;
+mod lifecycle;
+mod security;
+mod streams;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Name and function of each test.
+type Test = (&'static str, fn());
+
+macro_rules! tests {
+    ($($module:ident::$name:ident),* $(,)?) => {
+        const TESTS: &[Test] = &[$((concat!(stringify!($module), "::", stringify!($name)), $module::$name)),*];
+    };
+}
+
+tests![
+    lifecycle::a_container_runs_and_tells_its_exit_code,
+    lifecycle::a_signal_is_told_as_128_and_its_number,
+    lifecycle::a_created_container_waits_for_start_and_can_be_deleted,
+    lifecycle::programs_that_cannot_be_executed_are_told_in_runcs_words,
+    lifecycle::a_failed_creation_leaves_nothing,
+    lifecycle::a_container_that_eats_too_much_memory_is_killed_and_told,
+    lifecycle::a_daemon_that_comes_back_finds_its_containers_and_their_logs,
+    lifecycle::a_dead_shim_takes_its_containers_along_and_still_tells,
+    lifecycle::a_sandbox_whose_directory_vanishes_ends,
+    lifecycle::containers_share_the_sandboxs_namespaces,
+    lifecycle::a_shared_pid_namespace_has_the_reaper_as_pid_1,
+    lifecycle::a_sandbox_has_its_network_when_open_returns,
+    lifecycle::limits_are_in_force,
+    lifecycle::a_life_is_short,
+    lifecycle::the_shim_is_small,
+    streams::output_goes_to_the_log_in_cri_format,
+    streams::a_log_is_rotated_and_loses_nothing_that_is_kept,
+    streams::a_command_is_executed_in_a_running_container,
+    streams::a_command_with_a_terminal_follows_the_window,
+    streams::a_container_with_a_terminal_is_attached_to,
+    streams::attached_input_reaches_the_container_and_ends_once,
+    streams::an_attached_reader_that_stops_reading_loses_nothing,
+    security::an_ordinary_container_has_the_default_restrictions,
+    security::a_privileged_container_has_none,
+    security::a_user_is_found_in_the_images_files,
+    security::a_profile_of_the_node_is_applied,
+    security::mounts_have_their_attributes,
+    security::links_of_an_image_do_not_lead_out,
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if arguments.get(1).is_some_and(|word| word == "shim") {
+        shim::main(arguments.into_iter().skip(2));
+    }
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: containers need root");
+        return ExitCode::SUCCESS;
+    }
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    let mut failed = Vec::new();
+    for (name, test) in TESTS.iter().filter(|(name, _)| name.contains(&filter)) {
+        let begin = Instant::now();
+        let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
+        eprintln!("test {name} ... {} ({:?})", if passed { "ok" } else { "FAILED" }, begin.elapsed());
+        if !passed {
+            failed.push(*name);
+        }
+    }
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("failed: {failed:?}");
+    ExitCode::FAILURE
+}

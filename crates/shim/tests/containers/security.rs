@@ -1,0 +1,151 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use shim::protocol::*;
+use sys::capability::Capabilities;
+
+use crate::fixture::Sandbox;
+
+fn bind(source: &Path, destination: &str) -> Mount {
+    Mount {
+        destination: destination.into(),
+        source: MountSource::Bind(source.into()),
+        read_only: false,
+        recursive_read_only: false,
+        propagation: Propagation::Private,
+    }
+}
+
+const LOOK: &str = "grep -E '^(CapEff|CapBnd|CapInh|CapAmb|NoNewPrivs|Seccomp):' /proc/self/status; \
+    wc -c < /proc/keys; ls -A /sys/firmware | wc -l; \
+    (echo x > /proc/sys/kernel/domainname) 2>/dev/null && echo writable proc; \
+    (mkdir /sys/fs/cgroup/memory/x) 2>/dev/null && echo writable cgroup; \
+    cat /dev/null; head -c 1 /dev/zero | wc -c; unshare -m true 2>&1 | head -n 1";
+
+pub(crate) fn an_ordinary_container_has_the_default_restrictions() {
+    let mut sandbox = Sandbox::new();
+    let mut spec = sandbox.script("one", LOOK);
+    spec.security.no_new_privileges = true;
+    let (_, output) = sandbox.run(spec);
+    let expected = "CapInh:\t0000000000000000\nCapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\n\
+        CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n0\n0\n1\n\
+        unshare: unshare(0x20000): Operation not permitted\n";
+    assert_eq!(output, expected);
+    let spec = sandbox.script("two", "grep NoNewPrivs /proc/self/status; ls -A /dev | wc -l; mknod /tmp/disk b 254 0 && cat /tmp/disk 2>&1; touch /etc/written && echo written");
+    let (_, output) = sandbox.run(spec);
+    assert_eq!(output, "NoNewPrivs:\t0\n15\ncat: can't open '/tmp/disk': Operation not permitted\nwritten\n");
+    let mut spec = sandbox.script("three", "grep CapEff /proc/self/status");
+    spec.security.drop_capabilities = vec!["ALL".into()];
+    spec.security.add_capabilities = vec!["NET_BIND_SERVICE".into()];
+    assert_eq!(sandbox.run(spec).1, "CapEff:\t0000000000000400\n");
+    let mut spec = sandbox.script("four", "touch /written; touch /dev/shm/x && echo shared memory");
+    spec.readonly_rootfs = true;
+    assert_eq!(sandbox.run(spec).1, "touch: /written: Read-only file system\nshared memory\n");
+}
+
+pub(crate) fn a_privileged_container_has_none() {
+    let mut sandbox = Sandbox::new();
+    let mut spec = sandbox.script("one", LOOK);
+    spec.security.privileged = true;
+    let (_, output) = sandbox.run(spec);
+    let all = Capabilities::of_this_machine().bits();
+    assert!(output.contains(&format!("CapEff:\t{all:016x}\n")), "{output}");
+    assert!(output.contains("Seccomp:\t0\n"), "{output}");
+    assert!(output.contains("writable proc\nwritable cgroup\n"), "{output}");
+    assert!(!output.contains("not permitted"), "{output}");
+    let mut spec = sandbox.script("two", "ls /dev | grep -cE '^(vda|kvm|loop-control|fuse)$'");
+    spec.security.privileged = true;
+    assert_ne!(sandbox.run(spec).1, "0\n", "devices of the node are there");
+}
+
+pub(crate) fn a_user_is_found_in_the_images_files() {
+    let mut sandbox = Sandbox::new();
+    let mut spec =
+        sandbox.script("one", "id; echo $HOME; echo works > /proc/self/fd/1; grep CapEff /proc/self/status");
+    spec.user = UserSpec { image_user: "web".into(), groups: vec![77], ..UserSpec::default() };
+    let reply = sandbox.connection.call(Request::Create(Box::new(spec))).unwrap();
+    let Reply::Created { user, .. } = reply else { panic!("{reply:?}") };
+    assert_eq!((user.uid, user.gid, user.groups), (1000, 1001, vec![1001, 2000, 77]));
+    sandbox.connection.call(Request::Start { id: "one".into() }).unwrap();
+    sandbox.exit("one");
+    assert_eq!(
+        sandbox.output("one"),
+        "uid=1000(web) gid=1001(web) groups=77,1001(web),2000(log)\n/home/web\nworks\nCapEff:\t0000000000000000\n"
+    );
+}
+
+pub(crate) fn a_profile_of_the_node_is_applied() {
+    let mut sandbox = Sandbox::new();
+    let profile = sandbox.home.path().join("profile.json");
+    let text = r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}]}"#;
+    fs::write(&profile, text).unwrap();
+    let mut spec = sandbox.script("one", "mkdir /x; echo $?");
+    spec.security.seccomp = Seccomp::Localhost(profile.clone());
+    assert_eq!(sandbox.run(spec).1, "mkdir: can't create directory '/x': No space left on device\n1\n");
+    fs::write(&profile, "not json").unwrap();
+    let mut spec = sandbox.script("two", "true");
+    spec.security.seccomp = Seccomp::Localhost(profile);
+    let failure = sandbox.connection.call(Request::Create(Box::new(spec))).unwrap_err().to_string();
+    assert!(
+        failure.starts_with("cannot load seccomp profile \"/") && failure.contains("expected"),
+        "{failure}"
+    );
+    let mut spec = sandbox.script("three", "grep Seccomp: /proc/self/status");
+    spec.security.seccomp = Seccomp::Unconfined;
+    assert_eq!(sandbox.run(spec).1, "Seccomp:\t0\n");
+}
+
+pub(crate) fn mounts_have_their_attributes() {
+    let mut sandbox = Sandbox::new();
+    let data = sandbox.home.path().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("file"), "content\n").unwrap();
+    let mut spec = sandbox.script(
+        "one",
+        "cat /data/file /deep/er/file; (echo x > /ro/new) 2>&1; echo new > /data/new; touch /mem/x; stat -c %a /mem; cd /work/place && pwd; ls /dev/shm",
+    );
+    spec.mounts = vec![bind(&data, "/data"), bind(&data.join("file"), "/deep/er/file")];
+    spec.mounts.push(Mount { read_only: true, recursive_read_only: true, ..bind(&data, "/ro") });
+    spec.mounts
+        .push(Mount { source: MountSource::Tmpfs { size: 1 << 20, mode: 0o1777 }, ..bind(&data, "/mem") });
+    spec.mounts.push(bind(&data, "/dev/shm"));
+    spec.cwd = "/work/place".into();
+    let (exit, output) = sandbox.run(spec);
+    assert_eq!(
+        (exit.code, output.as_str()),
+        (
+            0,
+            "content\ncontent\nsh: can't create /ro/new: Read-only file system\n1777\n/work/place\nfile\nnew\n"
+        )
+    );
+    assert_eq!(fs::read_to_string(data.join("new")).unwrap(), "new\n");
+    let mut spec = sandbox.script("two", "true");
+    spec.mounts = vec![bind(&data, "/etc/passwd")];
+    let failure = sandbox.connection.call(Request::Create(Box::new(spec))).unwrap_err().to_string();
+    assert!(
+        failure.contains("Are you trying to mount a directory onto a file (or vice-versa)?"),
+        "{failure}"
+    );
+}
+
+pub(crate) fn links_of_an_image_do_not_lead_out() {
+    let mut sandbox = Sandbox::new();
+    let outside = sandbox.home.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let image = sandbox.home.path().join("image");
+    symlink(&outside, image.join("absolute")).unwrap();
+    symlink("../../../../../..".to_owned() + outside.to_str().unwrap(), image.join("climbing")).unwrap();
+    symlink("/proc/self/fd/5", image.join("magic")).unwrap();
+    let source = sandbox.home.path().join("source");
+    fs::write(&source, "content\n").unwrap();
+    let mut spec = sandbox.script("one", "cat /absolute/a /climbing/b");
+    spec.mounts = vec![bind(&source, "/absolute/a"), bind(&source, "/climbing/b")];
+    assert_eq!(sandbox.run(spec).1, "content\ncontent\n");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "nothing was made outside");
+    let mut spec = sandbox.script("two", "true");
+    spec.mounts = vec![bind(&source, "/magic/c")];
+    let failure = sandbox.connection.call(Request::Create(Box::new(spec))).unwrap_err().to_string();
+    assert!(failure.contains("/magic/c"), "{failure}");
+}
