@@ -9,15 +9,31 @@ use crate::resource::Resource;
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 const VERSION: &str = "flowcontrol.apiserver.k8s.io/v1";
 
-/// Name, shares, and queues with the size of a hand and the length of a queue.
-const LEVELS: &[(&str, i64, Option<(i64, i64, i64)>)] = &[
-    ("catch-all", 5, None),
-    ("global-default", 20, Some((128, 6, 50))),
-    ("leader-election", 10, Some((16, 4, 50))),
-    ("node-high", 40, Some((64, 6, 50))),
-    ("system", 30, Some((64, 6, 50))),
-    ("workload-high", 40, Some((128, 6, 50))),
-    ("workload-low", 100, Some((128, 6, 50))),
+/// How a level that is limited shares the server.
+struct Level {
+    name: &'static str,
+    /// Of all requests in flight, in proportion to those of the other levels.
+    shares: i64,
+    /// How many percent others may borrow while it has no need.
+    lendable_percent: i64,
+    /// How many queues wait, and how many of them one flow is dealt; none refuses at once.
+    queues: Option<(i64, i64)>,
+}
+
+const QUEUE_LENGTH: i64 = 50;
+
+const fn queued(name: &'static str, shares: i64, lendable_percent: i64, queues: i64, hand: i64) -> Level {
+    Level { name, shares, lendable_percent, queues: Some((queues, hand)) }
+}
+
+const LEVELS: &[Level] = &[
+    Level { name: "catch-all", shares: 5, lendable_percent: 0, queues: None },
+    queued("global-default", 20, 50, 128, 6),
+    queued("leader-election", 10, 0, 16, 4),
+    queued("node-high", 40, 25, 64, 6),
+    queued("system", 30, 33, 64, 6),
+    queued("workload-high", 40, 50, 128, 6),
+    queued("workload-low", 100, 90, 128, 6),
 ];
 
 const GROUPS: &str = "Group";
@@ -114,32 +130,24 @@ fn exempt() -> Value {
     })
 }
 
-fn level((name, shares, queues): &(&str, i64, Option<(i64, i64, i64)>)) -> Value {
-    let response = match queues {
+fn level(level: &Level) -> Value {
+    let response = match level.queues {
         None => json!({"type": "Reject"}),
-        Some((queues, hand_size, length)) => json!({
+        Some((queues, hand)) => json!({
             "type": "Queue",
-            "queuing": {"queues": queues, "handSize": hand_size, "queueLengthLimit": length},
+            "queuing": {"queues": queues, "handSize": hand, "queueLengthLimit": QUEUE_LENGTH},
         }),
-    };
-    let lendable = match *name {
-        "global-default" => 50,
-        "node-high" => 25,
-        "system" => 33,
-        "workload-high" => 50,
-        "workload-low" => 90,
-        _ => 0,
     };
     json!({
         "apiVersion": VERSION,
         "kind": "PriorityLevelConfiguration",
-        "metadata": metadata(name),
+        "metadata": metadata(level.name),
         "spec": {
             "type": "Limited",
             "limited": {
-                "lendablePercent": lendable,
+                "lendablePercent": level.lendable_percent,
                 "limitResponse": response,
-                "nominalConcurrencyShares": shares,
+                "nominalConcurrencyShares": level.shares,
             },
         },
         "status": {},

@@ -119,7 +119,7 @@ pub(super) fn few(all: &[String], absent: &str) -> String {
     const MAX: usize = 3;
     match all.len() {
         0 => absent.to_owned(),
-        ..=MAX => all.join(","),
+        1..=MAX => all.join(","),
         more => format!("{} + {} more...", all[..MAX].join(","), more - MAX),
     }
 }

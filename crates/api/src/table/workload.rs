@@ -168,7 +168,7 @@ fn metrics(row: Row<'_>) -> String {
         row.list("/spec/metrics").iter().enumerate().map(|(i, spec)| metric(spec, current.get(i))).collect();
     match all.len() {
         0 => "<none>".to_owned(),
-        ..=MAX => all.join(", "),
+        1..=MAX => all.join(", "),
         more => format!("{} + {} more...", all[..MAX].join(", "), more - MAX),
     }
 }

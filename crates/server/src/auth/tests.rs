@@ -349,3 +349,93 @@ fn the_keys_are_published_under_the_id_that_tokens_name() {
     let document: Value = serde_json::from_slice(&auth.openid_configuration()).unwrap();
     assert_eq!(document["jwks_uri"], "https://10.0.0.1:6443/openid/v1/jwks");
 }
+
+/// A world that holds what a fresh cluster holds.
+fn fresh() -> Arc<World> {
+    let world = world();
+    let inputs = api::bootstrap::Inputs {
+        service_ip: "10.43.0.1".parse().unwrap(),
+        service_cidr: "10.43.0.0/16",
+        advertise: "192.0.2.1:6443".parse().unwrap(),
+        authority_pem: "",
+        now: now(),
+    };
+    for (resource, object) in api::bootstrap::objects(&inputs) {
+        world.put(resource.plural, object);
+    }
+    world
+}
+
+#[test]
+fn the_rules_of_an_account_are_those_kubernetes_lists() {
+    let auth = auth(&fresh());
+    let robot = by_token(&auth, &pod_token(&auth, 3600), now()).unwrap();
+    let resource = find("authorization.k8s.io", "v1", "selfsubjectrulesreviews").unwrap();
+    let answer = auth.review(resource, "", &robot, json!({"spec": {"namespace": "n"}}), now()).unwrap();
+    let words = |rules: &Value, field: &str| {
+        let lists = rules.as_array().unwrap().iter().flat_map(|r| r[field].as_array().unwrap());
+        let mut words: Vec<String> = lists.map(|w| w.as_str().unwrap().to_owned()).collect();
+        words.sort();
+        words
+    };
+    // As recorded from `kubectl auth can-i --list` for a ServiceAccount of a fresh cluster.
+    let paths = "/.well-known /.well-known/* /.well-known/openid-configuration /.well-known/openid-configuration/ \
+                 /api /api/* /apis /apis/* /healthz /healthz /livez /livez /openapi /openapi/* /openid/v1/jwks \
+                 /openid/v1/jwks/ /readyz /readyz /version /version /version/ /version/";
+    let paths: Vec<&str> = paths.split_whitespace().collect();
+    assert_eq!(words(&answer["status"]["nonResourceRules"], "nonResourceURLs"), paths);
+    assert_eq!(
+        words(&answer["status"]["resourceRules"], "resources"),
+        ["pods", "selfsubjectaccessreviews", "selfsubjectreviews", "selfsubjectrulesreviews"]
+    );
+}
+
+#[test]
+fn everybody_may_ask_for_health_and_nobody_for_more() {
+    let auth = auth(&fresh());
+    let nobody = User::anonymous();
+    for path in ["/healthz", "/livez", "/readyz", "/version"] {
+        assert!(auth.authorize(&Attributes::path(&nobody, "get", path)).is_ok(), "{path}");
+    }
+    let error = auth.authorize(&Attributes::path(&nobody, "get", "/metrics")).unwrap_err();
+    assert_eq!(error.message, r#"forbidden: User "system:anonymous" cannot get path "/metrics""#);
+}
+
+#[test]
+fn a_bootstrap_token_brings_its_groups_until_it_expires() {
+    use base64::Engine as _;
+    let world = fresh();
+    let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    world.put(
+        "secrets",
+        json!({
+            "metadata": {"namespace": "kube-system", "name": "bootstrap-token-abcdef"},
+            "type": "bootstrap.kubernetes.io/token",
+            "data": {
+                "token-id": encode("abcdef"),
+                "token-secret": encode("0123456789abcdef"),
+                "usage-bootstrap-authentication": encode("true"),
+                "expiration": encode("2026-01-02T00:00:00Z"),
+                "auth-extra-groups": encode("system:bootstrappers:nodes,system:masters"),
+            },
+        }),
+    );
+    let auth = auth(&world);
+    let user = by_token(&auth, "abcdef.0123456789abcdef", now()).unwrap();
+    assert_eq!(user.name, "system:bootstrap:abcdef");
+    assert_eq!(user.groups, ["system:bootstrappers", "system:bootstrappers:nodes", "system:authenticated"]);
+    assert!(by_token(&auth, "abcdef.0123456789abcdee", now()).is_err());
+    assert!(by_token(&auth, "abcdef.0123456789abcdef", after(2 * 86_400)).is_err());
+}
+
+#[test]
+fn a_websocket_may_bring_its_token_as_a_subprotocol() {
+    use base64::Engine as _;
+    let auth = auth(&world());
+    let token = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(pod_token(&auth, 3600));
+    let offered = format!("base64url.bearer.authorization.k8s.io.{token}, v5.channel.k8s.io");
+    let mut parts = parts(&[("sec-websocket-protocol", &offered)]);
+    let user = auth.authenticate(&mut parts, now()).unwrap();
+    assert_eq!(user.name, "system:serviceaccount:n:robot");
+    assert_eq!(parts.headers["sec-websocket-protocol"], "v5.channel.k8s.io");
+}
