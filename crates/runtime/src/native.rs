@@ -170,6 +170,8 @@ impl Inner {
     }
 
     fn remove_shared(&self) -> Result<Vec<String>, Error> {
+        // The kernel removes a dead namespace's links when it comes to it; `down` leaves nothing.
+        self.remove_links(&[]);
         let mut removed = self.bridge.remove();
         let root = self.layout.cgroup_root();
         let group = self.hierarchy.group(&root);
@@ -178,6 +180,18 @@ impl Inner {
             removed.push(format!("cgroup {root}"));
         }
         Ok(removed)
+    }
+
+    /// Removes our veth ends on the node but those in `keep`.
+    pub(crate) fn remove_links(&self, keep: &[String]) {
+        let Ok(links) = sys::netlink::Link::open() else { return };
+        let prefix = self.layout.veth_prefix();
+        for link in links.list().unwrap_or_default() {
+            let stale = link.name.starts_with(&prefix) && !keep.contains(&link.name);
+            if let Some(Err(error)) = stale.then(|| links.remove(&link.name)) {
+                tracing::warn!(%error, "cannot remove a link");
+            }
+        }
     }
 
     pub(crate) fn pod_cgroup(&self, config: &SandboxConfig) -> String {

@@ -546,11 +546,14 @@ fn node_of(entry: &Entry<'_, impl Read>, kind: EntryType) -> io::Result<Node> {
 
 fn attributes(entry: &mut Entry<'_, impl Read>) -> io::Result<Attributes> {
     let header = entry.header();
+    let raw = header.as_old();
+    let mode = if is_blank(&raw.mode) { 0 } else { header.mode()? };
+    let modified = if is_blank(&raw.mtime) { 0 } else { header.mtime()? };
     let mut attributes = Attributes {
-        mode: Mode::from_raw_mode(header.mode()? & 0o7777),
-        uid: id(header.uid()?)?,
-        gid: id(header.gid()?)?,
-        modified: Timespec { tv_sec: i64::try_from(header.mtime()?).unwrap_or(0), tv_nsec: 0 },
+        mode: Mode::from_raw_mode(mode & 0o7777),
+        uid: if is_blank(&raw.uid) { 0 } else { id(header.uid()?)? },
+        gid: if is_blank(&raw.gid) { 0 } else { id(header.gid()?)? },
+        modified: Timespec { tv_sec: i64::try_from(modified).unwrap_or(0), tv_nsec: 0 },
         xattrs: Vec::new(),
     };
     if let Some(extensions) = entry.pax_extensions()? {
@@ -560,6 +563,11 @@ fn attributes(entry: &mut Entry<'_, impl Read>) -> io::Result<Attributes> {
         }
     }
     Ok(attributes)
+}
+
+/// A number that was never written is 0, as Go's reader has it.
+fn is_blank(field: &[u8]) -> bool {
+    field.iter().all(|b| matches!(b, 0 | b' '))
 }
 
 fn id(number: u64) -> io::Result<u32> {

@@ -34,7 +34,9 @@ pub(crate) async fn adopt_all(inner: &Arc<Inner>) -> Result<(), Error> {
         }
     }
     end_stale_leases(inner)?;
-    remove_stale_links(inner);
+    // Links whose namespace something else keeps alive.
+    let known: Vec<String> = inner.all().iter().map(|s| inner.layout.veth(s.id())).collect();
+    inner.remove_links(&known);
     Ok(())
 }
 
@@ -102,17 +104,4 @@ fn end_stale_leases(inner: &Inner) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Links whose namespace something else keeps alive.
-fn remove_stale_links(inner: &Inner) {
-    let Ok(links) = sys::netlink::Link::open() else { return };
-    let known: Vec<String> = inner.all().iter().map(|s| inner.layout.veth(s.id())).collect();
-    let prefix = inner.layout.veth_prefix();
-    for link in links.list().unwrap_or_default() {
-        let stale = link.name.starts_with(&prefix) && !known.contains(&link.name);
-        if let Some(Err(error)) = stale.then(|| links.remove(&link.name)) {
-            tracing::warn!(%error, "cannot remove a link");
-        }
-    }
 }

@@ -1,0 +1,378 @@
+//! The tests.
+
+use std::future::Future;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use runtime::{
+    ContainerState, Error, Event, ExecOptions, NamespaceMode, PortMapping, Resources, Runtime,
+    SecurityContext,
+};
+
+use super::setting::{Setting, Test, container};
+
+/// Names and functions, in the order they run.
+pub(crate) const ALL: &[(&str, Test)] = &[
+    ("two_containers_share_address_and_loopback", |s| boxed(two_containers_share_address_and_loopback(s))),
+    ("ends_are_told_with_code_and_reason", |s| boxed(ends_are_told_with_code_and_reason(s))),
+    ("output_is_in_the_log_in_cri_format", |s| boxed(output_is_in_the_log_in_cri_format(s))),
+    ("a_program_that_cannot_start_is_named", |s| boxed(a_program_that_cannot_start_is_named(s))),
+    ("a_container_is_asked_to_stop_before_it_is_killed", |s| {
+        boxed(a_container_is_asked_to_stop_before_it_is_killed(s))
+    }),
+    ("commands_run_in_containers_with_limits_of_time", |s| {
+        boxed(commands_run_in_containers_with_limits_of_time(s))
+    }),
+    ("a_host_port_leads_to_the_pod_from_everywhere", |s| {
+        boxed(a_host_port_leads_to_the_pod_from_everywhere(s))
+    }),
+    ("ports_of_the_loopback_can_be_reached", |s| boxed(ports_of_the_loopback_can_be_reached(s))),
+    ("a_second_runtime_adopts_what_runs", |s| boxed(a_second_runtime_adopts_what_runs(s))),
+    ("a_killed_shim_is_told_and_cleaned_up", |s| boxed(a_killed_shim_is_told_and_cleaned_up(s))),
+    ("memory_limits_kill_and_say_so", |s| boxed(memory_limits_kill_and_say_so(s))),
+    ("shared_memory_and_processes_are_shared_when_asked", |s| {
+        boxed(shared_memory_and_processes_are_shared_when_asked(s))
+    }),
+    ("what_exists_is_made_once_and_what_is_gone_is_gone", |s| {
+        boxed(what_exists_is_made_once_and_what_is_gone_is_gone(s))
+    }),
+    ("ten_pods_start_at_once", |s| boxed(ten_pods_start_at_once(s))),
+];
+
+fn boxed(test: impl Future<Output = ()> + 'static) -> Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(test)
+}
+
+async fn two_containers_share_address_and_loopback(setting: Setting) {
+    let node = setting.node().await;
+    let sandbox = node.run(node.sandbox("share")).await;
+    let server = node.start(&sandbox, "server", "exec httpd -f -p 8080 -h /www").await;
+    let client = node.start(&sandbox, "client", "exec sleep 1000").await;
+    let script = "until wget -qO- http://127.0.0.1:8080/hello >/dev/null 2>&1; do :; done; wget -qO- http://127.0.0.1:8080/hello";
+    let got = node.exec(&client, script).await.unwrap();
+    assert_eq!((got.exit_code, got.stdout.as_slice()), (0, &b"hello\n"[..]));
+    let got = node.exec(&server, "hostname; ip -4 -o addr show eth0; echo $FROM $HOSTNAME").await.unwrap();
+    let text = String::from_utf8(got.stdout).unwrap();
+    assert!(text.starts_with("pod-share\n"), "{text}");
+    assert!(text.contains(&format!("inet {}/24", sandbox.ips[0])), "{text}");
+    assert!(text.ends_with("image pod-share\n"), "{text}");
+    // The node reaches the Pod, and another Pod does.
+    let mut stream = TcpStream::connect((sandbox.ips[0], 8080)).unwrap();
+    stream.write_all(b"GET /hello HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("hello\n"), "{answer}");
+    let other = node.run(node.sandbox("other")).await;
+    let neighbour = node.start(&other, "c", "exec sleep 1000").await;
+    let got =
+        node.exec(&neighbour, &format!("wget -qO- http://{}:8080/hello", sandbox.ips[0])).await.unwrap();
+    assert_eq!(got.stdout, b"hello\n", "{}", String::from_utf8_lossy(&got.stderr));
+    let stats = node.native.stats().await.unwrap();
+    assert!(stats.len() == 3 && stats.iter().all(|s| s.memory_working_set > 0 && s.pids > 0), "{stats:?}");
+}
+
+async fn ends_are_told_with_code_and_reason(setting: Setting) {
+    let mut node = setting.node().await;
+    let sandbox = node.run(node.sandbox("ends")).await;
+    for (name, script, code, reason) in [
+        ("good", "exit 0", 0, "Completed"),
+        ("bad", "exit 7", 7, "Error"),
+        ("killed", "kill -9 $$", 137, "Error"),
+    ] {
+        let id = node.start(&sandbox, name, script).await;
+        let status = node.ended(&id).await;
+        // PID 1 cannot kill itself: the shell goes on and ends well.
+        let code = if name == "killed" { status.exit_code } else { code };
+        assert_eq!(status.exit_code, code, "{name}");
+        if name != "killed" {
+            assert_eq!(status.reason, reason, "{name}");
+        }
+        assert!(status.started_at.is_some() && status.finished_at >= status.started_at, "{status:?}");
+    }
+}
+
+async fn output_is_in_the_log_in_cri_format(setting: Setting) {
+    let mut node = setting.node().await;
+    let sandbox = node.run(node.sandbox("log")).await;
+    let id = node.start(&sandbox, "c", "echo out; echo err >&2; echo -n partial").await;
+    let status = node.ended(&id).await;
+    let log = std::fs::read_to_string(&status.log_path).unwrap();
+    let mut lines: Vec<(&str, &str)> = log.lines().filter_map(|l| l.split_once(' ')).collect();
+    lines.sort_by_key(|(_, rest)| *rest);
+    let rests: Vec<&str> = lines.iter().map(|(_, rest)| *rest).collect();
+    assert_eq!(rests, ["stderr F err", "stdout F out", "stdout F partial"]);
+    assert!(lines[0].0.parse::<jiff::Timestamp>().is_ok(), "{log}");
+}
+
+async fn a_program_that_cannot_start_is_named(setting: Setting) {
+    let node = setting.node().await;
+    let sandbox = node.run(node.sandbox("start")).await;
+    for (program, words) in [
+        ("no-such-program", "exec: \"no-such-program\": executable file not found in $PATH"),
+        ("/no/such", "exec: \"/no/such\": stat /no/such: no such file or directory"),
+        ("/etc/passwd", "exec: \"/etc/passwd\": permission denied"),
+    ] {
+        let mut config = container("c", &[program]);
+        config.attempt = u32::try_from(program.len()).unwrap();
+        let error = match node.native.create_container(&sandbox.id, config).await {
+            Ok(id) => node.native.start_container(&id).await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(matches!(&error, Error::Start { .. }), "{error:?}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+async fn a_container_is_asked_to_stop_before_it_is_killed(setting: Setting) {
+    let mut node = setting.node().await;
+    let sandbox = node.run(node.sandbox("stop")).await;
+    let polite = node
+        .start(&sandbox, "polite", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done")
+        .await;
+    wait_for_log(&node.status(&polite).await.log_path, "up").await;
+    node.native.stop_container(&polite, Duration::from_secs(20)).await.unwrap();
+    assert_eq!(node.ended(&polite).await.exit_code, 3);
+    let deaf = node.start(&sandbox, "deaf", "trap '' TERM; echo up; while :; do sleep 0.05; done").await;
+    wait_for_log(&node.status(&deaf).await.log_path, "up").await;
+    let began = Instant::now();
+    node.native.stop_container(&deaf, Duration::from_millis(300)).await.unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    let status = node.status(&deaf).await;
+    assert_eq!((status.state, status.exit_code), (ContainerState::Exited, 137));
+    node.native.stop_container(&deaf, Duration::ZERO).await.unwrap();
+}
+
+/// Waits until a line is in a log; the log is the only sign a shell script can give.
+async fn wait_for_log(path: &std::path::Path, text: &str) {
+    let began = Instant::now();
+    while !std::fs::read_to_string(path).is_ok_and(|log| log.contains(text)) {
+        assert!(began.elapsed() < Duration::from_secs(20), "{text:?} does not come");
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn commands_run_in_containers_with_limits_of_time(setting: Setting) {
+    let node = setting.node().await;
+    let sandbox = node.run(node.sandbox("exec")).await;
+    let mut config = container("c", &["sleep", "1000"]);
+    config.security = SecurityContext { run_as_user: Some(1000), ..Default::default() };
+    let id = node.create(&sandbox, config).await;
+    assert!(matches!(node.exec(&id, "true").await, Err(Error::NotRunning { .. })));
+    node.native.start_container(&id).await.unwrap();
+    let got = node.exec(&id, "id -u; echo oops >&2; exit 5").await.unwrap();
+    assert_eq!(
+        (got.exit_code, got.stdout.as_slice(), got.stderr.as_slice()),
+        (5, &b"1000\n"[..], &b"oops\n"[..])
+    );
+    let slow = ["sleep", "1000"].map(str::to_owned).to_vec();
+    let error = node.native.exec_sync(&id, slow, Some(Duration::from_millis(200))).await.unwrap_err();
+    assert_eq!(error.to_string(), "command \"sleep 1000\" timed out");
+    let missing = node.native.exec_sync(&id, vec!["nope".into()], None).await.unwrap_err();
+    assert!(missing.to_string().contains("exec: \"nope\": executable file not found in $PATH"), "{missing}");
+    let large = node.exec(&id, "dd if=/dev/zero bs=1024 count=2000 2>/dev/null").await.unwrap();
+    assert_eq!(large.stdout.len(), 2000 * 1024);
+    let options =
+        ExecOptions { command: vec!["cat".into()], stdin: true, stdout: true, ..Default::default() };
+    let streams = node.native.exec(&id, options).await.unwrap();
+    let mut stdin = std::fs::File::from(streams.stdin.unwrap());
+    stdin.write_all(b"through").unwrap();
+    drop(stdin);
+    assert_eq!(streams.exit.await.unwrap(), 0);
+    let mut said = String::new();
+    std::fs::File::from(streams.stdout.unwrap()).read_to_string(&mut said).unwrap();
+    assert_eq!(said, "through");
+}
+
+async fn a_host_port_leads_to_the_pod_from_everywhere(setting: Setting) {
+    let node = setting.node().await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut config = node.sandbox("port");
+    let mapping =
+        PortMapping { protocol: "TCP".into(), container_port: 8080, host_port: free, host_ip: String::new() };
+    config.port_mappings = vec![mapping];
+    let sandbox = node.run(config).await;
+    let server = node.start(&sandbox, "server", "exec httpd -f -p 8080 -h /www").await;
+    node.exec(&server, "until wget -qO- http://127.0.0.1:8080/hello >/dev/null 2>&1; do :; done")
+        .await
+        .unwrap();
+    let get = |address: (std::net::IpAddr, u16)| {
+        let mut stream = TcpStream::connect_timeout(&address.into(), Duration::from_secs(5)).unwrap();
+        stream.write_all(b"GET /hello HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let gateway = gateway(sandbox.ips[0]);
+    assert!(get(("127.0.0.1".parse().unwrap(), free)).ends_with("hello\n"));
+    assert!(get((gateway, free)).ends_with("hello\n"));
+    // The Pod itself, by the node's address: the answer must come back the same way.
+    let got = node.exec(&server, &format!("wget -qO- http://{gateway}:{free}/hello")).await.unwrap();
+    assert_eq!(got.stdout, b"hello\n", "{}", String::from_utf8_lossy(&got.stderr));
+    node.native.stop_sandbox(&sandbox.id).await.unwrap();
+    assert!(
+        TcpStream::connect_timeout(&(std::net::Ipv4Addr::LOCALHOST, free).into(), Duration::from_secs(5))
+            .is_err()
+    );
+}
+
+fn gateway(pod: std::net::IpAddr) -> std::net::IpAddr {
+    let std::net::IpAddr::V4(pod) = pod else { panic!("IPv4 only") };
+    let [a, b, c, _] = pod.octets();
+    std::net::IpAddr::from([a, b, c, 1])
+}
+
+async fn ports_of_the_loopback_can_be_reached(setting: Setting) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let node = setting.node().await;
+    let sandbox = node.run(node.sandbox("forward")).await;
+    let server = node.start(&sandbox, "server", "exec httpd -f -p 127.0.0.1:8080 -h /www").await;
+    node.exec(&server, "until wget -qO- http://127.0.0.1:8080/hello >/dev/null 2>&1; do :; done")
+        .await
+        .unwrap();
+    let mut stream = node.native.port_forward(&sandbox.id, 8080).await.unwrap();
+    stream.write_all(b"GET /hello HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("hello\n"), "{answer}");
+    let error = node.native.port_forward(&sandbox.id, 81).await.unwrap_err().to_string();
+    assert!(error.ends_with("dial tcp4 127.0.0.1:81: connect: connection refused"), "{error}");
+}
+
+async fn a_second_runtime_adopts_what_runs(setting: Setting) {
+    let first = setting.node().await;
+    let sandbox = first.run(first.sandbox("adopt")).await;
+    let running =
+        first.start(&sandbox, "running", "trap 'exit 4' TERM; echo up; while :; do sleep 0.05; done").await;
+    wait_for_log(&first.status(&running).await.log_path, "up").await;
+    let before = first.status(&running).await;
+    let short =
+        first.start(&sandbox, "short", "while [ ! -e /dev/shm/go ]; do sleep 0.05; done; exit 9").await;
+    drop(first);
+
+    let path = format!("/proc/{}/root/dev/shm/go", before.pid.unwrap());
+    std::fs::write(path, b"").unwrap();
+    let mut second = setting.node().await;
+    let found = second.native.sandboxes().await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!((&found[0].id, &found[0].ips, found[0].ready), (&sandbox.id, &sandbox.ips, true));
+    let after = second.status(&running).await;
+    assert_eq!(
+        (after.pid, after.started_at, after.state),
+        (before.pid, before.started_at, ContainerState::Running)
+    );
+    let ended = match second.status(&short).await {
+        status if status.state == ContainerState::Exited => status,
+        _ => second.ended(&short).await,
+    };
+    assert_eq!(ended.exit_code, 9);
+    let other = second.run(second.sandbox("other")).await;
+    assert_ne!(other.ips, sandbox.ips);
+    second.native.stop_container(&running, Duration::from_secs(20)).await.unwrap();
+    assert_eq!(second.status(&running).await.exit_code, 4);
+    second.native.remove_sandbox(&sandbox.id).await.unwrap();
+    assert!(matches!(second.native.container_status(&short).await, Err(Error::NotFound { .. })));
+    assert!(second.native.images().leases().unwrap().is_empty());
+}
+
+async fn a_killed_shim_is_told_and_cleaned_up(setting: Setting) {
+    let mut node = setting.node().await;
+    let sandbox = node.run(node.sandbox("lost")).await;
+    let id = node.start(&sandbox, "c", "exec sleep 1000").await;
+    let pid = node.status(&id).await.pid.unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let shim: i32 = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let shim = rustix::process::Pid::from_raw(shim).unwrap();
+    rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
+    let mut told = Vec::new();
+    while let Some(event) = node.events.recv().await {
+        told.push(event.clone());
+        if matches!(event, Event::SandboxDied { .. }) {
+            break;
+        }
+    }
+    assert!(
+        matches!(&told[0], Event::ContainerExited { container_id, .. } if *container_id == id),
+        "{told:?}"
+    );
+    let status = node.status(&id).await;
+    assert_eq!((status.state, status.reason.as_str()), (ContainerState::Unknown, "Unknown"));
+    assert!(!node.native.sandboxes().await.unwrap()[0].ready);
+    node.native.stop_sandbox(&sandbox.id).await.unwrap();
+    // Without its shim it is init's to reap, which may take its time.
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z "), "the container outlives its sandbox: {state}");
+    // The same Pod again, as the node does.
+    let mut config = node.sandbox("lost");
+    config.pod.attempt = 1;
+    let again = node.run(config).await;
+    assert!(again.ready && again.id != sandbox.id);
+}
+
+async fn memory_limits_kill_and_say_so(setting: Setting) {
+    let mut node = setting.node().await;
+    let sandbox = node.run(node.sandbox("oom")).await;
+    let mut config = container("c", &["sh", "-c", "dd if=/dev/zero of=/dev/null bs=200M count=1; exit $?"]);
+    config.command = ["dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"].map(str::to_owned).to_vec();
+    config.resources = Resources { memory_limit: 16 << 20, ..Default::default() };
+    let id = node.create(&sandbox, config).await;
+    node.native.start_container(&id).await.unwrap();
+    let status = node.ended(&id).await;
+    assert_eq!((status.exit_code, status.oom_killed, status.reason.as_str()), (137, true, "OOMKilled"));
+}
+
+async fn shared_memory_and_processes_are_shared_when_asked(setting: Setting) {
+    let node = setting.node().await;
+    let mut config = node.sandbox("shared");
+    config.pid = NamespaceMode::Pod;
+    let sandbox = node.run(config).await;
+    let one = node.start(&sandbox, "one", "echo there > /dev/shm/note; exec sleep 1234").await;
+    let two = node.start(&sandbox, "two", "exec sleep 1000").await;
+    node.exec(&one, "until [ -s /dev/shm/note ]; do :; done").await.unwrap();
+    let got = node.exec(&two, "cat /dev/shm/note; ps").await.unwrap();
+    let text = String::from_utf8(got.stdout).unwrap();
+    assert!(text.starts_with("there\n") && text.contains("sleep 1234"), "{text}");
+}
+
+async fn what_exists_is_made_once_and_what_is_gone_is_gone(setting: Setting) {
+    let node = setting.node().await;
+    let sandbox = node.run(node.sandbox("twice")).await;
+    assert_eq!(node.run(node.sandbox("twice")).await.id, sandbox.id);
+    let id = node.create(&sandbox, container("c", &["sleep", "1000"])).await;
+    assert_eq!(node.create(&sandbox, container("c", &["sleep", "1000"])).await, id);
+    node.native.start_container(&id).await.unwrap();
+    node.native.start_container(&id).await.unwrap();
+    assert!(node.native.images().remove("busybox:1").is_err(), "the image is in use");
+    for _ in 0..2 {
+        node.native.remove_container(&id).await.unwrap();
+        node.native.stop_container(&id, Duration::ZERO).await.unwrap();
+    }
+    for _ in 0..2 {
+        node.native.stop_sandbox(&sandbox.id).await.unwrap();
+    }
+    for _ in 0..2 {
+        node.native.remove_sandbox(&sandbox.id).await.unwrap();
+    }
+    assert!(node.native.sandboxes().await.unwrap().is_empty());
+    node.native.remove_image("busybox:1").await.unwrap();
+    node.native.remove_image("busybox:1").await.unwrap();
+}
+
+async fn ten_pods_start_at_once(setting: Setting) {
+    let node = setting.node().await;
+    let began = Instant::now();
+    let pods = (0..10).map(|n| {
+        let node = &node;
+        async move {
+            let sandbox = node.run(node.sandbox(&format!("many-{n}"))).await;
+            node.start(&sandbox, "c", "exec sleep 1000").await;
+            sandbox.ips[0]
+        }
+    });
+    let mut addresses = futures_util::future::join_all(pods).await;
+    eprintln!("ten Pods run after {:?}", began.elapsed());
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 10);
+}
