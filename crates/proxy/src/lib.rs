@@ -1,1 +1,24 @@
-//! The `proxy` room.
+//! Services become nftables rules of this node.
+//!
+//! ```text
+//! Services, EndpointSlices ─ watch ─► ruleset() ─► text ─ changed? ─► nft, one transaction
+//!
+//! packet ─ address.protocol.port ─► chain of the Service ─ random ─► DNAT to a Pod
+//! ```
+//!
+//! Tasks: [`run`] is one loop. It reads two caches, computes the whole table as
+//! a value, and replaces it in one transaction when its text has changed; what
+//! changes while `nft` runs is in the next one.
+//!
+//! The table `monopod-<instance>` is ours alone; [`cleanup`] deletes it. Not
+//! here: session affinity, IPv6, and the masquerading of what leaves the Pod
+//! network, which is the runtime's as it owns the bridge.
+//!
+//! Start reading at [`ruleset`].
+
+mod render;
+mod ruleset;
+mod run;
+
+pub use ruleset::{Entry, Instance, Match, Protocol, Ruleset, Target, ruleset};
+pub use run::{Error, cleanup, run};

@@ -1,0 +1,211 @@
+//! Which packets go where: a function of Services and EndpointSlices.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Whose rules these are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Eight hexadecimal digits; part of the table's name.
+    pub id: String,
+    /// This node's name, for Services that only want Pods of the same node.
+    pub node: String,
+    /// Addresses of the Pods of all nodes, `10.42.0.0/16`.
+    pub pod_cidr: String,
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    fn parse(text: Option<&str>) -> Self {
+        match text {
+            Some("UDP") => Self::Udp,
+            Some("SCTP") => Self::Sctp,
+            _ => Self::Tcp,
+        }
+    }
+}
+
+/// What a packet must be addressed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Match {
+    /// This address: a cluster IP, an external IP or that of a load balancer.
+    Address(Ipv4Addr, Protocol, u16),
+    /// Any address of the node.
+    NodePort(Protocol, u16),
+}
+
+/// One Pod's port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    /// The Pod's address.
+    pub address: Ipv4Addr,
+    /// The port there.
+    pub port: u16,
+}
+
+/// What happens to the packets of one match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// `namespace/name:port`, for those who read the rules.
+    pub comment: String,
+    /// One of these, at random. None: the connection is refused.
+    pub targets: Vec<Target>,
+    /// The traffic policy leaves no Pod on this node, but there are others:
+    /// packets are dropped, so that a load balancer goes elsewhere.
+    pub drop: bool,
+    /// Answers must come back through this node: always, or when the sender is
+    /// no Pod.
+    pub from_outside: bool,
+}
+
+/// All rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ruleset {
+    /// Whose they are.
+    pub instance: Instance,
+    /// By match; the first Service that claims a match has it.
+    pub entries: BTreeMap<Match, Entry>,
+}
+
+/// Computes the rules of a node.
+pub fn ruleset(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], instance: &Instance) -> Ruleset {
+    let mut by_service: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
+    for slice in slices.iter().filter(|slice| slice.address_type == "IPv4") {
+        let name = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
+        if let Some(name) = name {
+            let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+            by_service.entry((namespace, name)).or_default().push(slice);
+        }
+    }
+    let mut sorted: Vec<&Arc<Service>> = services.iter().collect();
+    sorted.sort_by(|a, b| key(a).cmp(&key(b)));
+    let mut entries = BTreeMap::new();
+    for service in sorted {
+        let slices = by_service.get(&key(service)).map(Vec::as_slice).unwrap_or_default();
+        for (matched, entry) in service_entries(service, slices, instance) {
+            entries.entry(matched).or_insert(entry);
+        }
+    }
+    Ruleset { instance: instance.clone(), entries }
+}
+
+fn key(service: &Service) -> (&str, &str) {
+    let metadata = &service.metadata;
+    (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+}
+
+fn service_entries(service: &Service, slices: &[&EndpointSlice], instance: &Instance) -> Vec<(Match, Entry)> {
+    let Some(spec) = &service.spec else { return Vec::new() };
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Vec::new();
+    }
+    let ports = spec.ports.iter().flatten();
+    ports.flat_map(|port| port_entries(service, spec, port, slices, instance)).collect()
+}
+
+fn port_entries(
+    service: &Service,
+    spec: &ServiceSpec,
+    port: &ServicePort,
+    slices: &[&EndpointSlice],
+    instance: &Instance,
+) -> Vec<(Match, Entry)> {
+    let (namespace, name) = key(service);
+    let comment = format!("{namespace}/{name}:{}", port.name.as_deref().unwrap_or_default());
+    let protocol = Protocol::parse(port.protocol.as_deref());
+    let all = endpoints(slices, port);
+    let entry = |policy: Option<&str>, from_outside| {
+        let local_only = policy == Some("Local");
+        let targets = choose(&all, local_only.then_some(instance.node.as_str()));
+        let drop = targets.is_empty() && !choose(&all, None).is_empty();
+        Entry { comment: comment.clone(), targets, drop, from_outside: from_outside && !local_only }
+    };
+    let internal = entry(spec.internal_traffic_policy.as_deref(), false);
+    let external = entry(spec.external_traffic_policy.as_deref(), true);
+    let mut entries = Vec::new();
+    let Ok(number) = u16::try_from(port.port) else { return entries };
+    for address in cluster_ips(spec) {
+        entries.push((Match::Address(address, protocol, number), internal.clone()));
+    }
+    for address in outer_ips(service, spec) {
+        entries.push((Match::Address(address, protocol, number), external.clone()));
+    }
+    if let Some(number) = port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0) {
+        entries.push((Match::NodePort(protocol, number), external));
+    }
+    entries
+}
+
+fn cluster_ips(spec: &ServiceSpec) -> Vec<Ipv4Addr> {
+    let listed = spec.cluster_ips.clone().or_else(|| spec.cluster_ip.clone().map(|ip| vec![ip]));
+    listed.unwrap_or_default().iter().filter_map(|ip| ip.parse().ok()).collect()
+}
+
+fn outer_ips(service: &Service, spec: &ServiceSpec) -> Vec<Ipv4Addr> {
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+    let balancer = balancer.into_iter().flatten().filter_map(|ingress| ingress.ip.as_ref());
+    spec.external_ips.iter().flatten().chain(balancer).filter_map(|ip| ip.parse().ok()).collect()
+}
+
+struct Candidate<'a> {
+    endpoint: &'a Endpoint,
+    target: Target,
+}
+
+fn endpoints<'a>(slices: &[&'a EndpointSlice], port: &ServicePort) -> Vec<Candidate<'a>> {
+    let wanted = port.name.as_deref().unwrap_or_default();
+    let mut found = Vec::new();
+    for slice in slices {
+        let same = |candidate: &&k8s_openapi::api::discovery::v1::EndpointPort| {
+            candidate.name.as_deref().unwrap_or_default() == wanted
+                && Protocol::parse(candidate.protocol.as_deref()) == Protocol::parse(port.protocol.as_deref())
+        };
+        let number = slice.ports.iter().flatten().find(same).and_then(|port| u16::try_from(port.port?).ok());
+        let Some(number) = number else { continue };
+        for endpoint in slice.endpoints.iter().flatten() {
+            // Consumers use the first address only, says the API.
+            if let Some(address) = endpoint.addresses.first().and_then(|address| address.parse().ok()) {
+                found.push(Candidate { endpoint, target: Target { address, port: number } });
+            }
+        }
+    }
+    found
+}
+
+/// Those that are ready; when there are none, those that still serve while
+/// they are leaving: a connection there is better than a refused one.
+fn choose(all: &[Candidate<'_>], node: Option<&str>) -> Vec<Target> {
+    let here = |candidate: &&Candidate<'_>| node.is_none() || candidate.endpoint.node_name.as_deref() == node;
+    let conditions = |candidate: &Candidate<'_>| candidate.endpoint.conditions.clone().unwrap_or_default();
+    let pick = |wanted: &dyn Fn(&Candidate<'_>) -> bool| {
+        let mut targets: Vec<Target> =
+            all.iter().filter(here).filter(|c| wanted(c)).map(|candidate| candidate.target).collect();
+        targets.sort_unstable();
+        targets.dedup();
+        targets
+    };
+    let ready = pick(&|candidate| conditions(candidate).ready != Some(false));
+    if !ready.is_empty() {
+        return ready;
+    }
+    pick(&|candidate| {
+        let conditions = conditions(candidate);
+        conditions.serving == Some(true) && conditions.terminating == Some(true)
+    })
+}
