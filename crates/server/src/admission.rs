@@ -3,11 +3,11 @@
 
 use api::resource;
 use api::status::Status;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::bootstrap::identify;
 use crate::call::Call;
-use crate::object;
-use crate::state::{Draft, seconds, store_failed};
+use crate::state::{Draft, store_failed};
 use crate::write::text;
 
 /// Namespaces that are always there.
@@ -66,34 +66,21 @@ fn namespaces() -> Result<&'static resource::Resource, Status> {
 /// Gives a namespace its ServiceAccount and the authority's certificate at once, so that
 /// a Pod can be created in it with the next request. Upstream leaves this to controllers.
 async fn furnish_namespace(call: &Call, namespace: &str) -> Result<(), Status> {
-    let account = furnishing(call, "serviceaccounts", namespace, "default", json!({}));
-    let data = json!({ "data": { "ca.crt": call.state.config.authority_pem } });
-    let certificate = furnishing(call, "configmaps", namespace, "kube-root-ca.crt", data);
+    let account = api::bootstrap::default_service_account(namespace);
+    let certificate = api::bootstrap::root_ca(namespace, &call.state.config.authority_pem);
+    let account = furnishing(call, "serviceaccounts", account);
+    let certificate = furnishing(call, "configmaps", certificate);
     let (account, certificate) = futures_util::future::join(account, certificate).await;
     account.and(certificate)
 }
 
-async fn furnishing(
-    call: &Call,
-    plural: &str,
-    namespace: &str,
-    name: &str,
-    mut object: Value,
-) -> Result<(), Status> {
-    let Some(resource) = resource::find("", "v1", plural) else { return Ok(()) };
-    object["metadata"] = json!({
-        "name": name,
-        "namespace": namespace,
-        "uid": call.state.uid()?,
-        "creationTimestamp": seconds(call.now),
-    });
+async fn furnishing(call: &Call, plural: &str, mut object: Value) -> Result<(), Status> {
+    let resource = resource::find("", "v1", plural).ok_or_else(Status::no_such_resource)?;
+    identify(&call.state, resource, &mut object, call.now)?;
     match call.state.write(Draft { resource, object: &object, old: None }).await {
         // Somebody was faster.
         Ok(_) | Err(store::Error::Conflict(_)) => Ok(()),
-        Err(err) => {
-            tracing::error!(key = %object::key(resource, namespace, name), %err, "not written");
-            Err(store_failed(err))
-        }
+        Err(err) => Err(store_failed(err)),
     }
 }
 

@@ -1,21 +1,29 @@
-//! Paths that are no resource: health, version, discovery.
+//! Paths that are no resource: health, version, discovery, keys, metrics.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
+use api::discovery::{AGGREGATED, Document};
+use api::resource;
 use api::status::Status;
-use http::Method;
+use bytes::Bytes;
 use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::json;
+use store::Range;
 use wire::Response;
 
 use crate::auth::{Attributes, User};
-use crate::negotiate::Format;
+use crate::negotiate::{self, Format};
+use crate::object;
 use crate::query::Query;
 use crate::respond::{Dress, text};
-use crate::state::State;
+use crate::state::{State, store_failed};
 
 /// The version of Kubernetes this server speaks.
 const VERSION: (&str, &str, &str) = ("1", "36", "v1.36.2");
+const HEALTH: &[&str] = &["healthz", "livez", "readyz"];
+const CHECKS: &[&str] = &["ping", "log", "store", "poststarthook/bootstrap"];
 
 /// Answers a path that is no resource.
 pub(crate) async fn answer(
@@ -24,18 +32,36 @@ pub(crate) async fn answer(
     query: &Query,
     user: &User,
 ) -> Result<Response, Status> {
-    let dress = Dress::of(parts, query, Format::Json);
     let path = parts.uri.path();
     let verb = parts.method.as_str().to_ascii_lowercase();
     state.auth.authorize(&Attributes::path(user, &verb, path))?;
     if !matches!(parts.method, Method::GET | Method::HEAD) {
-        return Ok(text(404, "404 page not found\n"));
+        return Ok(not_found());
     }
-    match path.trim_end_matches('/') {
-        "/version" => Ok(dress.json(200, serde_json::to_vec(&version()).unwrap_or_default().into())),
-        "/healthz" | "/livez" | "/readyz" => Ok(health(state, path.trim_matches('/'), query)),
-        _ => Ok(text(404, "404 page not found\n")),
+    let format = negotiate::accept(&parts.headers, false).map_or(Format::Json, |accepted| accepted.format);
+    let dress = Dress::of(parts, query, format);
+    let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    match *segments.as_slice() {
+        [] => Ok(dress.json(200, paths())),
+        ["version"] => Ok(dress.json(200, encode(&version()))),
+        ["metrics"] => metrics(state, dress).await,
+        [".well-known", "openid-configuration"] => {
+            Ok(dress.bytes(200, "application/json", state.auth.openid_configuration().into()))
+        }
+        ["openid", "v1", "jwks"] => {
+            Ok(dress.bytes(200, "application/jwk-set+json", state.auth.jwks().into()))
+        }
+        [check, ref rest @ ..] if HEALTH.contains(&check) => Ok(health(check, rest, query)),
+        _ => Ok(discovery(state, parts, dress, &segments).unwrap_or_else(not_found)),
     }
+}
+
+fn not_found() -> Response {
+    text(404, "404 page not found\n")
+}
+
+fn encode(value: &serde_json::Value) -> Bytes {
+    serde_json::to_vec(value).unwrap_or_default().into()
 }
 
 fn version() -> serde_json::Value {
@@ -57,13 +83,106 @@ fn version() -> serde_json::Value {
     })
 }
 
+/// `/`: everything that can be asked for.
+fn paths() -> Bytes {
+    let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"]
+        .map(str::to_owned)
+        .to_vec();
+    for gv in resource::GROUP_VERSIONS.iter().filter(|gv| !gv.group.is_empty()) {
+        paths.push(format!("/apis/{}", gv.group));
+        paths.push(format!("/apis/{}", gv.api_version()));
+    }
+    for check in HEALTH {
+        paths.push(format!("/{check}"));
+        paths.extend(CHECKS.iter().map(|name| format!("/{check}/{name}")));
+    }
+    paths.extend(
+        ["/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/version"]
+            .map(str::to_owned),
+    );
+    paths.sort_unstable();
+    paths.dedup();
+    encode(&json!({ "paths": paths }))
+}
+
 /// The server answers only after it has opened its store and written what a fresh
-/// cluster holds, so that every check that could be asked for holds.
-fn health(_state: &Arc<State>, check: &str, query: &Query) -> Response {
+/// cluster holds, so every check that could be asked for holds.
+fn health(kind: &str, check: &[&str], query: &Query) -> Response {
+    let asked = check.join("/");
+    if !asked.is_empty() {
+        return if CHECKS.contains(&asked.as_str()) { text(200, "ok") } else { not_found() };
+    }
     if !query.has("verbose") {
         return text(200, "ok");
     }
-    let checks = ["ping", "log", "store", "poststarthook/bootstrap"];
-    let lines: String = checks.iter().map(|name| format!("[+]{name} ok\n")).collect();
-    text(200, format!("{lines}{check} check passed\n"))
+    let excluded: Vec<&str> = query.all("exclude").collect();
+    let mut lines = String::new();
+    for name in CHECKS {
+        let state = if excluded.contains(name) { "excluded: ok" } else { "ok" };
+        let _ = writeln!(lines, "[+]{name} {state}");
+    }
+    text(200, format!("{lines}{kind} check passed\n"))
+}
+
+fn discovery(state: &State, parts: &Parts, dress: Dress, path: &[&str]) -> Option<Response> {
+    let documents = state.discovery();
+    let parameters = [("g", "apidiscovery.k8s.io"), ("v", "v2"), ("as", "APIGroupDiscoveryList")];
+    let aggregated = negotiate::asks_for(&parts.headers, "application/json", &parameters);
+    let document = match *path {
+        ["api"] if aggregated => documents.aggregated_core(),
+        ["apis"] if aggregated => documents.aggregated_groups(),
+        ["api"] => documents.core(),
+        ["apis"] => documents.groups(),
+        ["api", version] => documents.resources("", version)?,
+        ["apis", group] => documents.group(group)?,
+        ["apis", group, version] => documents.resources(group, version)?,
+        _ => return None,
+    };
+    let aggregated = aggregated && path.len() == 1;
+    Some(write_document(parts, dress, document, aggregated))
+}
+
+fn write_document(parts: &Parts, dress: Dress, document: &Document, aggregated: bool) -> Response {
+    let known = parts
+        .headers
+        .get(header::IF_NONE_MATCH)
+        .is_some_and(|tag| tag.as_bytes() == document.etag.as_bytes());
+    let mut response = match (known && aggregated, aggregated) {
+        (true, _) => {
+            let mut response = Response::new(wire::empty());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response
+        }
+        (false, true) => dress.bytes(200, AGGREGATED, document.body.clone()),
+        (false, false) => dress.json(200, document.body.clone()),
+    };
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("Accept"));
+    if aggregated && let Ok(tag) = HeaderValue::from_str(&document.etag) {
+        headers.insert(header::ETAG, tag);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    }
+    response
+}
+
+/// A few numbers in the text format of Prometheus.
+async fn metrics(state: &State, dress: Dress) -> Result<Response, Status> {
+    let mut lines = String::from(
+        "# HELP apiserver_resource_objects Number of stored objects.\n# TYPE apiserver_resource_objects gauge\n",
+    );
+    let stored = resource::all().iter().filter(|one| one.is_stored() && std::ptr::eq(one.storage(), *one));
+    for one in stored {
+        let range = Range { prefix: object::prefix(one, ""), limit: 1, ..Range::default() };
+        let page = state.store.range(range).await.map_err(store_failed)?;
+        let count = page.entries.len() + page.remaining;
+        let (group, plural) = (one.group, one.plural);
+        let _ =
+            writeln!(lines, "apiserver_resource_objects{{group=\"{group}\",resource=\"{plural}\"}} {count}");
+    }
+    let revision = state.store.revision();
+    let _ = writeln!(
+        lines,
+        "# HELP monopod_store_revision Revision of the last write.\n# TYPE monopod_store_revision counter\nmonopod_store_revision {revision}"
+    );
+    Ok(dress.bytes(200, "text/plain; version=0.0.4; charset=utf-8", lines.into()))
 }

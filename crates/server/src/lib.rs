@@ -17,6 +17,7 @@
 
 mod admission;
 pub mod auth;
+mod bootstrap;
 mod call;
 mod config;
 mod convert;
@@ -31,6 +32,7 @@ mod path;
 mod query;
 mod respond;
 mod server;
+mod service;
 mod state;
 mod subresource;
 mod view;

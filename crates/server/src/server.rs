@@ -23,7 +23,7 @@ use crate::respond::Dress;
 use crate::state::State;
 use crate::subresource::connect::{self, Stream};
 use crate::subresource::{self, binding, eviction, proxy, scale};
-use crate::{delete, list, patch, watch, write};
+use crate::{bootstrap, delete, list, patch, watch, write};
 
 /// How long a request may take that is not a watch or a stream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -39,6 +39,7 @@ impl Server {
     /// are there.
     pub async fn start(store: Arc<dyn Store>, config: Config) -> Result<Arc<Self>, StartError> {
         let state = Arc::new(State::new(store, config)?);
+        bootstrap::furnish(&state, Timestamp::now()).await?;
         Ok(Arc::new(Self { state }))
     }
 }

@@ -1,11 +1,12 @@
 //! What every request shares: the store, the configuration, randomness.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use api::discovery::Discovery;
 use api::names;
-use api::resource::Resource;
+use api::resource::{self, Resource};
 use api::status::Status;
 use jiff::Timestamp;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -32,6 +33,9 @@ pub(crate) struct State {
     pub(crate) config: Config,
     /// Who asks, and may they.
     pub(crate) auth: Auth,
+    /// Held while a Service is given its addresses and ports.
+    pub(crate) services: tokio::sync::Mutex<()>,
+    discovery: OnceLock<Discovery>,
     random: SystemRandom,
 }
 
@@ -62,7 +66,20 @@ impl State {
             anonymous: config.anonymous,
         };
         let auth = Auth::new(settings, Arc::new(StoreLookup(Arc::clone(&store))));
-        Ok(Self { store, config, auth, random: SystemRandom::new() })
+        Ok(Self {
+            store,
+            config,
+            auth,
+            services: tokio::sync::Mutex::new(()),
+            discovery: OnceLock::new(),
+            random: SystemRandom::new(),
+        })
+    }
+
+    /// The discovery documents, made at the first question.
+    pub(crate) fn discovery(&self) -> &Discovery {
+        let address = || self.config.advertise.to_string();
+        self.discovery.get_or_init(|| Discovery::new(resource::all(), &address()))
     }
 
     /// Random bytes.

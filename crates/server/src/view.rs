@@ -2,6 +2,7 @@
 //! table, as metadata only; and in the version of the path.
 
 use api::resource::Resource;
+use api::table;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -74,8 +75,11 @@ pub(crate) fn metadata(object: &Value) -> Value {
 }
 
 /// One row of a table.
-pub(crate) fn row(_resource: &Resource, object: &Value, include: Include, now: Timestamp) -> Value {
-    let mut row = json!({ "cells": cells(object, now) });
+pub(crate) fn row(resource: &Resource, object: &Value, include: Include, now: Timestamp) -> Value {
+    let mut row = json!({ "cells": table::cells(resource, object, now) });
+    if let Some(conditions) = table::conditions(resource, object) {
+        row["conditions"] = conditions;
+    }
     match include {
         Include::None => {}
         Include::Metadata => row["object"] = metadata(object),
@@ -85,8 +89,8 @@ pub(crate) fn row(_resource: &Resource, object: &Value, include: Include, now: T
 }
 
 /// A table. Later events of a watch leave the columns out.
-pub(crate) fn table(_resource: &Resource, metadata: Value, rows: Vec<Value>, named: bool) -> Value {
-    let columns = if named { columns() } else { Value::Null };
+pub(crate) fn table(resource: &Resource, metadata: Value, rows: Vec<Value>, named: bool) -> Value {
+    let columns = if named { json!(table::columns(resource)) } else { Value::Null };
     json!({
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
@@ -94,16 +98,6 @@ pub(crate) fn table(_resource: &Resource, metadata: Value, rows: Vec<Value>, nam
         "columnDefinitions": columns,
         "rows": rows,
     })
-}
-
-/// The columns every kind has.
-fn columns() -> Value {
-    let column = |name: &str, format: &str| json!({ "name": name, "type": "string", "format": format, "description": "", "priority": 0 });
-    json!([column("Name", "name"), column("Created At", "")])
-}
-
-fn cells(object: &Value, _now: Timestamp) -> Value {
-    json!([object["metadata"]["name"], object["metadata"]["creationTimestamp"]])
 }
 
 /// JSON of a value: text keys and finite numbers always encode.

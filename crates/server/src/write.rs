@@ -10,7 +10,7 @@ use api::decode::{self, Decoded, FieldValidation};
 use api::field::{Error, ErrorList, Path};
 use api::resource::Resource;
 use api::status::{GroupKind, Status};
-use api::{defaults, names, strategy};
+use api::{apply, defaults, names, schema, strategy};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use store::Entry;
@@ -22,6 +22,7 @@ use crate::convert;
 use crate::delete;
 use crate::object;
 use crate::respond::warn;
+use crate::service;
 use crate::state::{Draft, seconds, store_failed};
 
 /// How often a generated name is tried before the client is told to.
@@ -34,6 +35,40 @@ pub(crate) struct Written {
     pub(crate) stored: Bytes,
     /// Whether it was created.
     pub(crate) created: bool,
+}
+
+/// Who records which field is whose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tracking {
+    /// This write does, as an update of its manager.
+    Update,
+    /// Server-side apply has already.
+    Applied,
+}
+
+/// Records who wrote what in `metadata.managedFields`.
+fn track(call: &Call, tracking: Tracking, old: Option<&Value>, new: &mut Value) {
+    let resource = call.resource.storage();
+    let version = resource.api_version();
+    let Some(schema) = schema::kind(&version, resource.kind) else { return };
+    if tracking == Tracking::Update {
+        let name = manager_name(call);
+        apply::update(schema, old, new, manager(call, &name, &version));
+    }
+    if let Some(old) = old {
+        apply::keep_times(old, new);
+    }
+}
+
+/// The name of who writes: the parameter `fieldManager`, or what the client calls itself.
+pub(crate) fn manager_name(call: &Call) -> String {
+    let agent = call.parts.headers.get(http::header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    apply::manager_name(call.query.text("fieldManager"), agent.unwrap_or_default())
+}
+
+/// Who writes, through what, and when.
+pub(crate) fn manager<'a>(call: &'a Call, name: &'a str, api_version: &'a str) -> apply::Manager<'a> {
+    apply::Manager { name, api_version, subresource: &call.target.subresource, now: call.now }
 }
 
 /// Answers `POST` to a collection.
@@ -92,7 +127,7 @@ pub(crate) async fn create_object(
         if generated {
             object["metadata"]["name"] = names::generate(&base, call.state.random()?).into();
         }
-        match create_named(call, resource, object.clone(), warnings).await {
+        match create_named(call, resource, object.clone(), Tracking::Update, warnings).await {
             Err(status) if generated && status.reason == api::status::Reason::AlreadyExists => {
                 warnings.clear()
             }
@@ -102,10 +137,11 @@ pub(crate) async fn create_object(
     Err(Status::generate_name_conflict(call.resource, text(&object, "name")))
 }
 
-async fn create_named(
+pub(crate) async fn create_named(
     call: &Call,
     resource: &'static Resource,
     mut object: Value,
+    tracking: Tracking,
     warnings: &mut Vec<String>,
 ) -> Result<Written, Status> {
     object["metadata"]["uid"] = call.state.uid()?.into();
@@ -113,6 +149,9 @@ async fn create_named(
     defaults::apply(resource, &mut object);
     admission::create(call, &mut object).await?;
     strategy::prepare_create(resource, &mut object);
+    // Held until the Service is written.
+    let _guard = service::allocate(call, resource, &mut object, None).await?;
+    track(call, tracking, None, &mut object);
     let name = text(&object, "name").to_owned();
     let errors = strategy::validate_create(resource, &object);
     if !errors.is_empty() {
@@ -142,7 +181,7 @@ fn encode_unversioned(object: &Value) -> Bytes {
 }
 
 /// The namespace of the path goes into the object; another one in it is an error.
-fn fit_namespace(call: &Call, object: &mut Value) -> Result<(), Status> {
+pub(crate) fn fit_namespace(call: &Call, object: &mut Value) -> Result<(), Status> {
     if !object["metadata"].is_object() {
         object["metadata"] = json!({});
     }
@@ -187,7 +226,7 @@ pub(crate) async fn update_object(
             return create_on_update(call, object, given, warnings).await;
         };
         check_version(call, given, &old)?;
-        match replace(call, object.clone(), &old, warnings).await? {
+        match replace(call, object.clone(), &old, Tracking::Update, warnings).await? {
             Some(written) => return Ok(written),
             None if given.is_some() => return Err(Status::modified(call.resource, &call.target.name)),
             // Unconditional: what came in between is overwritten too.
@@ -211,7 +250,7 @@ async fn create_on_update(
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.remove("resourceVersion");
     }
-    create_named(call, call.resource.storage(), object, warnings).await
+    create_named(call, call.resource.storage(), object, Tracking::Update, warnings).await
 }
 
 fn fit_name(call: &Call, object: &mut Value) -> Result<(), Status> {
@@ -257,6 +296,7 @@ pub(crate) async fn replace(
     call: &Call,
     mut new: Value,
     old: &Arc<Entry>,
+    tracking: Tracking,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Written>, Status> {
     let resource = call.resource.storage();
@@ -266,6 +306,9 @@ pub(crate) async fn replace(
     defaults::apply(resource, &mut new);
     strategy::prepare_update(resource, subresource, &mut new, &before);
     admission::update(call, &mut new, &before).await?;
+    // Held until the Service is written.
+    let _guard = service::allocate(call, resource, &mut new, Some(&before)).await?;
+    track(call, tracking, Some(&before), &mut new);
     let errors = strategy::validate_update(resource, subresource, &new, &before);
     if !errors.is_empty() {
         return Err(Status::invalid(call.resource, &call.target.name, &errors));

@@ -218,7 +218,7 @@ async fn finalizers_hold_an_object_until_the_last_is_gone() {
 
 #[tokio::test]
 async fn who_is_not_permitted_is_refused() {
-    let cluster = with_namespace().await.as_user(None);
+    let cluster = with_namespace().await.asked_by(None);
     let refused = cluster.get("/api/v1/pods").await;
     assert_eq!(refused.code, 403, "{}", refused.text);
 }
@@ -240,4 +240,137 @@ async fn hostile_requests_are_answered() {
     assert_eq!(cluster.get(&format!("{MAPS}?continue=%00%ff&limit=1")).await.code, 400);
     assert_eq!(cluster.get("/api/v1/pods?limit=x").await.code, 400);
     assert_eq!(cluster.post("/api/v1/namespaces", &json!([])).await.code, 400);
+}
+
+#[tokio::test]
+async fn a_fresh_cluster_can_be_used_at_once_and_a_restart_writes_nothing() {
+    let cluster = Cluster::start().await;
+    for path in [
+        "/api/v1/namespaces/default",
+        "/api/v1/namespaces/default/serviceaccounts/default",
+        "/api/v1/namespaces/default/services/kubernetes",
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin",
+    ] {
+        let found = cluster.get(path).await;
+        assert_eq!(found.code, 200, "{path}: {}", found.text);
+        assert!(found.body["metadata"]["uid"].is_string(), "{path}");
+    }
+    let before = cluster.get("/api/v1/pods").await;
+    let again = cluster.restart().await;
+    let after = again.get("/api/v1/pods").await;
+    assert_eq!(before.body["metadata"], after.body["metadata"]);
+}
+
+#[tokio::test]
+async fn discovery_comes_in_both_forms() {
+    let cluster = Cluster::start().await;
+    assert_eq!(cluster.get("/api").await.body["kind"], "APIVersions");
+    assert_eq!(cluster.get("/apis/apps/v1").await.body["kind"], "APIResourceList");
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    let apis = cluster.get_as("/apis", aggregated).await;
+    assert_eq!(apis.body["kind"], "APIGroupDiscoveryList");
+    assert!(apis.headers.contains_key("etag"));
+    assert_eq!(cluster.get("/apis/nosuch").await.code, 404);
+    assert_eq!(cluster.get("/readyz?verbose").await.code, 200);
+}
+
+#[tokio::test]
+async fn tables_are_what_kubectl_prints() {
+    let cluster = with_namespace().await;
+    cluster.post(PODS, &pod("web")).await;
+    let table = cluster.get_as(PODS, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json").await;
+    assert_eq!(table.body["kind"], "Table");
+    assert_eq!(table.body["columnDefinitions"][0]["name"], "Name");
+    assert_eq!(table.body["rows"][0]["cells"][0], "web");
+    assert_eq!(table.body["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+}
+
+#[tokio::test]
+async fn server_side_apply_creates_then_owns() {
+    let cluster = with_namespace().await;
+    let path = format!("{MAPS}/a?fieldManager=one");
+    let first = cluster.patch(&path, "apply-patch+yaml", &config_map("a", "one")).await;
+    assert_eq!(first.code, 201, "{}", first.text);
+    assert_eq!(first.body["metadata"]["managedFields"][0]["manager"], "one");
+    let same = cluster.patch(&path, "apply-patch+yaml", &config_map("a", "one")).await;
+    assert_eq!((same.code, version(&same.body)), (200, version(&first.body)), "{}", same.text);
+    let other = format!("{MAPS}/a?fieldManager=two");
+    let conflict = cluster.patch(&other, "apply-patch+yaml", &config_map("a", "two")).await;
+    assert_eq!(conflict.code, 409, "{}", conflict.text);
+    let forced =
+        cluster.patch(&format!("{other}&force=true"), "apply-patch+yaml", &config_map("a", "two")).await;
+    assert_eq!(forced.body["data"]["key"], "two", "{}", forced.text);
+    let nameless = cluster.patch(&format!("{MAPS}/a"), "apply-patch+yaml", &config_map("a", "x")).await;
+    assert_eq!(nameless.code, 422, "{}", nameless.text);
+}
+
+#[tokio::test]
+async fn services_get_addresses_of_their_own() {
+    let cluster = with_namespace().await;
+    let service = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"type": "NodePort", "ports": [{"port": 80}]}})
+    };
+    let one = cluster.post("/api/v1/namespaces/demo/services", &service("one")).await;
+    let two = cluster.post("/api/v1/namespaces/demo/services", &service("two")).await;
+    let address =
+        |made: &cluster::Answer| made.body["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
+    assert!(
+        address(&one).starts_with("10.43.") && address(&one) != address(&two),
+        "{} {}",
+        one.text,
+        two.text
+    );
+    let port = &one.body["spec"]["ports"][0]["nodePort"];
+    assert!(port.is_number() && *port != two.body["spec"]["ports"][0]["nodePort"]);
+    let mut update = service("one");
+    update["metadata"]["labels"] = json!({"a": "b"});
+    let kept = cluster.put("/api/v1/namespaces/demo/services/one", &update).await;
+    assert_eq!(kept.body["spec"]["clusterIP"], one.body["spec"]["clusterIP"], "{}", kept.text);
+}
+
+#[tokio::test]
+async fn a_pod_is_bound_once_and_scaled_kinds_tell_their_scale() {
+    let cluster = with_namespace().await;
+    cluster.post(PODS, &pod("web")).await;
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "web"},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": "one"}});
+    let bound = cluster.post(&format!("{PODS}/web/binding"), &binding).await;
+    assert_eq!(bound.code, 201, "{}", bound.text);
+    let again = cluster.post(&format!("{PODS}/web/binding"), &binding).await;
+    assert_eq!(
+        again.body["message"],
+        "Operation cannot be fulfilled on pods/binding \"web\": pod web is already assigned to node \"one\""
+    );
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    let made = cluster.post("/apis/apps/v1/namespaces/demo/deployments", &deployment).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let path = "/apis/apps/v1/namespaces/demo/deployments/d/scale";
+    let scaled = cluster.patch(path, "merge-patch+json", &json!({"spec": {"replicas": 5}})).await;
+    assert_eq!(
+        (&scaled.body["kind"], &scaled.body["spec"]["replicas"]),
+        (&json!("Scale"), &json!(5)),
+        "{}",
+        scaled.text
+    );
+    assert_eq!(cluster.get(path).await.body["status"]["selector"], "a=b");
+}
+
+#[tokio::test]
+async fn reviews_and_tokens_are_answered() {
+    let cluster = with_namespace().await;
+    let whoami = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+    let answer = cluster.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &whoami).await;
+    assert_eq!(
+        (answer.code, &answer.body["status"]["userInfo"]["username"]),
+        (201, &json!("admin")),
+        "{}",
+        answer.text
+    );
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let token = cluster.post("/api/v1/namespaces/demo/serviceaccounts/default/token", &request).await;
+    assert_eq!(token.code, 201, "{}", token.text);
+    assert!(token.body["status"]["token"].as_str().is_some_and(|token| token.matches('.').count() == 2));
 }

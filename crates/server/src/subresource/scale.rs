@@ -12,7 +12,7 @@ use wire::Response;
 use crate::call::Call;
 use crate::object;
 use crate::respond::warn;
-use crate::write::{self, field_validation, text};
+use crate::write::{self, Tracking, field_validation, text};
 
 const VERSION: &str = "autoscaling/v1";
 /// How often a patch is applied again when somebody else was faster.
@@ -91,7 +91,7 @@ async fn change(
             return Err(Status::modified(call.resource, &call.target.name));
         }
         object["spec"]["replicas"] = scale["spec"]["replicas"].as_i64().unwrap_or(0).into();
-        if let Some(written) = write::replace(call, object, &old, &mut warnings).await? {
+        if let Some(written) = write::replace(call, object, &old, Tracking::Update, &mut warnings).await? {
             let mut response = call.value(200, &scale_of(&object::read(&written.stored)))?;
             warn(response.headers_mut(), &warnings);
             return Ok(response);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use server::{Config, Nodes, Server};
-use store::{Embedded, History};
+use store::{Embedded, History, Store};
 use wire::{Body, Handler, Identity, Response};
 
 /// No node can be reached.
@@ -20,8 +20,10 @@ impl Nodes for NoNodes {
 
 pub(crate) struct Cluster {
     server: Arc<Server>,
+    store: Arc<Embedded>,
+    key: Vec<u8>,
     user: Option<Identity>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 pub(crate) struct Answer {
@@ -46,18 +48,30 @@ impl Cluster {
 
     pub(crate) async fn with_nodes(nodes: Arc<dyn Nodes>) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
+        Self::on(directory, nodes, server::auth::TokenKey::generate().expect("a key")).await
+    }
+
+    async fn on(directory: tempfile::TempDir, nodes: Arc<dyn Nodes>, key: Vec<u8>) -> Self {
         let store = Embedded::open(directory.path(), server::stamp, History::default()).expect("opens");
+        let store = Arc::new(store);
         let config = Config {
             service_cidr: "10.43.0.0/16".into(),
             advertise: "127.0.0.1:6443".parse().expect("an address"),
             authority_pem: "PEM".into(),
-            service_account_key: server::auth::TokenKey::generate().expect("a key"),
+            service_account_key: key.clone(),
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             anonymous: true,
             nodes,
         };
-        let server = Server::start(Arc::new(store), config).await.expect("starts");
-        Self { server, user: Some(admin()), _directory: directory }
+        let server = Server::start(Arc::clone(&store) as Arc<dyn Store>, config).await.expect("starts");
+        Self { server, store, key, user: Some(admin()), directory }
+    }
+
+    /// Stops in order and starts again on the same directory.
+    pub(crate) async fn restart(self) -> Self {
+        self.store.close().await.expect("closes");
+        drop((self.server, self.store));
+        Self::on(self.directory, Arc::new(NoNodes), self.key).await
     }
 
     pub(crate) async fn send(&self, request: http::request::Builder, body: Body) -> Response {
@@ -113,7 +127,7 @@ impl Cluster {
     }
 
     /// Asks as somebody else.
-    pub(crate) fn as_user(self, user: Option<Identity>) -> Self {
+    pub(crate) fn asked_by(self, user: Option<Identity>) -> Self {
         Self { user, ..self }
     }
 }
