@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -54,6 +54,18 @@ pub fn launch(executable: &Path, directory: &Path) -> io::Result<(Child, UnixStr
     Ok((child, ours))
 }
 
+/// A sandbox directory, to be named by its descriptor.
+pub(crate) fn open_directory(directory: &Path) -> Result<OwnedFd, sys::Errno> {
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open(directory, flags, rustix::fs::Mode::empty())
+}
+
+/// The socket's path by way of its opened directory: it fits an address however long the
+/// directory's own path is.
+pub(crate) fn short_path(directory: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd())
+}
+
 /// A connection to a shim.
 #[derive(Debug)]
 pub struct Connection {
@@ -74,7 +86,8 @@ impl Connection {
     /// # Errors
     /// No shim listens there (`ConnectionRefused`, `NotFound`), or it speaks another version.
     pub fn connect(directory: &Path) -> Result<Self, ClientError> {
-        let mut connection = Connection::new(UnixStream::connect(directory.join(SOCKET))?);
+        let opened = open_directory(directory).map_err(io::Error::from)?;
+        let mut connection = Connection::new(UnixStream::connect(short_path(&opened))?);
         connection.call(Request::Hello { version: VERSION })?;
         Ok(connection)
     }

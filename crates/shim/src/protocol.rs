@@ -452,8 +452,7 @@ pub struct ResolvedUser {
 /// What a process may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Security {
-    /// All capabilities of this machine, all its devices, nothing masked, no filter unless
-    /// `seccomp` is a profile of the node.
+    /// All capabilities of this machine, all its devices, nothing masked, no filter.
     pub privileged: bool,
     /// Sets no_new_privs.
     pub no_new_privileges: bool,

@@ -157,6 +157,37 @@ pub fn reap() -> Option<(i32, Ending)> {
     Some((pid.as_raw_nonzero().get(), status.into()))
 }
 
+/// Sends a signal to the process behind a descriptor: never to another that got its number.
+///
+/// # Errors
+/// `SRCH`: it has ended.
+pub fn kill_exactly(process: BorrowedFd<'_>, signal: i32) -> std::result::Result<(), Errno> {
+    // SAFETY: the descriptor is open for the call; a null information means "as kill(2)".
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    check(answer).map(drop)
+}
+
+/// Waits for the child behind a descriptor.
+///
+/// # Errors
+/// `CHILD`: it was waited for already.
+pub fn wait_exactly(process: BorrowedFd<'_>) -> std::result::Result<Ending, Errno> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let ended = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(process), WaitIdOptions::EXITED))?;
+    Ok(ended.map_or_else(Ending::default, |status| {
+        let signal = status.terminating_signal().unwrap_or(0);
+        Ending { code: status.exit_status().unwrap_or(128 + signal), signal }
+    }))
+}
+
 /// Waits for a child.
 ///
 /// # Errors

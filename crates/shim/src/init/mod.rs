@@ -166,10 +166,8 @@ fn wait_for(child: &Child<'_>, word: &[u8]) {
 
 fn report(child: &Child<'_>, report: &Report, terminal: Option<&OwnedFd>) {
     let fds: Vec<BorrowedFd<'_>> = terminal.iter().map(|fd| fd.as_fd()).collect();
-    let sent = serde_json::to_vec(report).is_ok_and(|mut bytes| {
-        bytes.truncate(REPORT_MAX);
-        sys::socket::send(child.control, &bytes, &fds).is_ok()
-    });
+    let sent =
+        serde_json::to_vec(report).is_ok_and(|bytes| sys::socket::send(child.control, &bytes, &fds).is_ok());
     if !sent {
         process::exit_now(1);
     }

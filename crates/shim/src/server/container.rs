@@ -79,6 +79,12 @@ impl Container {
         Err(Failure::new(FailureKind::WrongState, message))
     }
 
+    /// Kills everything in it.
+    pub(super) fn kill(&self) {
+        let _ = self.group.signal_all(libc::SIGKILL);
+        let _ = sys::process::kill_exactly(self.pidfd.as_fd(), libc::SIGKILL);
+    }
+
     /// The terminal's master, if it has one.
     pub(super) fn terminal(&self) -> Option<&OwnedFd> {
         self.stdin.as_ref().filter(|_| self.spec.tty)
@@ -302,10 +308,10 @@ impl Shim {
         let Some(setup) = container.setup.take() else { return };
         let (sequence, asker) = (setup.sequence, setup.asker);
         setup.end(&self.poll);
-        // It is ending by itself, unless it was the shim that found the fault. Reaped here: both
-        // outcomes need its end.
-        let _ = sys::process::kill(container.state.pid, libc::SIGKILL);
-        let _ = sys::process::wait(container.state.pid);
+        // It is ending by itself, unless it was the shim that found the fault. Reaped here, if it
+        // was not yet: both outcomes need its end.
+        let _ = sys::process::kill_exactly(container.pidfd.as_fd(), libc::SIGKILL);
+        let _ = sys::process::wait_exactly(container.pidfd.as_fd());
         if sequence == Sequence::Starting {
             let message = failure.message.clone();
             self.reply(asker, Err(failure), Vec::new());
@@ -361,9 +367,9 @@ impl Shim {
         let signalled = match container.state.status {
             Status::Exited => return Ok(()),
             Status::Running if all => return Ok(container.group.signal_all(signal)?),
-            Status::Running => sys::process::kill(container.state.pid, signal),
+            Status::Running => sys::process::kill_exactly(container.pidfd.as_fd(), signal),
             // Nothing of the program is there that could handle a gentler one.
-            _ => sys::process::kill(container.state.pid, libc::SIGKILL),
+            _ => sys::process::kill_exactly(container.pidfd.as_fd(), libc::SIGKILL),
         };
         match signalled {
             Ok(()) | Err(sys::Errno::SRCH) => Ok(()),
@@ -394,9 +400,8 @@ impl Shim {
         if container.state.status == Status::Exited {
             return;
         }
-        let _ = container.group.signal_all(libc::SIGKILL);
-        let _ = sys::process::kill(container.state.pid, libc::SIGKILL);
-        let ending = sys::process::wait(container.state.pid).unwrap_or_default();
+        container.kill();
+        let ending = sys::process::wait_exactly(container.pidfd.as_fd()).unwrap_or_default();
         self.exited(place, ending);
     }
 

@@ -18,6 +18,7 @@ pub(super) struct Exec {
     pub(super) serial: u32,
     pub(super) state: ExecState,
     pub(super) setup: Option<Setup>,
+    pidfd: OwnedFd,
     /// The daemon's ends of its streams, until it is told.
     streams: Vec<OwnedFd>,
 }
@@ -62,20 +63,25 @@ impl Shim {
         let streams = Streams::new(spec)?;
         let (ours, theirs) = control_pair()?;
         let serial = self.next_number();
-        let pid = self.fork_exec(spec, &theirs, &streams.theirs)?;
+        let (pid, pidfd) = self.fork_exec(spec, &theirs, &streams.theirs)?;
         let mut setup = Setup::new(&self.poll, serial, ours, asker)?;
         setup.go()?;
         let state = ExecState { id: spec.id.clone(), container: spec.container.clone(), pid };
-        self.execs.push(Exec { serial, state, setup: Some(setup), streams: streams.daemons });
+        self.execs.push(Exec { serial, state, setup: Some(setup), pidfd, streams: streams.daemons });
         Ok(())
     }
 
-    fn fork_exec(&mut self, spec: &ExecSpec, control: &OwnedFd, stdio: &[OwnedFd]) -> Result<i32, Failure> {
+    fn fork_exec(
+        &mut self,
+        spec: &ExecSpec,
+        control: &OwnedFd,
+        stdio: &[OwnedFd],
+    ) -> Result<(i32, OwnedFd), Failure> {
         let container = self.container(&spec.container)?;
         let born_with = Children::With(duplicate(&container.pidfd)?);
         let group = container.group.clone();
         match self.fork(born_with, Namespaces::NONE, &group)? {
-            Forked::Parent { pid, .. } => Ok(pid),
+            Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
             Forked::Child => {
                 let stdio = match stdio {
                     [stdin, stdout, stderr] => Some([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
@@ -132,7 +138,8 @@ impl Shim {
 
     fn exec_failed(&mut self, place: usize, failure: Failure) {
         let exec = self.execs.remove(place);
-        let _ = sys::process::wait(exec.state.pid);
+        let _ = sys::process::kill_exactly(exec.pidfd.as_fd(), libc::SIGKILL);
+        let _ = sys::process::wait_exactly(exec.pidfd.as_fd());
         if let Some(setup) = exec.setup {
             let asker = setup.asker;
             setup.end(&self.poll);
@@ -153,7 +160,7 @@ impl Shim {
 
     pub(super) fn signal_exec(&self, id: &str, signal: i32) -> Result<(), Failure> {
         let Some(exec) = self.execs.iter().find(|exec| exec.state.id == id) else { return Ok(()) };
-        match sys::process::kill(exec.state.pid, signal) {
+        match sys::process::kill_exactly(exec.pidfd.as_fd(), signal) {
             Ok(()) | Err(sys::Errno::SRCH) => Ok(()),
             Err(errno) => Err(sys::Error::new(format!("signal {signal} to exec {id}"), errno).into()),
         }

@@ -75,7 +75,7 @@ impl Shim {
         signals: OwnedFd,
     ) -> Result<Self> {
         let poll = Poll::new()?;
-        let listener = listen(&directory.join(SOCKET))?;
+        let listener = listen(directory)?;
         poll.add(&listener, Source::Listener, Interest::Read)?;
         poll.add(&signals, Source::Signals, Interest::Read)?;
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
@@ -299,12 +299,12 @@ impl Shim {
             namespace::enter(self.own_pids.as_fd())?;
         }
         let forked = forked?;
-        if let Forked::Parent { pid, .. } = &forked
+        if let Forked::Parent { pid, pidfd } = &forked
             && into.is_none()
             && let Err(error) = group.attach(*pid)
         {
-            let _ = process::kill(*pid, libc::SIGKILL);
-            let _ = process::wait(*pid);
+            let _ = process::kill_exactly(pidfd.as_fd(), libc::SIGKILL);
+            let _ = process::wait_exactly(pidfd.as_fd());
             return Err(error);
         }
         Ok(forked)
@@ -322,6 +322,8 @@ impl Shim {
 
     /// Kills what runs, removes the containers' cgroups, and lets the loop end.
     fn end_everything(&mut self) {
+        // All at once, then one after the other: their ends overlap.
+        self.containers.iter().filter(|container| container.is_running()).for_each(Container::kill);
         for place in (0..self.containers.len()).rev() {
             self.end_now(place);
             if let Some(container) = self.containers.get(place) {
@@ -329,27 +331,30 @@ impl Shim {
             }
         }
         if let Some(reaper) = self.reaper.take() {
-            let _ = process::kill(reaper.pid, libc::SIGKILL);
-            let _ = process::wait(reaper.pid);
+            let _ = process::kill_exactly(reaper.pidfd.as_fd(), libc::SIGKILL);
+            let _ = process::wait_exactly(reaper.pidfd.as_fd());
         }
         let _ = rustix::fs::unlink(self.directory.join(SOCKET));
         self.over = true;
     }
 }
 
-/// A socket at a path of at most 107 bytes.
-fn listen(path: &Path) -> Result<OwnedFd> {
+/// The socket in the sandbox directory. The address of a socket holds 107 bytes, a path may be
+/// longer: so the directory is named by its descriptor.
+fn listen(directory: &Path) -> Result<OwnedFd> {
+    let path = directory.join(SOCKET);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .attempt(|| "make a socket")?;
-    match rustix::fs::unlink(path) {
+    match rustix::fs::unlink(&path) {
         Ok(()) | Err(Errno::NOENT) => {}
-        Err(errno) => return Err(errno).on("remove", path),
+        Err(errno) => return Err(errno).on("remove", &path),
     }
-    let address = SocketAddrUnix::new(path).on("listen on", path)?;
-    rustix::net::bind(&socket, &address).on("listen on", path)?;
+    let opened = crate::client::open_directory(directory).on("open", directory)?;
+    let address = SocketAddrUnix::new(crate::client::short_path(&opened)).on("listen on", &path)?;
+    rustix::net::bind(&socket, &address).on("listen on", &path)?;
     // Only root may speak to it.
-    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o600)).on("chmod", path)?;
-    rustix::net::listen(&socket, BACKLOG).on("listen on", path)?;
+    rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o600)).on("chmod", &path)?;
+    rustix::net::listen(&socket, BACKLOG).on("listen on", &path)?;
     Ok(socket)
 }

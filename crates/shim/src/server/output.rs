@@ -27,6 +27,9 @@ struct Reader {
     since: Instant,
 }
 
+/// The most that is read at a process's end. More can only come from one that outlives it.
+const LAST: usize = 16 << 20;
+
 /// What became of the stream after reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -88,7 +91,7 @@ impl Output {
         all: bool,
     ) -> State {
         let mut taken = 0;
-        while all || (taken < TURN && !self.is_held()) {
+        while if all { taken < LAST } else { taken < TURN && !self.is_held() } {
             let Some(source) = &self.source else { return State::Ended };
             match rustix::io::retry_on_intr(|| rustix::io::read(source, &mut *buffer)) {
                 Ok(0) | Err(Errno::IO) => {
