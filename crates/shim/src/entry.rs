@@ -16,6 +16,9 @@ use crate::protocol::{Failure, FailureKind, Message, Reply, Request, SandboxSpec
 use crate::sandbox;
 use crate::server::Shim;
 
+/// How unlikely the kernel shall kill a shim for memory.
+const OOM_SCORE_ADJ: i32 = -998;
+
 /// Runs the shim of one sandbox and never returns. `arguments` are those behind the word
 /// `shim`: the sandbox directory. Standard input is the start connection. Call it before
 /// anything makes a thread.
@@ -23,6 +26,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ! {
     let mut arguments = arguments.into_iter();
     let (Some(directory), None) = (arguments.next(), arguments.next()) else { process::exit_now(2) };
     let directory = PathBuf::from(directory);
+    tell_panics(&directory);
     let code = match run(&directory) {
         Ok(()) => 0,
         Err(failure) => {
@@ -31,6 +35,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ! {
         }
     };
     process::exit_now(code)
+}
+
+/// A panic is a fault of ours; its words must not go where nobody reads.
+fn tell_panics(directory: &Path) {
+    let directory = directory.to_path_buf();
+    std::panic::set_hook(Box::new(move |panic| {
+        last_words(&directory, &Failure::new(FailureKind::Host, panic.to_string()));
+    }));
 }
 
 /// A shim has no terminal and no daemon that reads what it prints.
@@ -49,6 +61,8 @@ fn run(directory: &Path) -> Result<(), Failure> {
     // as the leader of a group is one already.
     let _ = rustix::process::setsid();
     process::become_subreaper()?;
+    // As containerd's shim: the one process that must not die for its Pod's appetite.
+    sys::limits::set_oom_score_adj(OOM_SCORE_ADJ)?;
     let (id, spec) = receive_open(&start)?;
     match open(proof, directory, &spec) {
         Ok(mut shim) => {

@@ -85,12 +85,12 @@ impl Capabilities {
 
     /// What this machine can give: the bounding set of this process.
     pub fn of_this_machine() -> Self {
-        let has = |number: &u32| {
+        let ask = |number: u32| {
             let set = CapabilitySet::from_bits_retain(1 << number);
-            rustix::thread::capability_is_in_bounding_set(set).unwrap_or(false)
+            rustix::thread::capability_is_in_bounding_set(set).map(|has| u64::from(has) << number)
         };
         // The kernel refuses numbers that it does not know.
-        Capabilities((0..64).filter(has).fold(0, |bits, number| bits | 1 << number))
+        Capabilities((0..64).map(ask).map_while(std::result::Result::ok).fold(0, |all, one| all | one))
     }
 
     /// The default of container runtimes.

@@ -319,6 +319,7 @@ impl Shim {
             return self.finish(place, ending, message);
         }
         let container = self.containers.remove(place);
+        let _ = container.group.remove();
         self.discard(container);
         self.reply(asker, Err(failure), Vec::new());
     }
@@ -406,7 +407,6 @@ impl Shim {
     }
 
     fn discard(&self, container: Container) {
-        let _ = container.group.remove();
         if let Some(setup) = container.setup {
             setup.end(&self.poll);
         }

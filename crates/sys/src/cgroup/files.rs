@@ -19,6 +19,15 @@ pub(super) fn write(path: &Path, value: &str) -> Result<()> {
         .attempt(|| format!("write {value:?} to {}", path.display()))
 }
 
+/// Writes values one by one, each in one write.
+pub(super) fn write_each(path: &Path, values: &[String]) -> Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).open(path).on("open", path)?;
+    for value in values {
+        file.write_all(value.as_bytes()).attempt(|| format!("write {value:?} to {}", path.display()))?;
+    }
+    Ok(())
+}
+
 /// A file's text without the last line end; `None` when it is not there.
 pub(super) fn read(path: &Path) -> Option<String> {
     let mut text = fs::read_to_string(path).ok()?;

@@ -131,8 +131,8 @@ pub(super) fn allow_devices(trees: &[Tree], path: &str, rules: &[DeviceRule]) ->
     let Some(tree) = trees.iter().find(|tree| tree.has("devices")) else { return Ok(()) };
     let directory = tree.root.join(path);
     write(&directory.join("devices.deny"), "a")?;
-    let allow = directory.join("devices.allow");
-    rules.iter().try_for_each(|rule| write(&allow, &rule.to_string()))
+    let lines: Vec<String> = rules.iter().map(ToString::to_string).collect();
+    files::write_each(&directory.join("devices.allow"), &lines)
 }
 
 /// An eventfd that the kernel signals when the group runs out of memory.
