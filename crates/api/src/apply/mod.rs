@@ -78,8 +78,14 @@ pub fn manager_name(parameter: &str, user_agent: &str) -> String {
 /// A client may send managedFields: a valid list replaces the old one, a list with one
 /// empty entry clears it, and anything else is taken for ignorance and ignored.
 pub fn update(schema: &'static Struct, old: Option<&Value>, new: &mut Value, manager: Manager<'_>) {
-    let empty = decode::empty(schema);
-    let live = without_managed(old.unwrap_or(&empty));
+    let empty;
+    let live = match old {
+        Some(old) => old,
+        None => {
+            empty = decode::empty(schema);
+            &empty
+        }
+    };
     let sent = take_managed(new);
     let managed = match Managed::read(&sent) {
         _ if !manager.subresource.is_empty() => managed_of(old),
@@ -87,7 +93,7 @@ pub fn update(schema: &'static Struct, old: Option<&Value>, new: &mut Value, man
         Some(managed) if !managed.is_empty() => managed,
         _ => managed_of(old),
     };
-    let managed = record_update(schema, &live, new, managed, manager);
+    let managed = record_update(schema, live, new, managed, manager);
     managed.write(new);
 }
 

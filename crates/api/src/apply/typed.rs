@@ -110,6 +110,9 @@ struct Comparer<'a> {
 
 impl Comparer<'_> {
     fn compare(&mut self, old: Option<&Value>, new: Option<&Value>, shape: Option<Shape>) {
+        if old == new {
+            return;
+        }
         let Some(shape) = shape.filter(|_| !(is_empty(old) && is_empty(new))) else {
             return self.leaf(old, new);
         };
@@ -118,16 +121,22 @@ impl Comparer<'_> {
                 // Both sides were decoded and validated; items without keys have no identity.
                 let (old, new) = (index(old, kind), index(new, kind));
                 for element in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
-                    self.descend(element.clone(), old.get(element), new.get(element), self::shape(ty));
+                    let (old, new) = (old.get(element).copied(), new.get(element).copied());
+                    self.descend(element.clone(), old, new, self::shape(ty));
                 }
             }
             Shape::Struct(_) | Shape::Map(_) => {
-                let (old, new) = (entries(old), entries(new));
-                for key in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
-                    let (old, new) = (old.get(key).copied(), new.get(key).copied());
-                    self.path.push(format!("f:{key}"));
-                    self.compare(old, new, shape.child(key).shape);
-                    self.path.pop();
+                let (old, new) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
+                for (key, value) in old.into_iter().flatten() {
+                    let other = new.and_then(|new| new.get(key));
+                    if other != Some(value) {
+                        self.descend(format!("f:{key}"), Some(value), other, shape.child(key).shape);
+                    }
+                }
+                for (key, value) in new.into_iter().flatten() {
+                    if !old.is_some_and(|old| old.contains_key(key)) {
+                        self.descend(format!("f:{key}"), None, Some(value), shape.child(key).shape);
+                    }
                 }
             }
         }
@@ -138,9 +147,9 @@ impl Comparer<'_> {
         }
     }
 
-    fn descend(&mut self, element: String, old: Option<&&Value>, new: Option<&&Value>, shape: Option<Shape>) {
+    fn descend(&mut self, element: String, old: Option<&Value>, new: Option<&Value>, shape: Option<Shape>) {
         self.path.push(element);
-        self.compare(old.copied(), new.copied(), shape);
+        self.compare(old, new, shape);
         self.path.pop();
     }
 
@@ -161,11 +170,6 @@ fn is_empty(value: Option<&Value>) -> bool {
         Some(Value::Object(map)) => map.is_empty(),
         Some(_) => false,
     }
-}
-
-fn entries(value: Option<&Value>) -> BTreeMap<&str, &Value> {
-    let map = value.and_then(Value::as_object);
-    map.into_iter().flatten().map(|(key, value)| (key.as_str(), value)).collect()
 }
 
 fn index(value: Option<&Value>, kind: ListKind) -> BTreeMap<String, &Value> {

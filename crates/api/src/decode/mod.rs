@@ -98,7 +98,7 @@ pub fn decode_kind(
     let Some(schema) = schema::kind(&sent_version, &sent_kind) else {
         return Err(refused(not_registered(&sent_version, &sent_kind)));
     };
-    let mut decoded = typed(node, schema, validation).map_err(refused)?;
+    let mut decoded = typed(node, schema, walk::Purpose::Object, validation).map_err(refused)?;
     if sent_kind != kind {
         return Err(refused(unknown_conversion(&sent_version, &sent_kind, api_version, kind)));
     }
@@ -119,7 +119,17 @@ pub fn canonical(
     value: &Value,
     validation: FieldValidation,
 ) -> Result<Decoded, String> {
-    typed(Node::from_value(value), schema, validation)
+    typed(Node::from_value(value), schema, walk::Purpose::Object, validation)
+}
+
+/// As [`canonical`], for the result of a strategic merge patch: errors are those of
+/// upstream's converter.
+pub(crate) fn converted(
+    schema: &'static Struct,
+    value: &Value,
+    validation: FieldValidation,
+) -> Result<Decoded, String> {
+    typed(Node::from_value(value), schema, walk::Purpose::Converted, validation)
 }
 
 /// An object of the kind in which nothing is set, as Go's encoder writes it.
@@ -151,8 +161,13 @@ pub(crate) fn intent(schema: &'static Struct, body: &[u8]) -> Result<Result<Valu
     })
 }
 
-fn typed(node: Node<'_>, schema: &'static Struct, validation: FieldValidation) -> Result<Decoded, String> {
-    let walked = walk::walk(node, schema, walk::Purpose::Object)?;
+fn typed(
+    node: Node<'_>,
+    schema: &'static Struct,
+    purpose: walk::Purpose,
+    validation: FieldValidation,
+) -> Result<Decoded, String> {
+    let walked = walk::walk(node, schema, purpose)?;
     match validation {
         FieldValidation::Strict if !walked.strict.is_empty() => {
             Err(format!("strict decoding error: {}", walked.strict.join(", ")))

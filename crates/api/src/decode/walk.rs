@@ -31,6 +31,9 @@ pub(super) enum Purpose {
     /// A whole object: absent fields get Go's zero values where its encoder writes them.
     #[default]
     Object,
+    /// The result of a strategic merge patch, which upstream converts without JSON in
+    /// between: errors have its converter's words and end the walk.
+    Converted,
     /// The intent of an apply: only what was said; errors have structured-merge-diff's words.
     Intent,
 }
@@ -80,9 +83,9 @@ impl Walker {
             (Type::Bool, Node::Bool(value)) => Ok(Some(Value::Bool(value))),
             (Type::String, Node::String(text)) => Ok(Some(Value::String(text.into_owned()))),
             (Type::Int32, Node::Number(text)) => {
-                Ok(self.integer(text.parse::<i32>().ok().map(i64::from), &text, go))
+                self.integer(text.parse::<i32>().ok().map(i64::from), &text, go)
             }
-            (Type::Int64, Node::Number(text)) => Ok(self.integer(text.parse().ok(), &text, go)),
+            (Type::Int64, Node::Number(text)) => self.integer(text.parse().ok(), &text, go),
             (Type::Float, Node::Number(text)) => Ok(Node::Number(text).into_value().into()),
             (Type::Bytes, Node::String(text)) => Ok(self.saved(scalar::bytes(&text))),
             (Type::Quantity, node) => scalar::quantity(&node).map(Some),
@@ -98,6 +101,7 @@ impl Walker {
             (ty, node) => {
                 let error = match self.purpose {
                     Purpose::Object => self.type_error(node.go_word(), go),
+                    Purpose::Converted => return Err(not_convertible(ty, &node, go)),
                     Purpose::Intent => format!(".{}: {}", self.path, expected(ty, node)),
                 };
                 self.save(error);
@@ -106,12 +110,15 @@ impl Walker {
         }
     }
 
-    fn integer(&mut self, number: Option<i64>, text: &str, go: &str) -> Option<Value> {
+    fn integer(&mut self, number: Option<i64>, text: &str, go: &str) -> Result<Option<Value>, String> {
+        if number.is_none() && self.purpose == Purpose::Converted {
+            return converted_integer(text, go).map(|number| number.map(Value::from));
+        }
         if number.is_none() {
             let error = self.type_error(&format!("number {text}"), go);
             self.save(error);
         }
-        number.map(Value::from)
+        Ok(number.map(Value::from))
     }
 
     fn saved(&mut self, result: Result<Value, String>) -> Option<Value> {
@@ -158,7 +165,7 @@ impl Walker {
         }
         self.context = outer;
         Ok(match self.purpose {
-            Purpose::Object => encode(schema, read),
+            Purpose::Object | Purpose::Converted => encode(schema, read),
             Purpose::Intent => said(schema, read),
         })
     }
@@ -248,6 +255,40 @@ fn item_key(item: &Node<'_>, keys: &[&str]) -> String {
         .filter_map(|key| Some(format!("{key}={}", item.get(key)?.clone().into_value())))
         .collect();
     format!("[{}]", keys.join(","))
+}
+
+/// A number that is no integer of the type as it is written: upstream's converter takes
+/// a float without fraction for one.
+fn converted_integer(text: &str, go: &str) -> Result<Option<i64>, String> {
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    let most = if go == "int32" { f64::from(i32::MAX) } else { EXACT_MAX };
+    match text.parse::<f64>() {
+        Ok(float) if float.fract() == 0.0 && float.abs() <= most => Ok(Some(float as i64)),
+        _ if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') => {
+            Err(format!("cannot convert int64 to {go}"))
+        }
+        _ => Err(format!("cannot convert float64 to {go}")),
+    }
+}
+
+/// The complaint of upstream's converter about a value of the wrong type.
+fn not_convertible(ty: Type, node: &Node<'_>, go: &str) -> String {
+    let from = match node {
+        Node::Number(text) if text.parse::<i64>().is_ok() => "int64",
+        Node::Number(_) => "float64",
+        Node::Array(_) => "slice",
+        Node::Object(_) => "map",
+        other => other.go_word(),
+    };
+    match ty {
+        Type::Struct(_) => format!("cannot restore struct from: {from}"),
+        Type::Map(_) => format!("cannot restore map from {from}"),
+        Type::List(_) | Type::Bytes => format!("cannot restore slice from {from}"),
+        // Go can convert an integer to a string (as a code point), and the converter refuses.
+        Type::String if from == "int64" => format!("cannot convert int64 to {go}"),
+        Type::String => "unrecognized type: string".to_owned(),
+        _ => format!("unrecognized type: {}", go_name(ty)),
+    }
 }
 
 /// The complaint of structured-merge-diff about a value of the wrong type.

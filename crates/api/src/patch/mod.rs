@@ -103,26 +103,30 @@ pub fn patch(
     match patch_type {
         PatchType::Json => {
             let patched = json(body, current)?;
-            finish(schema, &patched, Vec::new(), validation, |object| object.to_string())
+            finish(decode::canonical, schema, &patched, Vec::new(), validation, Value::to_string)
         }
         PatchType::Merge => {
             let (patch, strict) = object(body)?;
             let mut patched = current.clone();
             json_patch::merge(&mut patched, &Value::Object(patch));
-            finish(schema, &patched, strict, validation, |object| object.to_string())
+            finish(decode::canonical, schema, &patched, strict, validation, Value::to_string)
         }
         PatchType::Strategic => {
             let (patch, strict) = object(body)?;
             let shown = go_format(&Value::Object(patch.clone()));
             let patched = strategic::apply(schema, patch, current)?;
-            finish(schema, &patched, strict, validation, |_| shown.clone())
+            finish(decode::converted, schema, &patched, strict, validation, |_| shown.clone())
         }
         PatchType::Apply => Err(Status::unsupported_media_type(PatchType::MEDIA_TYPES)),
     }
 }
 
+/// One of decode's ways to read a value as a kind.
+type Reader = fn(&'static Struct, &Value, FieldValidation) -> Result<Decoded, String>;
+
 /// Decodes the result; `shown` is what the error shows as the invalid value.
 fn finish(
+    read: Reader,
     schema: &'static Struct,
     patched: &Value,
     mut strict: Vec<String>,
@@ -134,7 +138,7 @@ fn finish(
         errors.push(Error::invalid(&Path::new("patch"), shown(patched), why));
         Status::invalid(GroupKind { group: "", kind: "" }, "", &errors)
     };
-    let mut decoded = decode::canonical(schema, patched, FieldValidation::Warn).map_err(refuse)?;
+    let mut decoded = read(schema, patched, FieldValidation::Warn).map_err(refuse)?;
     strict.append(&mut decoded.warnings);
     match validation {
         FieldValidation::Strict if !strict.is_empty() => {

@@ -122,6 +122,17 @@ fn errors_have_upstreams_codes_and_words() {
             .message
             .ends_with("json: cannot unmarshal number into Go struct field ConfigMap.data of type string")
     );
+    let number = run(PatchType::Strategic, r#"{"data":{"a":1}}"#);
+    assert!(number.message.ends_with("\"map[data:map[a:1]]\": cannot convert int64 to string"), "{number}");
+    let deployment = schema::kind("apps/v1", "Deployment").unwrap();
+    let text = patch(
+        deployment,
+        PatchType::Strategic,
+        br#"{"spec":{"replicas":"1"}}"#,
+        &json!({}),
+        FieldValidation::Warn,
+    );
+    assert!(text.unwrap_err().message.ends_with("unrecognized type: int32"));
     assert_eq!(PatchType::from_media_type("text/plain").unwrap_err().code(), 415);
 }
 
