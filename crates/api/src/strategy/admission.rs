@@ -1,0 +1,319 @@
+//! Admission that needs other objects but no input or output: the server looks them up and hands them in.
+//!
+//! [`admit_pod`] is what upstream's plug-ins LimitRanger, ServiceAccount, Priority, DefaultTolerationSeconds
+//! and RuntimeClass do to a Pod that is created. [`quota`] is the arithmetic of ResourceQuota.
+
+pub mod limits;
+pub mod quota;
+
+use serde_json::{Map, Value, json};
+
+use crate::validate::view::View;
+
+type Object = Map<String, Value>;
+
+/// Where the token of the account appears in a container.
+const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+const TOKEN_VOLUME: &str = "kube-api-access-";
+/// An hour and a bit, so that the node can tell its own tokens from those users ask for.
+const TOKEN_SECONDS: i64 = 3607;
+
+/// What a Pod is admitted by.
+#[derive(Debug, Clone, Copy)]
+pub struct AdmissionInput<'a> {
+    /// The ServiceAccount that [`account_name`] names; `None` when there is none.
+    pub account: Option<&'a Value>,
+    /// All PriorityClasses.
+    pub priority_classes: &'a [Value],
+    /// The LimitRanges of the Pod's namespace.
+    pub limit_ranges: &'a [Value],
+    /// The RuntimeClass that the Pod names; `None` when there is none.
+    pub runtime_class: Option<&'a Value>,
+    /// Five random letters for the name of the token volume.
+    pub suffix: &'a str,
+}
+
+/// The account a Pod runs as.
+pub fn account_name(pod: &Value) -> &str {
+    match View::new(pod).get("spec").str("serviceAccountName") {
+        "" => "default",
+        name => name,
+    }
+}
+
+/// Completes and judges a Pod that is to be created. The error is the reason of a 403 answer, in the words
+/// of the plug-in that refuses.
+pub fn admit_pod(pod: &mut Value, input: &AdmissionInput<'_>) -> Result<(), String> {
+    limits::complete(pod, input.limit_ranges);
+    service_account(pod, input)?;
+    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
+    priority(spec, input.priority_classes)?;
+    tolerate_lost_nodes(spec);
+    runtime_class(spec, input.runtime_class)?;
+    limits::check_pod(pod, input.limit_ranges)
+}
+
+fn is_mirror(pod: &Value) -> bool {
+    View::new(pod).at(&["metadata", "annotations", "kubernetes.io/config.mirror"]).is_set()
+}
+
+fn service_account(pod: &mut Value, input: &AdmissionInput<'_>) -> Result<(), String> {
+    if is_mirror(pod) {
+        return mirror(pod);
+    }
+    let name = account_name(pod).to_owned();
+    let namespace = View::new(pod).get("metadata").str("namespace").to_owned();
+    let Some(account) = input.account.map(View::new) else {
+        return Err(format!(
+            "error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found"
+        ));
+    };
+    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
+    spec.insert("serviceAccountName".to_owned(), name.clone().into());
+    spec.insert("serviceAccount".to_owned(), name.into());
+    let own = spec.get("automountServiceAccountToken").and_then(Value::as_bool);
+    if own.or(account.opt_flag("automountServiceAccountToken")).unwrap_or(true) {
+        mount_token(spec, input.suffix);
+    }
+    let bare = spec.get("imagePullSecrets").and_then(Value::as_array).is_none_or(Vec::is_empty);
+    if bare && account.has_items("imagePullSecrets") {
+        spec.insert("imagePullSecrets".to_owned(), account.get("imagePullSecrets").json());
+    }
+    Ok(())
+}
+
+/// A node's own Pods cannot reach into the API for accounts and secrets.
+fn mirror(pod: &Value) -> Result<(), String> {
+    let spec = View::new(pod).get("spec");
+    if !spec.str("serviceAccountName").is_empty() {
+        return Err("a mirror pod may not reference service accounts".to_owned());
+    }
+    let secret = |volume: View<'_>| volume.get("secret").is_set();
+    if spec.list("volumes").any(secret) {
+        return Err("a mirror pod may not reference secrets".to_owned());
+    }
+    Ok(())
+}
+
+/// Mounts the account's token in every container that has nothing of its own there.
+fn mount_token(spec: &mut Object, suffix: &str) {
+    let volumes = spec.get("volumes").and_then(Value::as_array);
+    let known = volumes.into_iter().flatten().map(View::new).find_map(|volume| {
+        (volume.get("projected").is_set() && volume.str("name").starts_with(TOKEN_VOLUME))
+            .then(|| volume.str("name"))
+    });
+    let known = known.map(str::to_owned);
+    let name = known.clone().unwrap_or_else(|| format!("{TOKEN_VOLUME}{suffix}"));
+    let mut mounted = false;
+    for list in ["initContainers", "containers"] {
+        let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
+            let mounts = container.entry("volumeMounts").or_insert_with(|| json!([]));
+            let Some(mounts) = mounts.as_array_mut() else { continue };
+            if mounts.iter().any(|mount| mount["mountPath"] == TOKEN_PATH) {
+                continue;
+            }
+            mounts.push(json!({"name": name, "readOnly": true, "mountPath": TOKEN_PATH}));
+            mounted = true;
+        }
+    }
+    if mounted && known.is_none() {
+        let volumes = spec.entry("volumes").or_insert_with(|| json!([]));
+        if let Some(list) = volumes.as_array_mut() {
+            list.push(token_volume(&name));
+        }
+    }
+}
+
+fn token_volume(name: &str) -> Value {
+    json!({"name": name, "projected": {"defaultMode": 0o644, "sources": [
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": TOKEN_SECONDS}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [
+            {"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
+    ]}})
+}
+
+/// Resolves the class to a number; users may name classes, not numbers.
+fn priority(spec: &mut Object, classes: &[Value]) -> Result<(), String> {
+    let named = spec.get("priorityClassName").and_then(Value::as_str).unwrap_or("").to_owned();
+    let class = if named.is_empty() {
+        // Of several defaults the lowest counts, as upstream decides it.
+        let defaults = classes.iter().map(View::new).filter(|class| class.flag("globalDefault"));
+        defaults.min_by_key(|class| class.int("value"))
+    } else {
+        let class = classes.iter().map(View::new).find(|class| class.get("metadata").str("name") == named);
+        Some(class.ok_or_else(|| format!("no PriorityClass with name {named} was found"))?)
+    };
+    let value = class.map_or(0, |class| class.int("value"));
+    let policy = class.map_or("", |class| class.str("preemptionPolicy"));
+    let policy = if policy.is_empty() { "PreemptLowerPriority" } else { policy };
+    if let Some(given) = spec.get("priority").and_then(Value::as_i64).filter(|given| *given != value) {
+        return Err(format!(
+            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+        ));
+    }
+    if let Some(given) = spec.get("preemptionPolicy").and_then(Value::as_str).filter(|given| *given != policy)
+    {
+        return Err(format!(
+            "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
+        ));
+    }
+    if let Some(class) = class {
+        spec.insert("priorityClassName".to_owned(), class.get("metadata").str("name").into());
+    }
+    spec.insert("priority".to_owned(), value.into());
+    spec.insert("preemptionPolicy".to_owned(), policy.into());
+    Ok(())
+}
+
+/// Five minutes of patience with a node that is lost, unless the Pod says otherwise.
+fn tolerate_lost_nodes(spec: &mut Object) {
+    let list = spec.entry("tolerations").or_insert_with(|| json!([]));
+    let Some(tolerations) = list.as_array_mut() else { return };
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let tolerated = tolerations.iter().map(View::new).any(|one| {
+            ["", key].contains(&one.str("key")) && matches!(one.str("effect"), "" | "NoExecute")
+        });
+        if !tolerated {
+            tolerations.push(
+                json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}),
+            );
+        }
+    }
+}
+
+/// The overhead, node selector and tolerations that belong to a runtime class.
+fn runtime_class(spec: &mut Object, class: Option<&Value>) -> Result<(), String> {
+    let named = spec.get("runtimeClassName").and_then(Value::as_str).unwrap_or("").to_owned();
+    if named.is_empty() {
+        return match spec.get("overhead").and_then(Value::as_object).is_some_and(|list| !list.is_empty()) {
+            true => Err("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"
+                .to_owned()),
+            false => Ok(()),
+        };
+    }
+    let Some(class) = class.map(View::new) else {
+        return Err(format!("pod rejected: RuntimeClass \"{named}\" not found"));
+    };
+    let overhead = class.at(&["overhead", "podFixed"]);
+    let given = spec.get("overhead").cloned().unwrap_or_else(|| json!({}));
+    if overhead.is_set() {
+        if given.as_object().is_some_and(|list| !list.is_empty()) && Some(&given) != overhead.value() {
+            return Err(
+                "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead".to_owned()
+            );
+        }
+        spec.insert("overhead".to_owned(), overhead.json());
+    }
+    let scheduling = class.get("scheduling");
+    let selector = spec.entry("nodeSelector").or_insert_with(|| json!({}));
+    for (key, value) in scheduling.map("nodeSelector") {
+        if selector.get(key).is_some_and(|own| Some(own) != value.value()) {
+            let own = selector[key].as_str().unwrap_or("");
+            return Err(format!(
+                "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {}; pod.spec.nodeSelector[{key}] = {own}",
+                value.text()
+            ));
+        }
+        selector[key] = value.json();
+    }
+    if selector.as_object().is_some_and(Map::is_empty) {
+        spec.remove("nodeSelector");
+    }
+    let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
+    if let Some(list) = tolerations.as_array_mut() {
+        for toleration in scheduling.list("tolerations").map(View::json) {
+            if !list.contains(&toleration) {
+                list.push(toleration);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admitted(mut pod: Value, input: &AdmissionInput<'_>) -> Result<Value, String> {
+        pod["metadata"] = json!({"name": "p", "namespace": "n"});
+        admit_pod(&mut pod, input).map(|()| pod["spec"].take())
+    }
+
+    fn input(account: &Value) -> AdmissionInput<'_> {
+        AdmissionInput {
+            account: Some(account),
+            priority_classes: &[],
+            limit_ranges: &[],
+            runtime_class: None,
+            suffix: "abcde",
+        }
+    }
+
+    #[test]
+    fn a_pod_gets_account_token_priority_and_patience() {
+        let account = json!({"imagePullSecrets": [{"name": "reg"}]});
+        let spec =
+            admitted(json!({"spec": {"containers": [{"name": "c"}]}}), &input(&account)).expect("admitted");
+        assert_eq!(spec["serviceAccountName"], "default");
+        assert_eq!(spec["serviceAccount"], "default");
+        assert_eq!(spec["imagePullSecrets"], json!([{"name": "reg"}]));
+        assert_eq!(spec["volumes"][0]["name"], "kube-api-access-abcde");
+        assert_eq!(
+            spec["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"],
+            3607
+        );
+        assert_eq!(
+            spec["containers"][0]["volumeMounts"],
+            json!([{"name": "kube-api-access-abcde", "readOnly": true, "mountPath": TOKEN_PATH}])
+        );
+        assert_eq!(spec["priority"], 0);
+        assert_eq!(spec["preemptionPolicy"], "PreemptLowerPriority");
+        let keys: Vec<&str> = View::new(&spec).list("tolerations").map(|one| one.str("key")).collect();
+        assert_eq!(keys, ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]);
+    }
+
+    #[test]
+    fn no_token_is_mounted_where_pod_or_account_refuses_it() {
+        let account = json!({"automountServiceAccountToken": false});
+        let spec =
+            admitted(json!({"spec": {"containers": [{"name": "c"}]}}), &input(&account)).expect("admitted");
+        assert_eq!(spec["volumes"], Value::Null);
+        let pod = json!({"spec": {"automountServiceAccountToken": true, "containers": [{"name": "c"}]}});
+        assert!(admitted(pod, &input(&account)).expect("admitted")["volumes"].is_array());
+    }
+
+    #[test]
+    fn a_missing_account_or_class_refuses_the_pod() {
+        let none = AdmissionInput { account: None, ..input(&Value::Null) };
+        assert_eq!(
+            admitted(json!({"spec": {"serviceAccountName": "x"}}), &none),
+            Err("error looking up service account n/x: serviceaccount \"x\" not found".to_owned())
+        );
+        let account = json!({});
+        assert_eq!(
+            admitted(json!({"spec": {"priorityClassName": "top"}}), &input(&account)),
+            Err("no PriorityClass with name top was found".to_owned())
+        );
+        assert_eq!(
+            admitted(json!({"spec": {"runtimeClassName": "gvisor"}}), &input(&account)),
+            Err("pod rejected: RuntimeClass \"gvisor\" not found".to_owned())
+        );
+    }
+
+    #[test]
+    fn the_class_gives_the_priority_and_users_may_not() {
+        let account = json!({});
+        let classes = [
+            json!({"metadata": {"name": "high"}, "value": 1000, "preemptionPolicy": "Never"}),
+            json!({"metadata": {"name": "usual"}, "value": 5, "globalDefault": true}),
+        ];
+        let input = AdmissionInput { priority_classes: &classes, ..input(&account) };
+        let spec = admitted(json!({"spec": {"priorityClassName": "high"}}), &input).expect("admitted");
+        assert_eq!((&spec["priority"], &spec["preemptionPolicy"]), (&json!(1000), &json!("Never")));
+        let spec = admitted(json!({"spec": {}}), &input).expect("admitted");
+        assert_eq!((&spec["priority"], &spec["priorityClassName"]), (&json!(5), &json!("usual")));
+        assert!(admitted(json!({"spec": {"priority": 7}}), &input).is_err());
+    }
+}

@@ -1,0 +1,227 @@
+//! ResourceQuotas: what an object counts for, and whether it still fits.
+
+use serde_json::Value;
+
+use crate::quantity::{Format, Quantity};
+use crate::resource::Resource;
+use crate::strategy::resources::{Amounts, add, amounts, pod_limits, pod_requests, qos_class};
+use crate::validate::view::View;
+
+/// What an object adds to the usage of its namespace, by the names that quotas use.
+pub fn usage(resource: &Resource, object: &Value) -> Amounts {
+    let one = || Quantity::from_value(1, Format::DecimalSi);
+    let mut total = Amounts::new();
+    let group = if resource.group.is_empty() { String::new() } else { format!(".{}", resource.group) };
+    total.insert(format!("count/{}{group}", resource.plural), one());
+    match (resource.group, resource.kind) {
+        ("", "Pod") => pod(object, &mut total),
+        ("", "Service") => service(object, &mut total),
+        ("", "PersistentVolumeClaim") => claim(object, &mut total),
+        ("", "ConfigMap" | "Secret" | "ReplicationController" | "ResourceQuota") => {
+            total.insert(resource.plural.to_owned(), one());
+        }
+        _ => {}
+    }
+    total
+}
+
+/// A Pod counts until it has ended; its amounts under their old and new names.
+fn pod(object: &Value, total: &mut Amounts) {
+    if matches!(View::new(object).get("status").str("phase"), "Failed" | "Succeeded") {
+        return;
+    }
+    total.insert("pods".to_owned(), Quantity::from_value(1, Format::DecimalSi));
+    let spec = object.get("spec").cloned().unwrap_or_default();
+    for (name, amount) in pod_requests(&spec) {
+        if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-") {
+            total.insert(name.clone(), amount.clone());
+        }
+        total.insert(format!("requests.{name}"), amount);
+    }
+    for (name, amount) in pod_limits(&spec) {
+        total.insert(format!("limits.{name}"), amount);
+    }
+}
+
+fn service(object: &Value, total: &mut Amounts) {
+    let spec = View::new(object).get("spec");
+    let count = |n: usize| Quantity::from_value(n as i64, Format::DecimalSi);
+    total.insert("services".to_owned(), count(1));
+    let ports = spec.list("ports").len();
+    let balancer = spec.str("type") == "LoadBalancer";
+    let node_ports = match spec.str("type") {
+        "NodePort" => ports,
+        "LoadBalancer" if spec.opt_flag("allocateLoadBalancerNodePorts") != Some(false) => ports,
+        "LoadBalancer" => spec.list("ports").filter(|port| port.int("nodePort") != 0).count(),
+        _ => 0,
+    };
+    total.insert("services.nodeports".to_owned(), count(node_ports));
+    total.insert("services.loadbalancers".to_owned(), count(usize::from(balancer)));
+}
+
+fn claim(object: &Value, total: &mut Amounts) {
+    let spec = View::new(object).get("spec");
+    let one = Quantity::from_value(1, Format::DecimalSi);
+    total.insert("persistentvolumeclaims".to_owned(), one.clone());
+    let storage = amounts(spec.get("resources"), "requests").remove("storage");
+    let class = spec.str("storageClassName");
+    if !class.is_empty() {
+        total.insert(format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"), one);
+    }
+    if let Some(storage) = storage {
+        if !class.is_empty() {
+            total.insert(format!("{class}.storageclass.storage.k8s.io/requests.storage"), storage.clone());
+        }
+        total.insert("requests.storage".to_owned(), storage);
+    }
+}
+
+/// Whether a quota counts this object: its scopes choose among Pods.
+pub fn applies(quota: &Value, resource: &Resource, object: &Value) -> bool {
+    let spec = View::new(quota).get("spec");
+    if resource.kind != "Pod" {
+        return !spec.has_items("scopes") && !spec.get("scopeSelector").is_set();
+    }
+    let scopes = spec.list("scopes").all(|scope| in_scope(scope.text(), "Exists", &[], object));
+    let selector = spec.get("scopeSelector");
+    scopes
+        && selector.list("matchExpressions").all(|one| {
+            let values: Vec<&str> = one.list("values").map(View::text).collect();
+            in_scope(one.str("scopeName"), one.str("operator"), &values, object)
+        })
+}
+
+fn in_scope(scope: &str, operator: &str, values: &[&str], pod: &Value) -> bool {
+    let spec = View::new(pod).get("spec");
+    let best_effort = || qos_class(pod.get("spec").unwrap_or(&Value::Null)) == "BestEffort";
+    match scope {
+        "Terminating" => spec.get("activeDeadlineSeconds").is_set(),
+        "NotTerminating" => !spec.get("activeDeadlineSeconds").is_set(),
+        "BestEffort" => best_effort(),
+        "NotBestEffort" => !best_effort(),
+        "PriorityClass" => {
+            let class = spec.str("priorityClassName");
+            match operator {
+                "In" => values.contains(&class),
+                "NotIn" => !values.contains(&class),
+                "DoesNotExist" => class.is_empty(),
+                _ => !class.is_empty(),
+            }
+        }
+        "CrossNamespacePodAffinity" => ["podAffinity", "podAntiAffinity"].iter().any(|kind| {
+            let rules = spec.get("affinity").get(kind);
+            let required = rules.list("requiredDuringSchedulingIgnoredDuringExecution");
+            let preferred = rules.list("preferredDuringSchedulingIgnoredDuringExecution");
+            let mut terms = required.chain(preferred.map(|one| one.get("podAffinityTerm")));
+            terms.any(|term| term.has_items("namespaces") || term.get("namespaceSelector").is_set())
+        }),
+        _ => false,
+    }
+}
+
+/// Takes `delta` into a quota: the new usage of what the quota limits, or why it does not fit.
+///
+/// `delta` is [`usage`] of a new object, or what an update adds. The words are those of a 403 answer.
+pub fn charge(quota: &Value, delta: &Amounts) -> Result<Amounts, String> {
+    let (view, status) = (View::new(quota), View::new(quota).get("status"));
+    let name = view.get("metadata").str("name");
+    let hard = match status.has_items("hard") {
+        true => amounts(status, "hard"),
+        false => amounts(view.get("spec"), "hard"),
+    };
+    let mut used = amounts(status, "used");
+    used.retain(|resource, _| hard.contains_key(resource));
+    let mut charged = delta.clone();
+    charged.retain(|resource, amount| hard.contains_key(resource) && !amount.is_zero());
+    let before = used.clone();
+    add(&mut used, &charged);
+    let over: Vec<&str> = charged
+        .iter()
+        .filter(|(r, amount)| amount.sign() > 0 && used[*r] > hard[*r])
+        .map(|(r, _)| r.as_str())
+        .collect();
+    if over.is_empty() {
+        return Ok(used);
+    }
+    let shown = |list: &Amounts| -> String {
+        let zero = Quantity::default();
+        let parts: Vec<String> =
+            over.iter().map(|r| format!("{r}={}", list.get(*r).unwrap_or(&zero))).collect();
+        parts.join(",")
+    };
+    Err(format!(
+        "exceeded quota: {name}, requested: {}, used: {}, limited: {}",
+        shown(&charged),
+        shown(&before),
+        shown(&hard)
+    ))
+}
+
+/// A quota on cpu or memory asks every container to say how much it wants.
+pub fn missing(quota: &Value, pod: &Value) -> Option<String> {
+    let hard = amounts(View::new(quota).get("spec"), "hard");
+    let spec = View::new(pod).get("spec");
+    let mut parts = Vec::new();
+    for resource in hard.keys() {
+        let (list, name) = match resource.split_once('.') {
+            Some(("limits", name)) => ("limits", name),
+            Some(("requests", name)) => ("requests", name),
+            _ => ("requests", resource.as_str()),
+        };
+        if !matches!(name, "cpu" | "memory") || spec.get("resources").get(list).get(name).is_set() {
+            continue;
+        }
+        let containers = spec.list("containers").chain(spec.list("initContainers"));
+        let silent: Vec<&str> = containers
+            .filter(|container| !container.get("resources").get(list).get(name).is_set())
+            .map(|container| container.str("name"))
+            .collect();
+        if !silent.is_empty() {
+            parts.push(format!("{resource} for: {}", silent.join(",")));
+        }
+    }
+    let name = View::new(quota).get("metadata").str("name");
+    (!parts.is_empty()).then(|| format!("failed quota: {name}: must specify {}", parts.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::by_kind;
+    use serde_json::json;
+
+    #[test]
+    fn an_object_too_many_is_refused_with_the_sums() {
+        let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "2", "pods": "1"}},
+            "status": {"hard": {"configmaps": "2", "pods": "1"}, "used": {"configmaps": "2", "pods": "0"}}});
+        let maps = by_kind("v1", "ConfigMap").expect("known");
+        assert_eq!(
+            charge(&quota, &usage(maps, &json!({}))),
+            Err("exceeded quota: q, requested: configmaps=1, used: configmaps=2, limited: configmaps=2"
+                .to_owned())
+        );
+        let pods = by_kind("v1", "Pod").expect("known");
+        let used = charge(&quota, &usage(pods, &json!({"spec": {}}))).expect("fits");
+        assert_eq!(used["pods"].to_string(), "1");
+    }
+
+    #[test]
+    fn a_quota_on_memory_asks_containers_for_theirs() {
+        let quota =
+            json!({"metadata": {"name": "q"}, "spec": {"hard": {"limits.memory": "1Gi", "cpu": "1"}}});
+        let pod = json!({"spec": {"containers": [{"name": "a"}, {"name": "b", "resources": {"limits": {"memory": "1Mi"}}}]}});
+        assert_eq!(
+            missing(&quota, &pod),
+            Some("failed quota: q: must specify cpu for: a,b; limits.memory for: a".to_owned())
+        );
+    }
+
+    #[test]
+    fn scopes_choose_among_pods() {
+        let quota = json!({"spec": {"scopes": ["BestEffort", "NotTerminating"]}});
+        let pods = by_kind("v1", "Pod").expect("known");
+        assert!(applies(&quota, pods, &json!({"spec": {"containers": [{}]}})));
+        assert!(!applies(&quota, pods, &json!({"spec": {"activeDeadlineSeconds": 5}})));
+        assert!(!applies(&quota, by_kind("v1", "Secret").expect("known"), &json!({})));
+    }
+}
