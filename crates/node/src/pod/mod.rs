@@ -29,3 +29,8 @@ pub mod state;
 pub mod status;
 pub mod step;
 pub mod stop;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

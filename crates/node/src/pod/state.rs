@@ -429,6 +429,12 @@ impl Container {
         }
         if mine.is_empty() {
             self.adopt_report(status, now);
+        } else if let (Some(image), Some(status)) = (&mut self.image_ref, status)
+            && !status.image_id.is_empty()
+        {
+            // The API knows the names under which the image was asked for.
+            image.name.clone_from(&status.image);
+            image.image_id.clone_from(&status.image_id);
         }
         if let Phase::Running(_) = self.phase {
             let started = status.and_then(|status| status.started).unwrap_or(false);

@@ -1,0 +1,555 @@
+//! Whole lives of Pods, played against a world that does at once what it is asked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use serde_json::{Value, json};
+
+use super::event::{Action, Event, Exit, ImageError, ImageRef, StartFailure};
+use super::probe::{Outcome, ProbeKind};
+use super::state::{Instance, Observed, PodState, Run, Stage};
+use super::status::status;
+use super::step::{step, wakes_at};
+
+/// A runtime made of maps.
+pub(super) struct World {
+    pub(super) state: PodState,
+    pub(super) now: Timestamp,
+    pub(super) running: BTreeMap<String, (String, Timestamp)>,
+    pub(super) instances: Vec<Instance>,
+    pub(super) log: Vec<String>,
+    pub(super) held: Vec<Action>,
+    pub(super) status: PodStatus,
+    /// Answers of the next actions of this kind: `image`, `start`, `volumes`, `sandbox`, `post`.
+    pub(super) fail: BTreeMap<&'static str, u32>,
+    /// Containers whose stop is not answered.
+    pub(super) stubborn: bool,
+    sandbox: Option<(u32, String)>,
+    count: u32,
+}
+
+pub(super) fn pod(spec: Value) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {"name": "web", "namespace": "parity", "uid": "u1", "generation": 1}, "spec": spec
+    }))
+    .unwrap()
+}
+
+impl World {
+    pub(super) fn new(pod: Pod) -> Self {
+        Self::failing(pod, &[])
+    }
+
+    /// A world in which the first actions of these kinds fail.
+    fn failing(pod: Pod, fail: &[(&'static str, u32)]) -> Self {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let mut world = Self {
+            state: PodState::admitted(Arc::new(pod.clone()), now),
+            now,
+            running: BTreeMap::new(),
+            instances: Vec::new(),
+            log: Vec::new(),
+            held: Vec::new(),
+            status: PodStatus::default(),
+            fail: fail.iter().copied().collect(),
+            stubborn: false,
+            sandbox: None,
+            count: 0,
+        };
+        world.event(Event::PodChanged(Arc::new(pod)));
+        world
+    }
+
+    /// Gives an event and does all that follows.
+    pub(super) fn event(&mut self, event: Event) {
+        let (state, actions) = step(self.state.clone(), event, self.now);
+        self.state = state;
+        self.check();
+        self.status = status(&self.state, &self.status, &["192.0.2.1".parse().unwrap()], self.now);
+        for action in actions {
+            if let Some(answer) = self.perform(action) {
+                self.event(answer);
+            }
+        }
+    }
+
+    fn fails(&mut self, what: &str) -> bool {
+        let Some(left) = self.fail.get_mut(what).filter(|left| **left > 0) else { return false };
+        *left -= 1;
+        true
+    }
+
+    fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::MountVolumes if self.fails("volumes") => {
+                Some(Event::VolumesFailed { message: "no such map".into() })
+            }
+            Action::MountVolumes => Some(Event::VolumesMounted),
+            Action::RunSandbox { .. } if self.fails("sandbox") => {
+                Some(Event::SandboxFailed { message: "no address".into() })
+            }
+            Action::RunSandbox { attempt } => {
+                let id = format!("s{attempt}");
+                self.sandbox = Some((attempt, id.clone()));
+                Some(Event::SandboxReady { id, ips: vec!["10.42.0.2".parse().unwrap()] })
+            }
+            Action::EnsureImage { container } if self.fails("image") => {
+                let message = "no such image".to_string();
+                Some(Event::ImageFailed { container, error: ImageError::Pull, message })
+            }
+            Action::EnsureImage { container } => {
+                let image =
+                    ImageRef { id: "sha256:1".into(), name: "img".into(), image_id: "sha256:1".into() };
+                Some(Event::ImageReady { container, image, pulled: None })
+            }
+            Action::StartContainer { container, .. } if self.fails("config") => {
+                let message = "configmap \"x\" not found".to_string();
+                Some(Event::ContainerFailed { container, failure: StartFailure::Config, message })
+            }
+            Action::StartContainer { container, attempt, .. } => Some(self.start(container, attempt)),
+            Action::RunPostStart { container, id } => {
+                let result = if self.fails("post") { Err("bad".into()) } else { Ok(()) };
+                Some(Event::PostStartDone { container, id, result })
+            }
+            Action::KillContainer { container, id, grace, .. } => {
+                self.log.push(format!("kill {container} {}s", grace.as_secs()));
+                if self.stubborn {
+                    return None;
+                }
+                self.ended(&id, 137).map(|exit| Event::ContainerExited { container, exit })
+            }
+            Action::RemoveContainer { id } => {
+                self.instances
+                    .retain(|one| one.state.as_ref().map_or_else(|exit| exit.id != id, |run| run.id != id));
+                None
+            }
+            Action::StopSandbox { .. } => {
+                self.log.push("stop sandbox".into());
+                self.sandbox = None;
+                Some(Event::SandboxStopped(Ok(())))
+            }
+            Action::UnmountVolumes => Some(Event::VolumesUnmounted(Ok(()))),
+            Action::RemovePod => {
+                self.instances.clear();
+                Some(Event::Removed(Ok(())))
+            }
+            Action::DeleteObject => {
+                self.log.push("delete object".into());
+                Some(Event::PodRemoved { grace_period_seconds: Some(0) })
+            }
+            Action::WithdrawEndpoints { .. } => Some(Event::EndpointsWithdrawn),
+            Action::Record(record) => {
+                self.log.push(format!("{}: {}", record.reason(), record.message));
+                None
+            }
+            held => {
+                self.held.push(held);
+                None
+            }
+        }
+    }
+
+    fn start(&mut self, container: String, attempt: u32) -> Event {
+        self.count += 1;
+        let id = format!("{container}-{}", self.count);
+        assert!(!self.running.contains_key(&container), "a second instance of {container}");
+        if self.fails("start") {
+            let failure = StartFailure::Run { id, at: self.now, exit_code: 128 };
+            return Event::ContainerFailed { container, failure, message: "exec: no such file".into() };
+        }
+        self.running.insert(container.clone(), (id.clone(), self.now));
+        self.log.push(format!("start {container}/{attempt}"));
+        let run = Run { id: id.clone(), started_at: self.now, user: None };
+        self.instances.push(Instance {
+            name: container.clone(),
+            attempt,
+            image: ImageRef::default(),
+            state: Ok(run),
+        });
+        Event::ContainerStarted { container, id, started_at: self.now, user: None }
+    }
+
+    fn ended(&mut self, id: &str, code: i32) -> Option<Exit> {
+        let name =
+            self.running.iter().find(|(_, (running, _))| running == id).map(|(name, _)| name.clone())?;
+        let (_, started_at) = self.running.remove(&name)?;
+        let reason = if code == 0 { "Completed" } else { "Error" };
+        let exit = Exit {
+            id: id.into(),
+            code,
+            reason: reason.into(),
+            message: String::new(),
+            started_at: Some(started_at),
+            finished_at: self.now,
+        };
+        for instance in &mut self.instances {
+            if instance.state.as_ref().is_ok_and(|run| run.id == id) {
+                instance.state = Err(exit.clone());
+            }
+        }
+        Some(exit)
+    }
+
+    /// A container ends by itself.
+    pub(super) fn exit(&mut self, container: &str, code: i32) {
+        let Some((id, _)) = self.running.get(container).cloned() else { return };
+        if let Some(exit) = self.ended(&id, code) {
+            self.event(Event::ContainerExited { container: container.into(), exit });
+        }
+    }
+
+    pub(super) fn probe(&mut self, container: &str, kind: ProbeKind, outcome: Outcome) {
+        let Some((id, _)) = self.running.get(container).cloned() else { return };
+        self.event(Event::Probed { container: container.into(), id, kind, outcome });
+    }
+
+    pub(super) fn delete(&mut self, grace: i64) {
+        let mut pod = Pod::clone(&self.state.pod);
+        pod.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(self.now));
+        pod.metadata.deletion_grace_period_seconds = Some(grace);
+        self.event(Event::PodChanged(Arc::new(pod)));
+    }
+
+    /// Time passes; the clock stops wherever the state wants to be woken.
+    pub(super) fn pass(&mut self, seconds: i64) {
+        let end = self.now + SignedDuration::from_secs(seconds);
+        while let Some(wake) = wakes_at(&self.state, self.now).filter(|wake| *wake <= end) {
+            self.now = wake;
+            self.event(Event::Tick);
+        }
+        self.now = end;
+        self.event(Event::Tick);
+    }
+
+    /// The node forgets everything and looks at what is there.
+    pub(super) fn restart(&mut self) {
+        let sandbox =
+            self.sandbox.clone().map(|(attempt, id)| (attempt, id, vec!["10.42.0.2".parse().unwrap()]));
+        let observed = Observed {
+            next_sandbox: self.sandbox.as_ref().map_or(0, |(attempt, _)| attempt + 1),
+            sandbox,
+            instances: self.instances.clone(),
+        };
+        let mut pod = Pod::clone(&self.state.pod);
+        pod.status = Some(self.status.clone());
+        let pod = Arc::new(pod);
+        self.state = PodState::adopted(Arc::clone(&pod), observed, self.now);
+        self.event(Event::PodChanged(pod));
+    }
+
+    /// What must hold after every event.
+    fn check(&self) {
+        for container in &self.state.containers {
+            if let (Some(run), Some((id, _))) = (container.phase.run(), self.running.get(&container.name)) {
+                assert_eq!(&run.id, id, "the state knows another instance of {}", container.name);
+            }
+        }
+        if matches!(self.state.stage, Stage::Terminated | Stage::Gone) {
+            assert!(self.running.is_empty(), "terminated, but {:?} run", self.running);
+        }
+    }
+
+    pub(super) fn phase(&self) -> &str {
+        self.status.phase.as_deref().unwrap_or_default()
+    }
+
+    fn shown(&self, name: &str) -> Value {
+        let lists = [&self.status.init_container_statuses, &self.status.container_statuses];
+        let found = lists.into_iter().flatten().flatten().find(|one| one.name == name);
+        serde_json::to_value(found).unwrap()
+    }
+
+    fn condition(&self, kind: &str) -> String {
+        let all = self.status.conditions.iter().flatten();
+        let found = all.clone().find(|one| one.type_ == kind).unwrap();
+        format!(
+            "{} {} {}",
+            found.status,
+            found.reason.clone().unwrap_or_default(),
+            found.message.clone().unwrap_or_default()
+        )
+        .trim()
+        .to_string()
+    }
+
+    fn logged(&self, text: &str) -> bool {
+        self.log.iter().any(|line| line.contains(text))
+    }
+}
+
+fn one(container: Value) -> Value {
+    let mut container = container;
+    container["name"] = "c".into();
+    container["image"] = "img".into();
+    json!({"containers": [container], "terminationGracePeriodSeconds": 30})
+}
+
+#[test]
+fn a_plain_pod_comes_up_ready_with_upstreams_events_and_conditions() {
+    let world = World::new(pod(one(json!({}))));
+    assert_eq!(
+        world.log,
+        [
+            "Pulled: Container image \"img\" already present on machine and can be accessed by the pod",
+            "start c/0",
+            "Started: Container started",
+        ]
+    );
+    assert_eq!(world.phase(), "Running");
+    let kinds: Vec<_> = world
+        .status
+        .conditions
+        .iter()
+        .flatten()
+        .map(|one| (one.type_.as_str(), one.status.as_str()))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            ("PodReadyToStartContainers", "True"),
+            ("Initialized", "True"),
+            ("Ready", "True"),
+            ("ContainersReady", "True"),
+            ("PodScheduled", "True")
+        ]
+    );
+    assert_eq!(world.shown("c")["containerID"], "monopod://c-1");
+}
+
+#[test]
+fn init_containers_run_in_order_before_the_mains_and_a_sidecar_stays() {
+    let spec = json!({
+        "initContainers": [
+            {"name": "i1", "image": "img"}, {"name": "side", "image": "img", "restartPolicy": "Always"}, {"name": "i2", "image": "img"}],
+        "containers": [{"name": "a", "image": "img"}, {"name": "b", "image": "img"}],
+    });
+    let mut world = World::new(pod(spec));
+    assert_eq!(world.running.keys().collect::<Vec<_>>(), ["i1"]);
+    assert_eq!(
+        (world.phase(), &world.shown("a")["state"]["waiting"]["reason"]),
+        ("Pending", &json!("PodInitializing"))
+    );
+    assert_eq!(
+        world.condition("Initialized"),
+        "False ContainersNotInitialized containers with incomplete status: [i1 side i2]"
+    );
+    world.exit("i1", 0);
+    assert_eq!(world.running.keys().collect::<Vec<_>>(), ["i2", "side"]);
+    world.exit("i2", 0);
+    assert_eq!(world.running.keys().collect::<Vec<_>>(), ["a", "b", "side"]);
+    assert_eq!((world.phase(), world.condition("Initialized")), ("Running", "True".to_string()));
+    world.delete(30);
+    let stops: Vec<_> = world.log.iter().filter(|line| line.starts_with("kill")).collect();
+    assert_eq!(stops, ["kill b 30s", "kill a 30s", "kill side 30s"], "sidecars go last");
+    assert!(world.state.is_gone());
+}
+
+#[test]
+fn a_crashing_container_waits_longer_each_time() {
+    let mut world = World::new(pod(one(json!({}))));
+    world.exit("c", 3);
+    assert!(world.running.contains_key("c"), "the first restart does not wait");
+    world.exit("c", 3);
+    let waiting = &world.shown("c")["state"]["waiting"];
+    assert_eq!(waiting["reason"], "CrashLoopBackOff");
+    assert_eq!(waiting["message"], "back-off 10s restarting failed container=c pod=web_parity(u1)");
+    assert_eq!(world.shown("c")["lastState"]["terminated"]["exitCode"], 3);
+    assert_eq!(world.shown("c")["restartCount"], 1);
+    assert!(world.logged("BackOff: Back-off restarting failed container c in pod web_parity(u1)"));
+    assert_eq!(world.phase(), "Running");
+    world.pass(9);
+    assert!(world.running.is_empty());
+    world.pass(1);
+    assert!(world.running.contains_key("c"));
+    world.exit("c", 3);
+    world.pass(19);
+    assert!(world.running.is_empty(), "now it is 20 seconds");
+    world.pass(1);
+    assert_eq!(world.shown("c")["restartCount"], 3);
+}
+
+#[test]
+fn pods_that_do_not_restart_end_by_their_exit_codes() {
+    for (policy, code, phase, ready) in [
+        ("Never", 0, "Succeeded", "False PodCompleted"),
+        ("Never", 7, "Failed", "False PodFailed"),
+        ("OnFailure", 0, "Succeeded", "False PodCompleted"),
+    ] {
+        let mut spec = one(json!({}));
+        spec["restartPolicy"] = policy.into();
+        let mut world = World::new(pod(spec));
+        world.exit("c", code);
+        assert_eq!((world.phase(), world.condition("Ready").as_str()), (phase, ready), "{policy} {code}");
+        assert_eq!(world.shown("c")["state"]["terminated"]["exitCode"], code);
+        assert_eq!(world.condition("PodReadyToStartContainers"), "False");
+        assert!(world.logged("stop sandbox") && !world.logged("delete object"), "the object stays");
+        world.delete(0);
+        assert!(world.state.is_gone());
+    }
+}
+
+#[test]
+fn a_failed_init_container_of_a_never_pod_fails_the_pod() {
+    let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "i", "image": "img"}], "containers": [{"name": "a", "image": "img"}]});
+    let mut world = World::new(pod(spec));
+    world.exit("i", 1);
+    assert_eq!(world.phase(), "Failed");
+    assert_eq!(world.shown("a")["state"]["waiting"]["reason"], "PodInitializing");
+    assert!(world.running.is_empty());
+}
+
+#[test]
+fn a_pull_that_fails_backs_off_in_upstreams_words() {
+    let mut world = World::failing(pod(one(json!({}))), &[("image", 1)]);
+    assert_eq!(world.shown("c")["state"]["waiting"]["reason"], "ErrImagePull");
+    assert!(
+        world.logged("Failed: Failed to pull image \"img\": no such image")
+            && world.logged("Failed: Error: ErrImagePull")
+    );
+    world.pass(1);
+    let waiting = &world.shown("c")["state"]["waiting"];
+    assert_eq!(waiting["reason"], "ImagePullBackOff");
+    assert_eq!(waiting["message"], "Back-off pulling image \"img\": ErrImagePull: no such image");
+    world.pass(10);
+    assert_eq!(world.phase(), "Running");
+}
+
+#[test]
+fn a_missing_config_map_is_tried_again_when_it_appears() {
+    let mut world = World::failing(pod(one(json!({}))), &[("config", 1)]);
+    let waiting = &world.shown("c")["state"]["waiting"];
+    assert_eq!(
+        (&waiting["reason"], &waiting["message"]),
+        (&json!("CreateContainerConfigError"), &json!("configmap \"x\" not found"))
+    );
+    world.event(Event::SourcesChanged);
+    assert_eq!(world.phase(), "Running");
+}
+
+#[test]
+fn a_program_that_cannot_be_executed_ends_with_128() {
+    let mut spec = one(json!({}));
+    spec["restartPolicy"] = "Never".into();
+    let world = World::failing(pod(spec), &[("start", 1)]);
+    let ended = &world.shown("c")["state"]["terminated"];
+    assert_eq!((&ended["reason"], &ended["exitCode"]), (&json!("StartError"), &json!(128)));
+    assert_eq!(world.phase(), "Failed");
+}
+
+#[test]
+fn probes_gate_each_other_and_a_failed_liveness_probe_restarts() {
+    let probe = |failures: i32| json!({"exec": {"command": ["x"]}, "failureThreshold": failures});
+    let mut world = World::new(pod(one(json!({
+        "startupProbe": probe(3), "livenessProbe": probe(2), "readinessProbe": probe(1)
+    }))));
+    let probes = |world: &World| -> Vec<ProbeKind> {
+        let kinds = world.held.iter().filter_map(|action| match action {
+            Action::StartProbe { kind, .. } => Some(*kind),
+            _ => None,
+        });
+        kinds.collect()
+    };
+    assert_eq!(probes(&world), [ProbeKind::Startup]);
+    assert_eq!(
+        (&world.shown("c")["started"], world.condition("Ready").as_str()),
+        (&json!(false), "False ContainersNotReady containers with unready status: [c]")
+    );
+    world.probe("c", ProbeKind::Startup, Outcome::Success);
+    assert_eq!(probes(&world), [ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness]);
+    world.probe("c", ProbeKind::Readiness, Outcome::Success);
+    assert_eq!(world.condition("Ready"), "True");
+    world.probe("c", ProbeKind::Readiness, Outcome::Failure("no".into()));
+    assert!(world.logged("Unhealthy: Readiness probe failed: no"));
+    assert_eq!(world.condition("Ready"), "False ContainersNotReady containers with unready status: [c]");
+    world.probe("c", ProbeKind::Liveness, Outcome::Failure("dead".into()));
+    assert!(!world.logged("Killing"));
+    world.probe("c", ProbeKind::Liveness, Outcome::Failure("dead".into()));
+    assert!(world.logged("Killing: Container c failed liveness probe, will be restarted"));
+    assert_eq!(world.shown("c")["restartCount"], 1);
+}
+
+#[test]
+fn a_failed_post_start_hook_kills_the_container() {
+    let hook = json!({"lifecycle": {"postStart": {"exec": {"command": ["x"]}}}});
+    let world = World::failing(pod(one(hook)), &[("post", 1)]);
+    assert!(
+        world.logged("FailedPostStartHook: PostStartHook failed")
+            && world.logged("Killing: FailedPostStartHook")
+    );
+    assert_eq!(world.shown("c")["restartCount"], 1);
+}
+
+#[test]
+fn the_grace_of_a_deletion_only_shrinks_and_never_below_two_seconds() {
+    let mut world = World::new(pod(one(json!({}))));
+    world.stubborn = true;
+    world.delete(30);
+    world.pass(5);
+    world.delete(60);
+    world.delete(10);
+    world.delete(0);
+    let stops: Vec<_> = world.log.iter().filter(|line| line.starts_with("kill")).cloned().collect();
+    assert_eq!(stops, ["kill c 30s", "kill c 10s", "kill c 2s"]);
+    assert!(world.logged("Killing: Stopping container c"));
+    world.exit("c", 137);
+    assert!(world.state.is_gone());
+    assert_eq!(world.log.last().unwrap(), "delete object");
+}
+
+#[test]
+fn a_pod_too_old_fails_with_deadline_exceeded() {
+    let mut spec = one(json!({}));
+    spec["activeDeadlineSeconds"] = 60.into();
+    let mut world = World::new(pod(spec));
+    world.pass(59);
+    assert_eq!(world.phase(), "Running");
+    world.pass(1);
+    assert_eq!((world.phase(), world.status.reason.as_deref()), ("Failed", Some("DeadlineExceeded")));
+    assert!(world.logged("DeadlineExceeded: Pod was active on the node longer than the specified deadline"));
+}
+
+#[test]
+fn a_refused_pod_fails_without_anything_being_made() {
+    let mut world = World::new(pod(one(json!({}))));
+    world.log.clear();
+    world.running.clear();
+    world.status = PodStatus::default();
+    world.state = PodState::admitted(Arc::clone(&world.state.pod), world.now);
+    world.event(Event::Refused { reason: "NodeAffinity".into(), message: "no".into() });
+    assert_eq!((world.phase(), world.status.reason.as_deref()), ("Failed", Some("NodeAffinity")));
+    assert_eq!(world.log, ["NodeAffinity: no"]);
+}
+
+#[test]
+fn a_lost_sandbox_is_made_again_and_init_containers_run_again() {
+    let spec = json!({"initContainers": [{"name": "i", "image": "img"}], "containers": [{"name": "a", "image": "img"}]});
+    let mut world = World::new(pod(spec));
+    world.exit("i", 0);
+    world.running.clear();
+    world.event(Event::SandboxDied { id: "s0".into() });
+    assert!(world.logged("SandboxChanged: Pod sandbox changed, it will be killed and re-created."));
+    assert!(world.running.contains_key("i"), "{:?}", world.log);
+    world.exit("i", 0);
+    world.pass(300);
+    assert!(world.running.contains_key("a"));
+}
+
+#[test]
+fn what_runs_goes_on_when_the_node_starts_again() {
+    let mut world = World::new(pod(one(json!({}))));
+    world.exit("c", 1);
+    let before = (world.running.clone(), world.shown("c"));
+    world.log.clear();
+    world.restart();
+    assert_eq!((world.running.clone(), world.shown("c")), before);
+    assert!(!world.log.iter().any(|line| line.starts_with("start")), "{:?}", world.log);
+    world.exit("c", 1);
+    assert_eq!(
+        world.shown("c")["state"]["waiting"]["reason"],
+        "CrashLoopBackOff",
+        "the back-off is remembered"
+    );
+}
