@@ -1,20 +1,31 @@
-//! The node's HTTP API: logs, exec, attach, port-forward, health.
+//! The node's HTTP API: logs, exec, attach, port-forward, health, under the kubelet's own paths.
+//!
+//! The server hands requests here as they came, upgrade included. Errors are plain text
+//! with the kubelet's status codes; the server makes Status objects of them.
 
+mod fds;
+mod forward;
+mod logs;
+mod remote;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::{Method, StatusCode};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use serde_json::json;
 use wire::{Handler, Request, Response};
 
-use crate::shared::Shared;
+use crate::pod::status::RUNTIME;
+use crate::shared::{Shared, Worker};
 
 /// Answers as the kubelet on port 10250 does.
 #[derive(Clone)]
 pub(crate) struct Kubelet {
-    pub(crate) node: Arc<Shared>,
+    node: Arc<Shared>,
 }
 
 impl Kubelet {
@@ -25,17 +36,89 @@ impl Kubelet {
     async fn answer(self, request: Request) -> Response {
         let path = request.uri().path().to_string();
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let query = Query::of(&request);
         match (request.method(), parts.as_slice()) {
             (&Method::GET, ["healthz"]) => text(StatusCode::OK, "ok"),
             (&Method::GET, ["pods"]) => self.pods(),
+            (&Method::GET, ["stats", "summary"]) => self.stats().await,
+            (&Method::GET, ["containerLogs", namespace, pod, container]) => {
+                self.container_logs(namespace, pod, container, &query).await
+            }
+            (&Method::GET | &Method::POST, [verb @ ("exec" | "attach"), namespace, pod, container]) => {
+                match self.running(namespace, pod, container) {
+                    Ok(id) if *verb == "exec" => remote::exec(Arc::clone(&self.node), request, id, &query),
+                    Ok(id) => remote::attach(Arc::clone(&self.node), request, id, &query),
+                    Err(refused) => refused,
+                }
+            }
+            (&Method::GET | &Method::POST, ["portForward", namespace, pod]) => match self
+                .sandbox(namespace, pod)
+            {
+                Ok((sandbox, pod)) => forward::start(Arc::clone(&self.node), request, sandbox, pod, &query),
+                Err(refused) => refused,
+            },
             _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         }
     }
 
     fn pods(&self) -> Response {
-        let items: Vec<_> = self.node.workers().values().map(|worker| Arc::clone(&worker.pod)).collect();
-        let items: Vec<_> = items.iter().map(|pod| &**pod).collect();
+        let items: Vec<Arc<Pod>> =
+            self.node.workers().values().map(|worker| Arc::clone(&worker.pod)).collect();
+        let items: Vec<&Pod> = items.iter().map(|pod| &**pod).collect();
         json_response(&json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+    }
+
+    /// Use of each running container: the part of upstream's summary that is known here.
+    async fn stats(&self) -> Response {
+        let stats = match self.node.runtime.stats().await {
+            Ok(stats) => stats,
+            Err(err) => return text(StatusCode::INTERNAL_SERVER_ERROR, err.to_string()),
+        };
+        let now = jiff::Timestamp::now().to_string();
+        let workers: Vec<Worker> = self.node.workers().values().cloned().collect();
+        let pods = workers.iter().map(|worker| {
+            let meta = &worker.pod.metadata;
+            let containers = statuses(&worker.pod).filter_map(|status| {
+                let id = bare_id(status.container_id.as_deref()?);
+                let used = stats.iter().find(|one| one.id == id)?;
+                Some(json!({
+                    "name": status.name,
+                    "cpu": {"time": now, "usageCoreNanoSeconds": used.cpu_nanoseconds},
+                    "memory": {"time": now, "workingSetBytes": used.memory_working_set},
+                    "rootfs": {"time": now, "usedBytes": used.rootfs_bytes},
+                }))
+            });
+            let containers: Vec<_> = containers.collect();
+            json!({"podRef": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}, "containers": containers})
+        });
+        let pods: Vec<_> = pods.collect();
+        json_response(&json!({"node": {"nodeName": self.node.config.node_name}, "pods": pods}))
+    }
+
+    /// The id of a running container.
+    fn running(&self, namespace: &str, pod: &str, container: &str) -> Result<String, Response> {
+        let worker =
+            self.node.pod(namespace, pod).ok_or_else(|| text(StatusCode::NOT_FOUND, "pod does not exist"))?;
+        let running = statuses(&worker.pod).find(|status| {
+            status.name == container && status.state.as_ref().is_some_and(|state| state.running.is_some())
+        });
+        let id = running.and_then(|status| status.container_id.as_deref()).map(bare_id);
+        id.ok_or_else(|| {
+            text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({container:?})"))
+        })
+    }
+
+    fn sandbox(&self, namespace: &str, pod: &str) -> Result<(String, Arc<Pod>), Response> {
+        let worker =
+            self.node.pod(namespace, pod).ok_or_else(|| text(StatusCode::NOT_FOUND, "pod does not exist"))?;
+        let full_name = || crate::pod::spec::full_name(&worker.pod);
+        match &worker.sandbox {
+            Some(sandbox) => Ok((sandbox.clone(), Arc::clone(&worker.pod))),
+            None => Err(text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("failed to find sandboxID for pod {}", full_name()),
+            )),
+        }
     }
 }
 
@@ -43,6 +126,68 @@ impl Handler for Kubelet {
     fn handle(&self, request: Request) -> BoxFuture<'static, Response> {
         self.clone().answer(request).boxed()
     }
+}
+
+/// All container statuses of a Pod.
+pub(crate) fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    let status = pod.status.as_ref();
+    let lists = status.map(|status| {
+        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses]
+    });
+    lists.into_iter().flatten().flatten().flatten()
+}
+
+/// A container id without the runtime's name.
+pub(crate) fn bare_id(id: &str) -> String {
+    id.trim_start_matches(RUNTIME).to_string()
+}
+
+/// The parameters of a request.
+#[derive(Debug, Default)]
+pub(crate) struct Query(HashMap<String, Vec<String>>);
+
+impl Query {
+    fn of(request: &Request) -> Self {
+        let mut all: HashMap<String, Vec<String>> = HashMap::new();
+        for pair in request.uri().query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            all.entry(decode(key)).or_default().push(decode(value));
+        }
+        Self(all)
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).and_then(|values| values.first()).map(String::as_str)
+    }
+
+    fn all(&self, name: &str) -> Vec<String> {
+        self.0.get(name).cloned().unwrap_or_default()
+    }
+
+    /// `1`, `true` and the like; one of several names for the same.
+    fn flag(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| matches!(self.get(name), Some("1" | "true" | "True" | "t")))
+    }
+}
+
+/// Percent-decoding of a query, `+` included.
+fn decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
+        match (bytes[at], hex.and_then(|hex| u8::from_str_radix(hex, 16).ok())) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                at += 2;
+            }
+            (b'+', _) => out.push(b' '),
+            (byte, _) => out.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// A plain answer.
