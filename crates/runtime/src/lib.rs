@@ -33,4 +33,4 @@ mod sandbox;
 
 pub use interface::*;
 pub use native::{Config, Native};
-pub use network::Subnet;
+pub use network::{Subnet, range_taken};

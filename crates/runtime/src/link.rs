@@ -20,7 +20,8 @@ use tokio::sync::oneshot;
 
 use crate::interface::Error;
 
-const READ_BUFFER: usize = 16 << 10;
+/// Most messages have some hundred bytes, and there is one buffer per Pod.
+const READ_BUFFER: usize = 4 << 10;
 
 /// Who wants to know what a shim says unasked.
 pub(crate) trait Listener: Send + Sync + 'static {
@@ -165,7 +166,6 @@ impl Link {
     }
 
     async fn read_messages(&self, decoder: &mut Decoder, listener: &dyn Listener) -> io::Result<()> {
-        // On the heap and only as long as it is needed: there is one such task per Pod.
         let mut buffer = vec![0; READ_BUFFER];
         loop {
             let mut fds = Vec::new();

@@ -125,7 +125,7 @@ fn write_files(
         sandbox: &sandbox.record,
         sandbox_directory: &sandbox.directory,
         directory,
-        layers: layers(&inner.store, image)?,
+        layers: layers(&inner.store, image, directory)?,
         cgroup: cgroup.clone(),
         hostname: &sandbox.hostname(),
         log,
@@ -134,7 +134,13 @@ fn write_files(
     Ok((spec, Container::new(record.clone(), container.pod.clone(), directory.clone(), cgroup)))
 }
 
-fn layers(store: &ImageStore, image: &Image) -> Result<Vec<PathBuf>, Error> {
+/// The image's layers, the topmost first. An overlay needs one at least, an image need not have one.
+fn layers(store: &ImageStore, image: &Image, directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    if image.layers.is_empty() {
+        let empty = directory.join("empty");
+        make_directory(&empty, 0o755)?;
+        return Ok(vec![empty]);
+    }
     let topmost_first = image.layers.iter().rev();
     topmost_first.map(|layer| store.layer_directory(layer).map_err(Error::from)).collect()
 }

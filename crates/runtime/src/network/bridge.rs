@@ -5,11 +5,29 @@ use std::path::{Path, PathBuf};
 
 use sys::netlink::Link;
 
+use super::Subnet;
 use super::ports::{HostPorts, Table, ruleset};
 use crate::interface::Error;
+use crate::layout::Layout;
 
 /// Kernel parameters of the whole node that Pods need, and what they need them to be.
 const NODE_PARAMETERS: [(&str, &str); 1] = [("net.ipv4.ip_forward", "1")];
+
+/// The name of a link of this node, other than the instance's own bridge, that has an address in
+/// the range: the range is another's. Asked before the first start with a default range.
+pub fn range_taken(subnet: Subnet, instance: &str) -> Result<Option<String>, Error> {
+    let failed = |e: sys::Error| Error::host("failed to list the node's addresses", e);
+    let links = Link::open().map_err(failed)?;
+    let own = Layout::new(Path::new(""), instance).bridge();
+    let names = links.list().map_err(failed)?;
+    let name_of = |index: u32| names.iter().find(|l| l.index == index).map(|l| l.name.clone());
+    let taken =
+        links.addresses().map_err(failed)?.into_iter().filter_map(|(index, address, _)| match address {
+            IpAddr::V4(v4) if subnet.contains(v4) => name_of(index),
+            _ => None,
+        });
+    Ok(taken.into_iter().find(|name| *name != own))
+}
 
 /// What the node's network has because of us.
 #[derive(Debug)]

@@ -18,3 +18,4 @@ pub(crate) mod ports;
 
 pub(crate) use addresses::Addresses;
 pub use addresses::Subnet;
+pub use bridge::range_taken;

@@ -72,14 +72,25 @@ async fn connect(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error
     let failed = |e: std::io::Error| Error::host("failed to talk to the shim", e);
     let stream = Link::connect(&sandbox.directory).map_err(failed)?;
     let link = Link::new(stream).map_err(failed)?;
+    sandbox.attach(link.clone());
     inner.listen(sandbox.clone(), link.clone(), None);
     let pid = link.hello().await?;
     match link.call(Request::Subscribe).await?.reply {
-        Reply::State { containers, .. } => sandbox.observe(&containers),
+        Reply::State { containers, .. } => {
+            sandbox.observe(&containers).iter().for_each(|c| forget(sandbox, c))
+        }
         other => return Err(unexpected(&other)),
     }
-    sandbox.become_ready(link, pid);
+    sandbox.become_ready(pid);
     Ok(())
+}
+
+/// Removes the files of a container that no shim knows; its lease ends with the stale ones.
+fn forget(sandbox: &Sandbox, container: &Container) {
+    sandbox.forget(container.id());
+    if let Err(error) = remove_directory(&container.directory) {
+        tracing::warn!(%error, "cannot remove a container that was not made");
+    }
 }
 
 fn read_containers(inner: &Inner, sandbox: &Sandbox) {

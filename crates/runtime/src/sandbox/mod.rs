@@ -110,9 +110,13 @@ impl Sandbox {
         self.shim_pid.load(Ordering::Relaxed)
     }
 
-    /// Its shim answers.
-    pub(crate) fn become_ready(&self, link: Arc<Link>, shim_pid: i32) {
+    /// There is a shim that can be spoken to.
+    pub(crate) fn attach(&self, link: Arc<Link>) {
         *locked(&self.link) = Some(link);
+    }
+
+    /// Its shim has answered and all of it is in place.
+    pub(crate) fn become_ready(&self, shim_pid: i32) {
         self.shim_pid.store(shim_pid, Ordering::Relaxed);
         self.phase.send_replace(Phase::Ready);
     }
@@ -170,13 +174,17 @@ impl Sandbox {
         locked(&self.execs).remove(id);
     }
 
-    /// Takes over what the shim says of its containers.
-    pub(crate) fn observe(&self, states: &[ContainerState]) {
-        for state in states {
-            if let Some(container) = self.container(&state.id) {
-                container.life.send_replace(Life::of(state));
+    /// Takes over what the shim says of its containers. Returns those it does not know: a daemon
+    /// was killed before the shim heard of them, or after it had forgotten them.
+    pub(crate) fn observe(&self, states: &[ContainerState]) -> Vec<Arc<Container>> {
+        let mut unknown = Vec::new();
+        for container in self.containers() {
+            match states.iter().find(|state| state.id == container.id()) {
+                Some(state) => drop(container.life.send_replace(Life::of(state))),
+                None => unknown.push(container),
             }
         }
+        unknown
     }
 
     /// The shim is gone: what it wrote down last is what there is to know.

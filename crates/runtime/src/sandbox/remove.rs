@@ -18,20 +18,27 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Kills what runs in the sandbox and takes its network down; its containers can still be asked for.
 pub(crate) async fn stop(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
-    if sandbox.begin_to_stop() {
-        let ended = async {
-            if let Ok(link) = sandbox.link() {
-                // It may answer or be gone before it does; the end of the connection is what counts.
-                let _ = link.ask(Request::Shutdown).await;
-            }
-            sandbox.ended().await;
-        };
-        if timeout(SHUTDOWN_PATIENCE, ended).await.is_err() {
-            return kill_shim(sandbox);
-        }
+    if sandbox.begin_to_stop() && timeout(SHUTDOWN_PATIENCE, end_shim(sandbox)).await.is_err() {
+        return kill_shim(sandbox);
     }
     inner.unset_ports(sandbox).await?;
     take_down(inner, sandbox).await
+}
+
+async fn end_shim(sandbox: &Sandbox) {
+    if let Ok(link) = sandbox.link() {
+        // It may answer or be gone before it does; the end of the connection is what counts.
+        let _ = link.ask(Request::Shutdown).await;
+    }
+    sandbox.ended().await;
+}
+
+/// Takes back a sandbox that did not become ready, its shim too if there is one.
+pub(crate) async fn abandon(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    if timeout(SHUTDOWN_PATIENCE, end_shim(sandbox)).await.is_err() {
+        tracing::warn!(pod = %sandbox.pod_uid(), "a shim does not end");
+    }
+    clean(inner, sandbox).await
 }
 
 fn kill_shim(sandbox: &Sandbox) -> Result<(), Error> {

@@ -39,7 +39,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, config: SandboxConfig) -> Result<San
         }
         Err(error) => {
             // The error that led here is the one to tell.
-            if let Err(error) = super::remove::clean(inner, &sandbox).await {
+            if let Err(error) = super::remove::abandon(inner, &sandbox).await {
                 tracing::warn!(%error, "cannot remove a sandbox that was not made");
             }
             Err(error)
@@ -65,11 +65,12 @@ async fn bring_up(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Erro
     }
     .map_err(|e| Error::host("failed to make the sandbox", e))??;
     let link = Link::new(stream).map_err(|e| Error::host("failed to talk to the shim", e))?;
+    sandbox.attach(link.clone());
     inner.listen(sandbox.clone(), link.clone(), Some(child));
     let pid = link.greet(Request::Open(spec(inner, sandbox))).await?;
     link.call(Request::Subscribe).await?;
     inner.set_ports(sandbox).await?;
-    sandbox.become_ready(link, pid);
+    sandbox.become_ready(pid);
     Ok(())
 }
 
