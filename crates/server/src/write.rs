@@ -148,6 +148,7 @@ pub(crate) async fn create_named(
     object["metadata"]["creationTimestamp"] = seconds(call.now).into();
     defaults::apply(resource, &mut object);
     admission::create(call, &mut object).await?;
+    call.state.auth.check_escalation(&call.user, resource, &object, None)?;
     strategy::prepare_create(resource, &mut object);
     // Held until the Service is written.
     let _guard = service::allocate(call, resource, &mut object, None).await?;
@@ -306,6 +307,7 @@ pub(crate) async fn replace(
     defaults::apply(resource, &mut new);
     strategy::prepare_update(resource, subresource, &mut new, &before);
     admission::update(call, &mut new, &before).await?;
+    call.state.auth.check_escalation(&call.user, resource, &new, Some(&before))?;
     // Held until the Service is written.
     let _guard = service::allocate(call, resource, &mut new, Some(&before)).await?;
     track(call, tracking, Some(&before), &mut new);
