@@ -81,7 +81,7 @@ fn difference(old: &[Value], new: &[Value]) -> Value {
     for change in &mut changes {
         let before = old.iter().find(|item| item["name"] == change["name"]);
         let env = |item: &Value| item["env"].as_array().cloned().unwrap_or_default();
-        let gone = before.map(|before| env(before)).unwrap_or_default();
+        let gone = before.map(env).unwrap_or_default();
         let kept = env(change);
         let mut patched = kept.clone();
         for variable in gone.iter().filter(|v| !kept.iter().any(|k| k["name"] == v["name"])) {

@@ -171,3 +171,18 @@ fn yaml_is_read_like_json() {
     let decoded = decode(pods, body, "application/yaml", FieldValidation::Strict).unwrap().object;
     assert_eq!(decoded["spec"]["containers"][0]["ports"][0]["containerPort"], 80);
 }
+
+#[test]
+fn deep_bodies_are_refused_and_not_followed() {
+    let pods = resource::find("", "v1", "pods").unwrap();
+    for depth in [400, 1_000, 1_900, 100_000] {
+        let body = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        for media_type in ["application/json", "application/yaml"] {
+            assert!(decode(pods, body.as_bytes(), media_type, FieldValidation::Strict).is_err());
+        }
+        let nested = format!("{{\"spec\":{}1{}}}", "{\"a\":".repeat(depth), "}".repeat(depth));
+        for media_type in ["application/json", "application/yaml"] {
+            let _ = decode(pods, nested.as_bytes(), media_type, FieldValidation::Ignore);
+        }
+    }
+}
