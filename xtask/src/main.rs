@@ -14,6 +14,7 @@ mod demo;
 mod host;
 mod images;
 mod openapi;
+mod protobuf;
 mod rootfs;
 mod test;
 mod tidy;
@@ -53,6 +54,11 @@ enum Task {
     },
     /// Print the ten longest functions and files.
     Tidy,
+    /// Take the API's protobuf field numbers from the unpacked source of the k8s-pb crate.
+    ProtobufNumbers {
+        /// Folder of the crate.
+        source: std::path::PathBuf,
+    },
 }
 
 fn main() -> Result<()> {
@@ -64,5 +70,6 @@ fn main() -> Result<()> {
         Task::Bench { args } => test::bench(&args),
         Task::Openapi { definitions } => openapi::run(&definitions, &host::root()),
         Task::Tidy => tidy::print(),
+        Task::ProtobufNumbers { source } => protobuf::generate(&source),
     }
 }

@@ -18,12 +18,13 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::json::{self, Node};
+use crate::protobuf;
 use crate::resource::Resource;
 use crate::schema::{self, Struct, Type};
 use crate::status::Status;
 
 /// The media types of bodies that are understood.
-pub const MEDIA_TYPES: &[&str] = &["application/json", "application/yaml"];
+pub const MEDIA_TYPES: &[&str] = &["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 
 /// The query parameter `fieldValidation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -83,7 +84,12 @@ pub fn decode_kind(
             "the object provided is unrecognized (must be of type {kind}): {why} ({data})"
         ))
     };
+    let unpacked;
     let node = match format(media_type)? {
+        Format::Protobuf => {
+            unpacked = protobuf::read(body, api_version, kind).map_err(|e| unrecognized(e.to_string()))?;
+            Node::from_value(&unpacked)
+        }
         Format::Json => json::parse(body).map_err(|e| unrecognized(unreadable(&e)))?,
         Format::Yaml => yaml::parse(body).map_err(|e| unrecognized(unreadable(&e)))?,
     };
@@ -180,6 +186,7 @@ fn typed(
 enum Format {
     Json,
     Yaml,
+    Protobuf,
 }
 
 fn format(media_type: &str) -> Result<Format, Status> {
@@ -187,6 +194,7 @@ fn format(media_type: &str) -> Result<Format, Status> {
     match name.to_ascii_lowercase().as_str() {
         "" | "application/json" => Ok(Format::Json),
         "application/yaml" => Ok(Format::Yaml),
+        protobuf::MEDIA_TYPE => Ok(Format::Protobuf),
         _ => Err(Status::unsupported_media_type(MEDIA_TYPES)),
     }
 }
