@@ -381,12 +381,7 @@ async fn try_delete(
         }
     };
     match done {
-        Ok(deleted) => {
-            if deleted.gone {
-                admission::deleted(call, &object);
-            }
-            Ok(Some(deleted))
-        }
+        Ok(deleted) => Ok(Some(deleted)),
         Err(store::Error::Conflict(_)) => Ok(None),
         Err(err) => Err(store_failed(err)),
     }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use api::discovery::{AGGREGATED, Document};
+use api::openapi;
 use api::resource;
 use api::status::Status;
 use bytes::Bytes;
@@ -50,6 +51,13 @@ pub(crate) async fn answer(
         }
         ["openid", "v1", "jwks"] => {
             Ok(dress.bytes(200, "application/jwk-set+json", state.auth.jwks().into()))
+        }
+        ["openapi", "v2"] => Ok(openapi(parts, dress, &openapi::v2_hash(), || Some(openapi::v2()))),
+        ["openapi", "v3"] => Ok(dress.json(200, encode(&openapi::v3_index()))),
+        ["openapi", "v3", ref rest @ ..] => {
+            let path = rest.join("/");
+            let hash = openapi::v3_hash(&path);
+            Ok(hash.map_or_else(not_found, |hash| openapi(parts, dress, &hash, || openapi::v3(&path))))
         }
         [check, ref rest @ ..] if HEALTH.contains(&check) => Ok(health(check, rest, query)),
         _ => Ok(discovery(state, parts, dress, &segments).unwrap_or_else(not_found)),
@@ -161,6 +169,37 @@ fn write_document(parts: &Parts, dress: Dress, document: &Document, aggregated: 
     if aggregated && let Ok(tag) = HeaderValue::from_str(&document.etag) {
         headers.insert(header::ETAG, tag);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    }
+    response
+}
+
+/// An OpenAPI document; those that are asked for by their hash may be kept for ever.
+fn openapi(
+    parts: &Parts,
+    dress: Dress,
+    hash: &str,
+    make: impl FnOnce() -> Option<openapi::Document>,
+) -> Response {
+    let tag = format!("\"{hash}\"");
+    let known =
+        parts.headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let mut response = if known {
+        let mut response = Response::new(wire::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        match make() {
+            Some(document) => dress.bytes(200, "application/json", document.body.into()),
+            None => return not_found(),
+        }
+    };
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("Accept"));
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        headers.insert(header::ETAG, tag);
+    }
+    if parts.uri.query().is_some_and(|query| query.contains("hash=")) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
     }
     response
 }

@@ -97,6 +97,10 @@ async fn resource(
     let now = Timestamp::now();
     let mut call = Call { state, target, resource, query, parts, user, accepted, now };
     check_served(&call)?;
+    if is_socket(&call) {
+        // Whoever opens a stream acts on the Pod, by whatever method it is asked for.
+        authorize(&call.state, &call.user, &Target { verb: "create", ..call.target.clone() }, "")?;
+    }
     match (call.target.verb, call.target.subresource.as_str()) {
         ("watch", "") => watch::watch(&call).await,
         (_, "log") => connect::connect(&mut call, Stream::Log, body).await,
@@ -118,6 +122,11 @@ fn authorize(state: &State, user: &User, target: &Target, field_selector: &str) 
         field_selector,
         ..Attributes::resource(user, target.verb, &target.group, &target.version, &target.resource)
     })
+}
+
+/// Whether this is a WebSocket to a running container.
+fn is_socket(call: &Call) -> bool {
+    call.target.verb == "get" && matches!(call.target.subresource.as_str(), "exec" | "attach" | "portforward")
 }
 
 fn accepted(parts: &Parts, target: &Target) -> Result<Accepted, Status> {
