@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use runtime::{
-    ContainerState, Error, Event, ExecOptions, NamespaceMode, PortMapping, Resources, Runtime,
+    AttachOptions, ContainerState, Error, Event, ExecOptions, NamespaceMode, PortMapping, Resources, Runtime,
     SecurityContext,
 };
 
@@ -37,6 +37,11 @@ pub(crate) const ALL: &[(&str, Test)] = &[
     }),
     ("what_exists_is_made_once_and_what_is_gone_is_gone", |s| {
         boxed(what_exists_is_made_once_and_what_is_gone_is_gone(s))
+    }),
+    ("those_who_attach_join_the_streams", |s| boxed(those_who_attach_join_the_streams(s))),
+    ("the_nodes_network_can_be_used", |s| boxed(the_nodes_network_can_be_used(s))),
+    ("what_died_with_the_daemon_is_known_and_removed", |s| {
+        boxed(what_died_with_the_daemon_is_known_and_removed(s))
     }),
     ("ten_pods_start_at_once", |s| boxed(ten_pods_start_at_once(s))),
 ];
@@ -76,19 +81,10 @@ async fn two_containers_share_address_and_loopback(setting: Setting) {
 async fn ends_are_told_with_code_and_reason(setting: Setting) {
     let mut node = setting.node().await;
     let sandbox = node.run(node.sandbox("ends")).await;
-    for (name, script, code, reason) in [
-        ("good", "exit 0", 0, "Completed"),
-        ("bad", "exit 7", 7, "Error"),
-        ("killed", "kill -9 $$", 137, "Error"),
-    ] {
+    for (name, script, code, reason) in [("good", "exit 0", 0, "Completed"), ("bad", "exit 7", 7, "Error")] {
         let id = node.start(&sandbox, name, script).await;
         let status = node.ended(&id).await;
-        // PID 1 cannot kill itself: the shell goes on and ends well.
-        let code = if name == "killed" { status.exit_code } else { code };
-        assert_eq!(status.exit_code, code, "{name}");
-        if name != "killed" {
-            assert_eq!(status.reason, reason, "{name}");
-        }
+        assert_eq!((status.exit_code, status.reason.as_str()), (code, reason), "{name}");
         assert!(status.started_at.is_some() && status.finished_at >= status.started_at, "{status:?}");
     }
 }
@@ -357,6 +353,80 @@ async fn what_exists_is_made_once_and_what_is_gone_is_gone(setting: Setting) {
     assert!(node.native.sandboxes().await.unwrap().is_empty());
     node.native.remove_image("busybox:1").await.unwrap();
     node.native.remove_image("busybox:1").await.unwrap();
+}
+
+async fn those_who_attach_join_the_streams(setting: Setting) {
+    let mut node = setting.node().await;
+    let sandbox = node.run(node.sandbox("attach")).await;
+    let mut config = container("c", &["sh", "-c", "read line; echo got $line; exit 6"]);
+    config.stdin = true;
+    let id = node.create(&sandbox, config).await;
+    node.native.start_container(&id).await.unwrap();
+    let all = AttachOptions { stdin: true, stdout: true, stderr: true };
+    let streams = node.native.attach(&id, all).await.unwrap();
+    std::fs::File::from(streams.stdin.unwrap()).write_all(b"words\n").unwrap();
+    assert_eq!(streams.exit.await.unwrap(), 6);
+    let mut said = String::new();
+    std::fs::File::from(streams.stdout.unwrap()).read_to_string(&mut said).unwrap();
+    assert_eq!(said, "got words\n");
+    assert!(matches!(node.native.attach(&id, all).await, Err(Error::NotRunning { .. })));
+    assert_eq!(node.ended(&id).await.exit_code, 6);
+
+    let id = node.start(&sandbox, "tty", "exec sleep 1000").await;
+    let command = ["sh", "-c", "[ -t 0 ] && [ -t 1 ] && exit 8"].map(str::to_owned).to_vec();
+    let options = ExecOptions { command, tty: true, stdin: true, stdout: true, stderr: false };
+    let streams = node.native.exec(&id, options).await.unwrap();
+    assert!(streams.terminal.is_some() && streams.stderr.is_none());
+    assert_eq!(streams.exit.await.unwrap(), 8);
+}
+
+async fn the_nodes_network_can_be_used(setting: Setting) {
+    let node = setting.node().await;
+    let mut config = node.sandbox("node");
+    config.network = NamespaceMode::Node;
+    config.pid = NamespaceMode::Node;
+    let sandbox = node.run(config).await;
+    assert!(sandbox.ips.is_empty());
+    let id = node.start(&sandbox, "c", "exec sleep 1000").await;
+    let pid = node.status(&id).await.pid.unwrap();
+    for kind in ["net", "pid"] {
+        let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        assert_eq!(of(&pid.to_string()), of("self"), "{kind}");
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    node.native.port_forward(&sandbox.id, listener.local_addr().unwrap().port()).await.unwrap();
+}
+
+/// As after a reboot: files say that a Pod ran, and nothing of it does.
+async fn what_died_with_the_daemon_is_known_and_removed(setting: Setting) {
+    let first = setting.node().await;
+    let sandbox = first.run(first.sandbox("dead")).await;
+    let id = first.start(&sandbox, "c", "exec sleep 1000").await;
+    let empty = first.run(first.sandbox("empty")).await;
+    drop(first);
+    kill_shims(&setting);
+    let second = setting.node().await;
+    let known = second.native.sandboxes().await.unwrap();
+    assert_eq!(known.len(), 1, "the empty one is of no interest: {}", empty.id);
+    assert_eq!((&known[0].id, known[0].ready), (&sandbox.id, false));
+    assert_eq!(second.status(&id).await.state, ContainerState::Unknown);
+    assert!(second.native.images().remove("busybox:1").is_err(), "a known container uses it");
+    second.native.remove_sandbox(&sandbox.id).await.unwrap();
+    assert!(second.native.images().leases().unwrap().is_empty());
+}
+
+/// Kills every process in the cgroup of the instance's shims.
+fn kill_shims(setting: &Setting) {
+    let hierarchy = sys::cgroup::Hierarchy::detect().unwrap();
+    let group = hierarchy.group(&format!("monopod-{}/shims", setting.instance));
+    let pids = group.pids().unwrap();
+    assert_eq!(pids.len(), 2);
+    for pid in pids {
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        // Its socket must be closed before the next daemon asks for it.
+        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+    }
 }
 
 async fn ten_pods_start_at_once(setting: Setting) {
