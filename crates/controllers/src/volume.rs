@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 use client::Change;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -22,6 +24,7 @@ use crate::context::{Context, key_of};
 
 /// The provisioner of directory volumes.
 pub(crate) const PROVISIONER: &str = "monopod.io/local";
+const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 pub(crate) const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 pub(crate) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 pub(crate) const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
@@ -36,6 +39,8 @@ pub(crate) fn spawn(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
     let volumes = context.controller("persistent-volume", tasks, move |name| {
         persistent::sync(shared.clone(), recorder.clone(), name)
     });
+    let shared = context.clone();
+    tasks.spawn(async move { ensure_class(&shared).await });
     let caches = &context.caches;
     context.feed(&caches.claims, &claims, tasks, |change| vec![key_of(&**change.object())]);
     context.feed(&caches.claims, &volumes, tasks, |change| {
@@ -68,6 +73,44 @@ pub(crate) fn spawn(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
         Change::Modified { new: pod, .. } if !crate::conditions::is_finished(pod) => Vec::new(),
         Change::Modified { new: pod, .. } | Change::Deleted(pod) => claims_of(pod),
     });
+}
+
+/// The class of claims that name none: made at the start when the cluster has
+/// no default, so that a claim from any tutorial is served.
+async fn ensure_class(context: &Context) {
+    let marked = |class: &StorageClass| {
+        class.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(DEFAULT_CLASS))
+    };
+    if !context.caches.classes.filter(marked).is_empty() {
+        return;
+    }
+    let class = StorageClass {
+        metadata: ObjectMeta {
+            name: Some("standard".to_owned()),
+            annotations: Some([(DEFAULT_CLASS.to_owned(), "true".to_owned())].into()),
+            ..ObjectMeta::default()
+        },
+        provisioner: PROVISIONER.to_owned(),
+        reclaim_policy: Some("Delete".to_owned()),
+        volume_binding_mode: Some("WaitForFirstConsumer".to_owned()),
+        ..StorageClass::default()
+    };
+    match context.client.create("", &class).await {
+        Err(error) if !error.is_already_exists() => {
+            tracing::warn!(%error, "failed to make the default storage class")
+        }
+        _ => {}
+    }
+}
+
+/// The object's finalizers with one more, unless it has it or is on its way out.
+pub(crate) fn missing_protection(metadata: &ObjectMeta, finalizer: &str) -> Option<Vec<String>> {
+    let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
+    if metadata.deletion_timestamp.is_some() || finalizers.iter().any(|known| known == finalizer) {
+        return None;
+    }
+    finalizers.push(finalizer.to_owned());
+    Some(finalizers)
 }
 
 /// The keys of the claims that a Pod uses.

@@ -9,12 +9,18 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::json;
 
 use super::decide::{claim_reference, may_go, phase};
-use super::{PROVISIONED_BY, PROVISIONER, VOLUME_PROTECTION, finalizers_patch};
+use super::{PROVISIONED_BY, PROVISIONER, VOLUME_PROTECTION, finalizers_patch, missing_protection};
 use crate::context::{Context, say, unless_gone};
 use crate::work::Next;
 
 pub(super) async fn sync(context: Arc<Context>, recorder: Recorder, name: String) -> Result<Next, Error> {
     let Some(volume) = context.caches.volumes.get("", &name) else { return Ok(Next::Done) };
+    if let Some(finalizers) = missing_protection(&volume.metadata, VOLUME_PROTECTION) {
+        // The changed volume comes back by the watch and goes on from there.
+        let body = finalizers_patch(volume.metadata.resource_version.as_deref(), &finalizers);
+        context.client.patch::<PersistentVolume>("", &name, &Patch::new(PatchKind::Merge, body)).await?;
+        return Ok(Next::Done);
+    }
     let claim = claim_of(&context, &volume).await?;
     let wanted = phase(&volume, claim.as_ref());
     if may_go(&volume, wanted) {
