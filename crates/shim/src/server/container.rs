@@ -1,6 +1,7 @@
 //! A container: from its first fork to the last byte of its log.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use sys::cgroup::{Group, OomWatch, Version};
 use sys::namespace::Namespaces;
@@ -37,7 +38,15 @@ pub(super) struct Container {
     pub(super) log: Option<Log>,
     oom: Option<OomWatch>,
     oom_kills: u64,
+    /// The kernel has given notice, and its counter has not moved yet: looked at until then.
+    oom_expected: Option<Instant>,
 }
+
+/// Version 1 gives notice before it kills. A kill that does not come by then was averted.
+const OOM_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often the counter is looked at meanwhile; there is no notice of its change.
+const OOM_LOOK: Duration = Duration::from_millis(5);
 
 /// The child's streams and the shim's, before there is a container.
 struct Streams {
@@ -146,6 +155,7 @@ impl Shim {
             log,
             oom: None,
             oom_kills: 0,
+            oom_expected: None,
             spec,
         };
         for (stream, source) in streams.outputs {
@@ -207,12 +217,26 @@ impl Shim {
         let Some(container) = self.containers.iter_mut().find(|one| one.serial == serial) else { return };
         let Some(watch) = &container.oom else { return };
         watch.clear();
-        let kills = container.group.oom_kills();
-        if kills > container.oom_kills {
-            container.oom_kills = kills;
-            let id = container.state.id.clone();
-            self.broadcast(&Event::ContainerOom { id });
+        container.oom_expected = Some(Instant::now() + OOM_PATIENCE);
+        self.look_for_oom_kills(Instant::now());
+    }
+
+    /// Tells of kills that notice was given of. Gives how soon to look again.
+    pub(super) fn look_for_oom_kills(&mut self, now: Instant) -> Option<Duration> {
+        let mut killed = Vec::new();
+        for container in &mut self.containers {
+            let Some(until) = container.oom_expected else { continue };
+            let kills = container.group.oom_kills();
+            if kills > container.oom_kills {
+                container.oom_kills = kills;
+                killed.push(container.state.id.clone());
+            }
+            if now >= until || killed.last() == Some(&container.state.id) || container.oom.is_none() {
+                container.oom_expected = None;
+            }
         }
+        killed.into_iter().for_each(|id| self.broadcast(&Event::ContainerOom { id }));
+        self.containers.iter().any(|container| container.oom_expected.is_some()).then_some(OOM_LOOK)
     }
 
     pub(super) fn start(&mut self, id: &str, asker: Asker) -> Result<(), Failure> {

@@ -143,11 +143,13 @@ impl Shim {
         }
     }
 
-    /// Lets go of attached readers that have stopped reading. Gives how long to wait at most.
+    /// Does what is due by time: lets go of attached readers that have stopped reading, looks at
+    /// counters without notice. Gives how long to wait at most.
     fn expire(&mut self) -> Option<u64> {
         let now = Instant::now();
+        let look = self.look_for_oom_kills(now);
         let outputs = self.containers.iter_mut().flat_map(|container| &mut container.outputs);
-        let next = outputs.filter_map(|output| output.expire(&self.poll, now)).min()?;
+        let next = outputs.filter_map(|output| output.expire(&self.poll, now)).chain(look).min()?;
         // Rounded up, so that the patience has ended when the wait has.
         Some(u64::try_from(next.as_millis()).unwrap_or(u64::MAX).saturating_add(1))
     }

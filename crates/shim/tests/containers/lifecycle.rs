@@ -129,6 +129,31 @@ pub(crate) fn a_container_that_eats_too_much_memory_is_killed_and_told() {
     assert_eq!((exit.code, exit.signal, exit.oom_killed), (137, 9, true));
 }
 
+pub(crate) fn a_process_killed_for_memory_is_told_while_the_container_lives_on() {
+    let mut sandbox = Sandbox::new();
+    let script = "dd if=/dev/zero of=/dev/null bs=200M count=1; echo after $?; sleep 1000";
+    let mut spec = sandbox.script("one", script);
+    spec.resources.memory_limit = 32 << 20;
+    sandbox.start(spec);
+    assert_eq!(sandbox.connection.event().unwrap(), Event::ContainerOom { id: "one".into() });
+    sandbox.wait_for_log("one", "after 137");
+    sandbox.connection.call(Request::Signal { id: "one".into(), signal: 9, all: false }).unwrap();
+    assert!(sandbox.exit("one").oom_killed);
+}
+
+pub(crate) fn a_container_in_the_nodes_pid_namespace_ends_whole() {
+    let mut sandbox = Sandbox::new();
+    let mut spec = sandbox.script("one", "sleep 1000 & echo $! $$; sleep 1000 & wait");
+    spec.pid = PidMode::Host;
+    let pid = sandbox.start(spec);
+    sandbox.wait_for_log("one", &format!(" {pid}\n"));
+    let child: i32 = sandbox.output("one").split(' ').next().unwrap().parse().unwrap();
+    assert!(sys::process::kill(child, 0).is_ok());
+    sandbox.connection.call(Request::Signal { id: "one".into(), signal: 9, all: false }).unwrap();
+    sandbox.exit("one");
+    wait_until("the end of its child", || sys::process::kill(child, 0).is_err());
+}
+
 pub(crate) fn a_daemon_that_comes_back_finds_its_containers_and_their_logs() {
     let mut sandbox = Sandbox::new();
     let spec = sandbox

@@ -29,6 +29,8 @@ tests![
     lifecycle::programs_that_cannot_be_executed_are_told_in_runcs_words,
     lifecycle::a_failed_creation_leaves_nothing,
     lifecycle::a_container_that_eats_too_much_memory_is_killed_and_told,
+    lifecycle::a_process_killed_for_memory_is_told_while_the_container_lives_on,
+    lifecycle::a_container_in_the_nodes_pid_namespace_ends_whole,
     lifecycle::a_daemon_that_comes_back_finds_its_containers_and_their_logs,
     lifecycle::a_dead_shim_takes_its_containers_along_and_still_tells,
     lifecycle::a_sandbox_whose_directory_vanishes_ends,
@@ -40,6 +42,7 @@ tests![
     lifecycle::the_shim_is_small,
     streams::output_goes_to_the_log_in_cri_format,
     streams::a_log_is_rotated_and_loses_nothing_that_is_kept,
+    streams::a_full_disk_does_not_stop_the_container,
     streams::a_command_is_executed_in_a_running_container,
     streams::a_command_with_a_terminal_follows_the_window,
     streams::a_container_with_a_terminal_is_attached_to,
@@ -50,6 +53,7 @@ tests![
     security::a_user_is_found_in_the_images_files,
     security::a_profile_of_the_node_is_applied,
     security::mounts_have_their_attributes,
+    security::mounts_travel_as_far_as_they_may,
     security::links_of_an_image_do_not_lead_out,
 ];
 

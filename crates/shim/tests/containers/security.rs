@@ -130,6 +130,52 @@ pub(crate) fn mounts_have_their_attributes() {
     );
 }
 
+pub(crate) fn mounts_travel_as_far_as_they_may() {
+    use sys::mount::{Attributes, Detached, Propagation as Kind};
+    std::thread::spawn(|| {
+        sys::namespace::unshare(sys::namespace::Namespaces::MOUNT).unwrap();
+        sys::mount::make_all_private().unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let volume = || Detached::new("tmpfs", &[], Attributes::NONE).unwrap();
+        let shared = volume();
+        shared.propagate(Kind::Shared).unwrap();
+        shared.attach_at(home.path()).unwrap();
+        let mut sandbox = Sandbox::new();
+        for name in ["private", "slave", "shared"] {
+            fs::create_dir(home.path().join(name)).unwrap();
+        }
+        let script = "echo ready; while [ ! -e /go ]; do sleep 0.005; done; \
+                      for d in private slave shared; do ls /$d/late; done; \
+                      mkdir /slave/own /shared/in; mount -t tmpfs none /slave/own; mount -t tmpfs none /shared/in; \
+                      touch /slave/own/made /shared/in/made; sleep 1000";
+        let mut spec = sandbox.script("one", script);
+        spec.security.privileged = true;
+        for (name, propagation) in [
+            ("private", Propagation::Private),
+            ("slave", Propagation::HostToContainer),
+            ("shared", Propagation::Bidirectional),
+        ] {
+            spec.mounts.push(Mount { propagation, ..bind(home.path(), &format!("/{name}")) });
+        }
+        let pid = sandbox.start(spec);
+        sandbox.wait_for_log("one", "ready");
+        fs::create_dir(home.path().join("late")).unwrap();
+        volume().attach_at(&home.path().join("late")).unwrap();
+        fs::write(home.path().join("late/file"), "").unwrap();
+        fs::write(format!("/proc/{pid}/root/go"), "").unwrap();
+        crate::fixture::wait_until("the container's mount", || home.path().join("in/made").exists());
+        assert_eq!(sandbox.output("one"), "ready\nfile\nfile\n", "not in the private one");
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        assert!(mounts.contains("/in ") && !mounts.contains("/own "), "{mounts}");
+        drop(sandbox);
+        for path in ["in", "late", ""] {
+            sys::mount::detach(&home.path().join(path)).unwrap();
+        }
+    })
+    .join()
+    .unwrap();
+}
+
 pub(crate) fn links_of_an_image_do_not_lead_out() {
     let mut sandbox = Sandbox::new();
     let outside = sandbox.home.path().join("outside");

@@ -50,6 +50,33 @@ pub(crate) fn a_log_is_rotated_and_loses_nothing_that_is_kept() {
     }
 }
 
+pub(crate) fn a_full_disk_does_not_stop_the_container() {
+    std::thread::spawn(|| {
+        // A disk of its own, in mounts of this thread's own.
+        sys::namespace::unshare(sys::namespace::Namespaces::MOUNT).unwrap();
+        sys::mount::make_all_private().unwrap();
+        let mut sandbox = Sandbox::new();
+        let logs = sandbox.home.path().join("logs");
+        fs::create_dir(&logs).unwrap();
+        let options = [("size", "64k")];
+        let disk = sys::mount::Detached::new("tmpfs", &options, sys::mount::Attributes::NONE).unwrap();
+        disk.attach_at(&logs).unwrap();
+        let script = "seq 1 20000; while [ ! -e /go ]; do sleep 0.005; done; echo last; exit 6";
+        let spec = sandbox.script("one", script);
+        let pid = sandbox.start(spec);
+        wait_until("a full disk", || {
+            fs::metadata(logs.join("one/0.log")).is_ok_and(|log| log.len() > 32_000)
+        });
+        fs::write(format!("/proc/{pid}/root/go"), "").unwrap();
+        assert_eq!(sandbox.exit("one").code, 6);
+        assert_eq!(shim::read_states(&sandbox.directory()).unwrap()[0].exit.as_ref().unwrap().code, 6);
+        sandbox.delete("one");
+        sys::mount::detach(&logs).unwrap();
+    })
+    .join()
+    .unwrap();
+}
+
 fn exec_spec(id: &str, argv: &[&str]) -> ExecSpec {
     ExecSpec {
         container: "one".into(),
