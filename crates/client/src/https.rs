@@ -194,3 +194,89 @@ impl Transport for Https {
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Client, ListOptions};
+    use jiff::Timestamp;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use std::net::SocketAddr;
+    use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
+    use wire::pki::{Authority as Pki, ServingCertificate};
+
+    /// Answers every list with one object named after whoever asks.
+    fn whoami(request: Request) -> BoxFuture<'static, Response> {
+        async move {
+            let certificate =
+                request.extensions().get::<wire::Identity>().map(|identity| identity.user.clone());
+            let token = request.headers().get(AUTHORIZATION).map(|value| value.to_str().unwrap().to_owned());
+            let name = certificate.or(token).unwrap_or_default();
+            let body = format!(r#"{{"metadata":{{}},"items":[{{"metadata":{{"name":"{name}"}}}}]}}"#);
+            http::Response::new(wire::full(body))
+        }
+        .boxed()
+    }
+
+    async fn serve(
+        pki: &Arc<Pki>,
+        address: &str,
+    ) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<wire::Drained>) {
+        let names = vec!["127.0.0.1".to_owned()];
+        let certificate = ServingCertificate::issue(pki.clone(), "server", names, Timestamp::now()).unwrap();
+        let tls = pki.server_config(certificate).unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
+        let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let server = tokio::spawn(wire::serve(listener, Some(tls), Arc::new(whoami), shutdown.clone()));
+        (address, shutdown, server)
+    }
+
+    async fn name(client: &Client) -> Result<String, crate::Error> {
+        let list = client.list::<ConfigMap>("", &ListOptions::default()).await?;
+        Ok(list.items[0].metadata.name.clone().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_node_is_known_by_its_certificate_and_connects_again_when_the_server_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Arc::new(Pki::open(dir.path(), "monopod-ca", Timestamp::now()).unwrap());
+        let (address, shutdown, server) = serve(&pki, "127.0.0.1:0").await;
+        let issued =
+            pki.issue_client("system:node:n1", &["system:nodes".to_owned()], Timestamp::now()).unwrap();
+        let config = |credential| HttpsConfig {
+            server: address.to_string(),
+            authority_pem: pki.certificate_pem().to_owned(),
+            credential,
+        };
+        let certificate = Credential::Certificate {
+            certificate_pem: issued.certificate_pem.clone(),
+            key_pem: issued.key_pem.clone(),
+        };
+        let client = Client::new(Arc::new(Https::new(&config(certificate)).unwrap()));
+        assert_eq!(name(&client).await.unwrap(), "system:node:n1");
+        let token = Client::new(Arc::new(Https::new(&config(Credential::Token("secret".into()))).unwrap()));
+        assert_eq!(name(&token).await.unwrap(), "Bearer secret");
+
+        shutdown.cancel();
+        server.await.unwrap();
+        assert!(name(&client).await.is_err());
+        let (_, _shutdown, _server) = serve(&pki, &address.to_string()).await;
+        assert_eq!(name(&client).await.unwrap(), "system:node:n1");
+    }
+
+    #[tokio::test]
+    async fn a_server_of_another_authority_is_not_spoken_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Arc::new(Pki::open(&dir.path().join("a"), "monopod-ca", Timestamp::now()).unwrap());
+        let other = Pki::open(&dir.path().join("b"), "monopod-ca", Timestamp::now()).unwrap();
+        let (address, _shutdown, _server) = serve(&pki, "127.0.0.1:0").await;
+        let config = HttpsConfig {
+            server: address.to_string(),
+            authority_pem: other.certificate_pem().to_owned(),
+            credential: Credential::Token("secret".into()),
+        };
+        let client = Client::new(Arc::new(Https::new(&config).unwrap()));
+        assert!(name(&client).await.is_err());
+    }
+}
