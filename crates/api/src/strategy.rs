@@ -9,10 +9,15 @@
 //! what needs another object (classes, limits, accounts) is handed in.
 
 pub mod admission;
+mod apps;
+mod cluster;
 mod config;
+mod endpoints;
 mod pod;
 mod prepare;
+mod quota;
 pub mod resources;
+mod service;
 mod storage;
 
 use serde_json::Value;
@@ -58,6 +63,8 @@ pub fn validate_update(
     match (resource.group, resource.kind, subresource) {
         ("", "Pod", _) => pod::validate_update(subresource, new, old, &mut errors),
         ("", "PersistentVolumeClaim", Some("status")) => storage::claim_status(view, &mut errors),
+        ("", "Namespace", Some("status")) => cluster::namespace_status(view, &mut errors),
+        ("", "Node", Some("status")) => cluster::node(view, Some(before), &mut errors),
         (_, _, Some("status")) => {}
         (group, kind, _) => validate_object(group, kind, view, Some(before), &mut errors),
     }
@@ -71,7 +78,17 @@ fn validate_object(group: &str, kind: &str, new: View<'_>, old: Option<View<'_>>
         ("", "Secret") => config::secret(new, old, errors),
         ("", "PersistentVolume") => storage::volume(new, old, errors),
         ("", "PersistentVolumeClaim") => storage::claim(new, old, errors),
-        _ => {}
+        ("", "Namespace") => cluster::namespace(new, errors),
+        ("", "Node") => cluster::node(new, old, errors),
+        ("", "Service") => service::validate(new, old, errors),
+        ("", "Endpoints") => endpoints::endpoints(new, errors),
+        ("discovery.k8s.io", "EndpointSlice") => endpoints::slice(new, old, errors),
+        ("", "LimitRange") => quota::limit_range(new, errors),
+        ("", "ResourceQuota") => quota::resource_quota(new, old, errors),
+        ("", "PodTemplate" | "ReplicationController") | ("apps" | "batch", _) => {
+            apps::validate(kind, new, old, errors)
+        }
+        _ => cluster::other(group, kind, new, old, errors),
     }
 }
 
@@ -82,6 +99,6 @@ pub fn warnings(resource: &Resource, object: &Value) -> Vec<String> {
         ("", "Endpoints") => {
             vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
         }
-        _ => Vec::new(),
+        (_, kind) => apps::warnings(kind, object),
     }
 }

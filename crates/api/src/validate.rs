@@ -211,7 +211,7 @@ pub fn is_valid_port_name(port: &str) -> Vec<String> {
     if port.len() > 15 {
         errors.push(max_len(15));
     }
-    if !(!port.is_empty() && port.bytes().all(|b| lower_alphanumeric(b) || b == b'-')) {
+    if port.is_empty() || !port.bytes().all(|b| lower_alphanumeric(b) || b == b'-') {
         errors.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
     }
     if !port.bytes().any(|b| b.is_ascii_lowercase()) {

@@ -172,9 +172,10 @@ fn tolerate_lost_nodes(spec: &mut Object) {
     let list = spec.entry("tolerations").or_insert_with(|| json!([]));
     let Some(tolerations) = list.as_array_mut() else { return };
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let tolerated = tolerations.iter().map(View::new).any(|one| {
-            ["", key].contains(&one.str("key")) && matches!(one.str("effect"), "" | "NoExecute")
-        });
+        let tolerated = tolerations
+            .iter()
+            .map(View::new)
+            .any(|one| ["", key].contains(&one.str("key")) && matches!(one.str("effect"), "" | "NoExecute"));
         if !tolerated {
             tolerations.push(
                 json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}),

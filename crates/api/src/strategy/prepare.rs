@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::pod;
+use super::{pod, service};
 use crate::defaults;
 use crate::resource::Resource;
 use crate::validate::meta::same;
@@ -52,6 +52,7 @@ pub fn prepare_create(resource: &Resource, object: &mut Value) {
     match (resource.group, resource.kind) {
         ("", "Pod") => pod::prepare_create(fields),
         ("", "Namespace") => namespace_finalizer(fields),
+        ("", "Service") => service::prepare_create(fields),
         _ => {}
     }
 }
@@ -87,6 +88,7 @@ pub fn prepare_update(resource: &Resource, subresource: Option<&str>, new: &mut 
             }
             match (resource.group, kind) {
                 ("", "Namespace") => keep_finalizers(fields, before),
+                ("", "Service") => service::prepare_update(fields, before),
                 _ => {}
             }
         }

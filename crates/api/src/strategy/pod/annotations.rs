@@ -167,7 +167,6 @@ pub(super) fn update(new: View<'_>, old: View<'_>, path: &Path<'_>, errors: &mut
         .filter(|(key, value)| now.str(key) != value.text() || !now.get(key).is_set())
     {
         if let Some(what) = what(key) {
-            let _ = value;
             errors.push(Error::forbidden(&path.key(key), format!("may not remove or update {what}")));
         }
     }

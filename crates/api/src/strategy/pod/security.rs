@@ -276,16 +276,11 @@ pub(super) fn host_process(spec: View<'_>, path: &Path<'_>, errors: &mut ErrorLi
     each_container(spec, path, |container, at| {
         all += 1;
         let own = of(container);
-        if let (Some(pod), Some(own)) = (pod, own) {
-            if pod != own {
-                let words =
-                    format!("pod hostProcess value must be identical if both are specified, was {pod}");
-                errors.push(Error::invalid(
-                    &at.child("securityContext.windowsOptions.hostProcess"),
-                    own,
-                    words,
-                ));
-            }
+        if let (Some(pod), Some(own)) = (pod, own)
+            && pod != own
+        {
+            let words = format!("pod hostProcess value must be identical if both are specified, was {pod}");
+            errors.push(Error::invalid(&at.child("securityContext.windowsOptions.hostProcess"), own, words));
         }
         privileged += usize::from(own.or(pod) == Some(true));
     });

@@ -295,11 +295,10 @@ fn names(spec: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
             check(name_is_dns_subdomain(value, false), value, &path.child(name), errors);
         }
     }
-    if let Some(seconds) = spec.get("activeDeadlineSeconds").as_int() {
-        if !(1..=i64::from(i32::MAX)).contains(&seconds) {
-            let words = validate::inclusive_range(1, i64::from(i32::MAX));
-            errors.push(Error::invalid(&path.child("activeDeadlineSeconds"), seconds, words));
-        }
+    let deadline = spec.get("activeDeadlineSeconds").as_int();
+    if let Some(seconds) = deadline.filter(|seconds| !(1..=i64::from(i32::MAX)).contains(seconds)) {
+        let words = validate::inclusive_range(1, i64::from(i32::MAX));
+        errors.push(Error::invalid(&path.child("activeDeadlineSeconds"), seconds, words));
     }
     for name in ["hostname", "subdomain"] {
         let value = spec.str(name);
@@ -346,7 +345,7 @@ fn file_key_volumes(spec: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
             let name = reference.str("volumeName");
             let field = env.index(index);
             let field = field.child("valueFrom.fileKeyRef.volumeName");
-            match spec.list("volumes").filter(|volume| volume.str("name") == name).last() {
+            match spec.list("volumes").rfind(|volume| volume.str("name") == name) {
                 None => errors.push(Error::not_found(&field, name)),
                 Some(volume) if !volume.get("emptyDir").is_set() => {
                     errors.push(Error::invalid(&field, name, "referenced volume must be of type emptyDir"));

@@ -205,9 +205,9 @@ pub(in crate::strategy) fn shared_source(
         "flexVolume" => flex_options(source, path, errors),
         "azureDisk" => azure_disk(source, path, errors),
         "cinder" | "storageos" => {
-            if source.get("secretRef").is_set() && source.at(&["secretRef", "name"]).text().is_empty() {
-                errors.push(Error::required(&path.child("secretRef.name"), ""));
-            }
+            let secret = source.get("secretRef");
+            let nameless = secret.is_set() && secret.str("name").is_empty();
+            errors.extend(nameless.then(|| Error::required(&path.child("secretRef.name"), "")));
         }
         _ => {}
     }

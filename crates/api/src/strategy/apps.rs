@@ -1,0 +1,549 @@
+//! The workloads: Deployment, ReplicaSet, StatefulSet, DaemonSet, Job, CronJob, ReplicationController.
+
+use serde_json::Value;
+
+use super::pod;
+use crate::field::{Error, ErrorList, Path};
+use crate::selector::LabelSelector;
+use crate::validate::meta::{self, IMMUTABLE, SelectorValues, immutable, same};
+use crate::validate::view::View;
+use crate::validate::{is_valid_percent, non_negative};
+
+const SPEC: Path<'static> = Path::new("spec");
+
+pub(super) fn validate(kind: &str, new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+    let spec = new.get("spec");
+    match kind {
+        "PodTemplate" => pod::template(new.get("template"), &Path::new("template"), errors),
+        "ReplicationController" => replication_controller(spec, errors),
+        "Deployment" => deployment(spec, errors),
+        "ReplicaSet" => replica_set(spec, errors),
+        "StatefulSet" => stateful_set(spec, errors),
+        "DaemonSet" => daemon_set(spec, errors),
+        "Job" => job(new, &SPEC, errors),
+        "CronJob" => cron_job(spec, errors),
+        _ => {}
+    }
+    let Some(before) = old.map(|old| old.get("spec")) else { return };
+    match kind {
+        "Deployment" | "ReplicaSet" | "DaemonSet" => fixed(spec, before, &["selector"], errors),
+        "StatefulSet" => stateful_set_update(spec, before, errors),
+        "Job" => job_update(spec, before, errors),
+        _ => {}
+    }
+}
+
+/// Warnings for the Pod template of a workload.
+pub(super) fn warnings(kind: &str, object: &Value) -> Vec<String> {
+    let spec = View::new(object).get("spec");
+    match kind {
+        "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" | "Job" | "ReplicationController" => {
+            pod::template_warnings(spec.get("template"), &SPEC.child("template"))
+        }
+        "CronJob" => {
+            let template = spec.at(&["jobTemplate", "spec", "template"]);
+            pod::template_warnings(template, &SPEC.child("jobTemplate.spec.template"))
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn fixed(new: View<'_>, old: View<'_>, fields: &[&str], errors: &mut ErrorList) {
+    for name in fields {
+        immutable(new.get(name), old.get(name), &SPEC.child(name), errors);
+    }
+}
+
+fn numbers(spec: View<'_>, fields: &[&str], path: &Path<'_>, errors: &mut ErrorList) {
+    for name in fields {
+        non_negative(spec.int(name), &path.child(name), errors);
+    }
+}
+
+/// The selector is there, well-formed, not empty, and chooses the template's Pods.
+fn selector(spec: View<'_>, what: &str, errors: &mut ErrorList) {
+    let (selector, path) = (spec.get("selector"), SPEC.child("selector"));
+    if !selector.is_set() {
+        errors.push(Error::required(&path, ""));
+        return;
+    }
+    meta::label_selector(selector, SelectorValues::Checked, &path, errors);
+    if !selector.has_items("matchLabels") && !selector.has_items("matchExpressions") {
+        let words = format!("empty selector is invalid for {what}");
+        errors.push(Error::invalid(&path, selector.json(), words));
+    }
+}
+
+/// Whether the selector chooses the labels of the template.
+fn template_matches(spec: View<'_>, errors: &mut ErrorList) {
+    let labels = spec.at(&["template", "metadata", "labels"]);
+    let Some(Ok(selector)) = spec.get("selector").value().map(LabelSelector::from_value) else { return };
+    if !selector.is_everything() && !selector.matches(&labels.value().and_then(Value::as_object)) {
+        let words = "`selector` does not match template `labels`";
+        errors.push(Error::invalid(&SPEC.child("template.metadata.labels"), labels.json(), words));
+    }
+}
+
+/// The template of a workload whose Pods run for ever.
+fn template(spec: View<'_>, kind: &str, errors: &mut ErrorList) {
+    template_matches(spec, errors);
+    let path = SPEC.child("template");
+    pod::template(spec.get("template"), &path, errors);
+    let own = spec.at(&["template", "spec"]);
+    if own.str("restartPolicy") != "Always" {
+        let at = path.child("spec.restartPolicy");
+        errors.push(Error::not_supported(&at, own.str("restartPolicy"), &["Always"]));
+    }
+    if own.get("activeDeadlineSeconds").is_set() {
+        let words = format!("activeDeadlineSeconds in {kind} is not Supported");
+        errors.push(Error::forbidden(&path.child("spec.activeDeadlineSeconds"), words));
+    }
+}
+
+fn replication_controller(spec: View<'_>, errors: &mut ErrorList) {
+    numbers(spec, &["minReadySeconds"], &SPEC, errors);
+    if !spec.has_items("selector") {
+        errors.push(Error::required(&SPEC.child("selector"), ""));
+    }
+    numbers(spec, &["replicas"], &SPEC, errors);
+    let labels = spec.at(&["template", "metadata", "labels"]);
+    let chosen = spec.map("selector").all(|(key, value)| labels.get(key).value() == value.value());
+    if !chosen {
+        let words = "`selector` does not match template `labels`";
+        errors.push(Error::invalid(&SPEC.child("template.metadata.labels"), labels.json(), words));
+    }
+    let path = SPEC.child("template");
+    pod::template(spec.get("template"), &path, errors);
+}
+
+fn deployment(spec: View<'_>, errors: &mut ErrorList) {
+    numbers(spec, &["replicas"], &SPEC, errors);
+    selector(spec, "deployment", errors);
+    template(spec, "ReplicaSet", errors);
+    strategy(spec, errors);
+    numbers(spec, &["minReadySeconds", "revisionHistoryLimit"], &SPEC, errors);
+    let (seconds, path) = (spec.get("progressDeadlineSeconds"), SPEC.child("progressDeadlineSeconds"));
+    if let Some(seconds) = seconds.as_int() {
+        non_negative(seconds, &path, errors);
+        if seconds <= spec.int("minReadySeconds") {
+            errors.push(Error::invalid(&path, seconds, "must be greater than minReadySeconds"));
+        }
+    }
+}
+
+fn strategy(spec: View<'_>, errors: &mut ErrorList) {
+    let (strategy, path) = (spec.get("strategy"), SPEC.child("strategy"));
+    let rolling = strategy.get("rollingUpdate");
+    match strategy.str("type") {
+        "Recreate" if rolling.is_set() => {
+            let words = "may not be specified when strategy `type` is 'Recreate'";
+            errors.push(Error::forbidden(&path.child("rollingUpdate"), words));
+        }
+        "Recreate" => {}
+        "RollingUpdate" => rolling_update(rolling, &path.child("rollingUpdate"), errors),
+        other => {
+            errors.push(Error::not_supported(&path.child("type"), other, &["Recreate", "RollingUpdate"]))
+        }
+    }
+}
+
+/// How many Pods may be too many or too few meanwhile; not both may be none.
+fn rolling_update(rolling: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
+    if !rolling.is_set() {
+        errors.push(Error::required(path, "this should be defaulted and never be nil"));
+        return;
+    }
+    for name in ["maxUnavailable", "maxSurge"] {
+        int_or_percent(rolling.get(name), &path.child(name), errors);
+    }
+    if is_none(rolling.get("maxUnavailable")) && is_none(rolling.get("maxSurge")) {
+        let words = "may not be 0 when `maxSurge` is 0";
+        errors.push(Error::invalid(
+            &path.child("maxUnavailable"),
+            rolling.get("maxUnavailable").json(),
+            words,
+        ));
+    }
+    if percent(rolling.get("maxUnavailable")).is_some_and(|percent| percent > 100) {
+        let at = path.child("maxUnavailable");
+        errors.push(Error::invalid(
+            &at,
+            rolling.get("maxUnavailable").json(),
+            "must not be greater than 100%",
+        ));
+    }
+}
+
+fn percent(value: View<'_>) -> Option<u64> {
+    value.text().strip_suffix('%')?.parse().ok()
+}
+
+fn is_none(value: View<'_>) -> bool {
+    percent(value).or(value.as_int().map(i64::unsigned_abs)).unwrap_or(0) == 0
+}
+
+fn int_or_percent(value: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
+    match value.value() {
+        Some(Value::String(text)) => {
+            for _ in is_valid_percent(text) {
+                let words = "must be an integer or percentage (e.g '5%')";
+                errors.push(Error::invalid(path, text.clone(), words));
+            }
+        }
+        _ => non_negative(value.as_int().unwrap_or(0), path, errors),
+    }
+}
+
+fn replica_set(spec: View<'_>, errors: &mut ErrorList) {
+    numbers(spec, &["replicas", "minReadySeconds"], &SPEC, errors);
+    selector(spec, "deployment", errors);
+    template(spec, "ReplicaSet", errors);
+}
+
+fn daemon_set(spec: View<'_>, errors: &mut ErrorList) {
+    selector(spec, "daemonset", errors);
+    template(spec, "DaemonSet", errors);
+    numbers(spec, &["minReadySeconds", "revisionHistoryLimit"], &SPEC, errors);
+    let (strategy, path) = (spec.get("updateStrategy"), SPEC.child("updateStrategy"));
+    match strategy.str("type") {
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            let (rolling, at) = (strategy.get("rollingUpdate"), path.child("rollingUpdate"));
+            for name in ["maxUnavailable", "maxSurge"] {
+                int_or_percent(rolling.get(name), &at.child(name), errors);
+            }
+            let (unavailable, surge) =
+                (is_none(rolling.get("maxUnavailable")), is_none(rolling.get("maxSurge")));
+            if unavailable && surge {
+                let words = "cannot be 0 when maxSurge is 0";
+                errors.push(Error::invalid(
+                    &at.child("maxUnavailable"),
+                    rolling.get("maxUnavailable").json(),
+                    words,
+                ));
+            }
+            if !unavailable && !surge {
+                let words = "may not be set when maxUnavailable is non-zero";
+                errors.push(Error::invalid(&at.child("maxSurge"), rolling.get("maxSurge").json(), words));
+            }
+        }
+        other => {
+            errors.push(Error::not_supported(&path.child("type"), other, &["OnDelete", "RollingUpdate"]))
+        }
+    }
+}
+
+fn stateful_set(spec: View<'_>, errors: &mut ErrorList) {
+    let policies = ["OrderedReady", "Parallel"];
+    if !policies.contains(&spec.str("podManagementPolicy")) {
+        let words = "must be 'OrderedReady' or 'Parallel'";
+        errors.push(Error::invalid(
+            &SPEC.child("podManagementPolicy"),
+            spec.str("podManagementPolicy"),
+            words,
+        ));
+    }
+    let (strategy, path) = (spec.get("updateStrategy"), SPEC.child("updateStrategy"));
+    match strategy.str("type") {
+        "OnDelete" if strategy.get("rollingUpdate").is_set() => {
+            let words = "only allowed for updateStrategy 'RollingUpdate'";
+            errors.push(Error::invalid(
+                &path.child("rollingUpdate"),
+                strategy.get("rollingUpdate").json(),
+                words,
+            ));
+        }
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            numbers(strategy.get("rollingUpdate"), &["partition"], &path.child("rollingUpdate"), errors)
+        }
+        other => errors.push(Error::invalid(&path, other, "must be 'RollingUpdate' or 'OnDelete'")),
+    }
+    let retention = SPEC.child("persistentVolumeClaimRetentionPolicy");
+    for name in ["whenDeleted", "whenScaled"] {
+        let policy = spec.get("persistentVolumeClaimRetentionPolicy").str(name);
+        if !matches!(policy, "Retain" | "Delete") {
+            errors.push(Error::not_supported(&retention.child(name), policy, &["Retain", "Delete"]));
+        }
+    }
+    numbers(spec, &["replicas", "minReadySeconds", "revisionHistoryLimit"], &SPEC, errors);
+    selector(spec, "statefulset", errors);
+    template(spec, "StatefulSet", errors);
+}
+
+fn stateful_set_update(new: View<'_>, old: View<'_>, errors: &mut ErrorList) {
+    let mutable = [
+        "replicas",
+        "ordinals",
+        "template",
+        "updateStrategy",
+        "revisionHistoryLimit",
+        "persistentVolumeClaimRetentionPolicy",
+        "minReadySeconds",
+    ];
+    let rest = |spec: View<'_>| {
+        let mut rest = spec.json();
+        if let Some(fields) = rest.as_object_mut() {
+            mutable.iter().for_each(|name| drop(fields.remove(*name)));
+        }
+        rest
+    };
+    if !same(Some(&rest(new)), Some(&rest(old))) {
+        let words = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+        errors.push(Error::forbidden(&SPEC, words));
+    }
+}
+
+fn job(job: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
+    let spec = job.get("spec");
+    if spec.get("selector").is_set() {
+        meta::label_selector(spec.get("selector"), SelectorValues::Checked, &path.child("selector"), errors);
+    }
+    job_spec(spec, path, errors);
+}
+
+fn job_spec(spec: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
+    numbers(
+        spec,
+        &["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"],
+        path,
+        errors,
+    );
+    let modes = ["NonIndexed", "Indexed"];
+    let mode = spec.get("completionMode");
+    if mode.is_set() && !modes.contains(&mode.text()) {
+        errors.push(Error::not_supported(&path.child("completionMode"), mode.text(), &modes));
+    }
+    if mode.text() == "Indexed" && !spec.get("completions").is_set() {
+        let words = "when completion mode is Indexed";
+        errors.push(Error::required(&path.child("completions"), words));
+    }
+    let at = path.child("template");
+    pod::template(spec.get("template"), &at, errors);
+    let policy = spec.at(&["template", "spec", "restartPolicy"]).text();
+    if !matches!(policy, "OnFailure" | "Never") {
+        // A policy that was left open has become the default, which Jobs do not have.
+        let field = at.child("spec.restartPolicy");
+        match policy {
+            "Always" | "" => errors.push(Error::required(&field, "valid values: \"OnFailure\", \"Never\"")),
+            other => errors.push(Error::not_supported(&field, other, &["OnFailure", "Never"])),
+        }
+    }
+    if spec.get("podFailurePolicy").is_set() && policy != "Never" {
+        let words = "only \"Never\" is supported when podFailurePolicy is specified";
+        errors.push(Error::invalid(&at.child("spec.restartPolicy"), policy, words));
+    }
+}
+
+fn job_update(new: View<'_>, old: View<'_>, errors: &mut ErrorList) {
+    let indexed = new.str("completionMode") == "Indexed";
+    let scaled_together = new.get("completions").as_int() == new.get("parallelism").as_int();
+    let unchanged = same(new.get("completions").value(), old.get("completions").value());
+    if !(unchanged || indexed && scaled_together) {
+        errors.push(Error::invalid(&SPEC.child("completions"), new.get("completions").json(), IMMUTABLE));
+    }
+    fixed(new, old, &["selector"], errors);
+    // A suspended Job that has not begun may still be told where to run.
+    if !old.flag("suspend") {
+        fixed(new, old, &["template"], errors);
+    }
+    fixed(
+        new,
+        old,
+        &["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"],
+        errors,
+    );
+}
+
+fn cron_job(spec: View<'_>, errors: &mut ErrorList) {
+    let (schedule, path) = (spec.str("schedule"), SPEC.child("schedule"));
+    if schedule.is_empty() {
+        errors.push(Error::required(&path, ""));
+    } else if let Some(words) = bad_schedule(schedule) {
+        errors.push(Error::invalid(&path, schedule, words));
+    }
+    numbers(spec, &["startingDeadlineSeconds"], &SPEC, errors);
+    let policies = ["Allow", "Forbid", "Replace"];
+    match spec.str("concurrencyPolicy") {
+        "" => errors.push(Error::required(&SPEC.child("concurrencyPolicy"), "")),
+        policy if !policies.contains(&policy) => {
+            errors.push(Error::not_supported(&SPEC.child("concurrencyPolicy"), policy, &policies));
+        }
+        _ => {}
+    }
+    numbers(spec, &["successfulJobsHistoryLimit", "failedJobsHistoryLimit"], &SPEC, errors);
+    let path = SPEC.child("jobTemplate.spec");
+    let job = spec.at(&["jobTemplate", "spec"]);
+    if job.flag("manualSelector") {
+        errors.push(Error::not_supported(&path.child("manualSelector"), true, &["nil", "false"]));
+    }
+    job_spec(job, &path, errors);
+}
+
+/// Why a text is no schedule of five fields, in the words of the library upstream uses.
+fn bad_schedule(schedule: &str) -> Option<String> {
+    let schedule = schedule
+        .strip_prefix("TZ=")
+        .or(schedule.strip_prefix("CRON_TZ="))
+        .map_or(schedule, |rest| rest.split_once(' ').map_or("", |(_, fields)| fields.trim_start()));
+    if schedule.starts_with('@') {
+        let known = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
+        let good = known.contains(&schedule) || schedule.starts_with("@every ");
+        return (!good).then(|| format!("unrecognized descriptor: {schedule}"));
+    }
+    let fields: Vec<&str> = schedule.split_whitespace().collect();
+    if fields.len() != 5 {
+        return Some(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
+    }
+    let bounds = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 6)];
+    fields
+        .iter()
+        .zip(bounds)
+        .enumerate()
+        .find_map(|(index, (field, bound))| field.split(',').find_map(|part| bad_range(part, bound, index)))
+}
+
+/// Why one `a-b/step` of a schedule is wrong.
+fn bad_range(part: &str, (low, high): (u32, u32), index: usize) -> Option<String> {
+    let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
+    let number = |text: &str| -> Result<u32, String> {
+        if let Some(value) = named(text, index) {
+            return Ok(value);
+        }
+        text.parse().map_err(|_| {
+            format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")
+        })
+    };
+    if let Some(Err(words)) = step.map(number) {
+        return Some(words);
+    }
+    if step == Some("0") {
+        return Some(format!("step of range should be a positive number: {part}"));
+    }
+    if matches!(range, "*" | "?") {
+        return None;
+    }
+    let (start, end) = range.split_once('-').unwrap_or((range, range));
+    let (start, end) = match (number(start), number(end)) {
+        (Ok(start), Ok(end)) => (start, end),
+        (Err(words), _) | (_, Err(words)) => return Some(words),
+    };
+    // Sunday may be written 7.
+    let high = if index == 4 { high.max(7) } else { high };
+    if start < low {
+        return Some(format!("beginning of range ({start}) below minimum ({low}): {part}"));
+    }
+    if end > high {
+        return Some(format!("end of range ({end}) above maximum ({high}): {part}"));
+    }
+    (start > end).then(|| format!("beginning of range ({start}) beyond end of range ({end}): {part}"))
+}
+
+fn named(text: &str, index: usize) -> Option<u32> {
+    const MONTHS: [&str; 12] =
+        ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+    const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+    let text = text.to_lowercase();
+    match index {
+        3 => MONTHS.iter().position(|month| *month == text).map(|n| n as u32 + 1),
+        4 => DAYS.iter().position(|day| *day == text).map(|n| n as u32),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::defaults;
+    use crate::resource::by_kind;
+    use crate::strategy::{validate_create, validate_update};
+    use serde_json::json;
+
+    fn made(api_version: &str, kind: &str, spec: Value) -> Value {
+        let metadata = json!({"name": "a", "namespace": "n", "resourceVersion": "1"});
+        let mut object = json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec});
+        defaults::apply(by_kind(api_version, kind).expect("known"), &mut object);
+        object
+    }
+
+    fn created(api_version: &str, kind: &str, spec: Value) -> String {
+        let object = made(api_version, kind, spec);
+        validate_create(by_kind(api_version, kind).expect("known"), &object).to_string()
+    }
+
+    fn template(label: &str) -> Value {
+        json!({"metadata": {"labels": {"app": label}}, "spec": {"containers": [{"name": "c", "image": "x"}]}})
+    }
+
+    #[test]
+    fn the_selector_of_a_deployment_chooses_its_template() {
+        let selector = json!({"matchLabels": {"app": "a"}});
+        assert_eq!(
+            created("apps/v1", "Deployment", json!({"selector": selector, "template": template("a")})),
+            ""
+        );
+        assert_eq!(
+            created(
+                "apps/v1",
+                "Deployment",
+                json!({"replicas": -1, "selector": selector, "template": template("b")})
+            ),
+            "[spec.replicas: Invalid value: -1: must be greater than or equal to 0, spec.template.metadata.labels: Invalid value: {\"app\":\"b\"}: `selector` does not match template `labels`]"
+        );
+    }
+
+    #[test]
+    fn a_selector_cannot_change_and_the_answer_is_the_recorded_one() {
+        let old = made(
+            "apps/v1",
+            "Deployment",
+            json!({"selector": {"matchLabels": {"app": "app"}}, "template": template("app")}),
+        );
+        let mut new = old.clone();
+        new["spec"]["selector"] = json!({"matchLabels": {"app": "other"}});
+        let resource = by_kind("apps/v1", "Deployment").expect("known");
+        assert_eq!(
+            validate_update(resource, None, &new, &old).to_string(),
+            "[spec.template.metadata.labels: Invalid value: {\"app\":\"app\"}: `selector` does not match template `labels`, spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"other\"}}: field is immutable]"
+        );
+    }
+
+    #[test]
+    fn jobs_do_not_run_for_ever_and_keep_their_completions() {
+        assert_eq!(
+            created("batch/v1", "Job", json!({"template": template("a")})),
+            "spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""
+        );
+        let mut spec = json!({"template": template("a")});
+        spec["template"]["spec"]["restartPolicy"] = json!("Never");
+        let old = made("batch/v1", "Job", spec);
+        let mut new = old.clone();
+        new["spec"]["completions"] = json!(5);
+        assert_eq!(
+            validate_update(by_kind("batch/v1", "Job").expect("known"), None, &new, &old).to_string(),
+            "spec.completions: Invalid value: 5: field is immutable"
+        );
+    }
+
+    #[test]
+    fn schedules_have_five_fields_within_their_bounds() {
+        assert_eq!(
+            bad_schedule("nonsense"),
+            Some("expected exactly 5 fields, found 1: [nonsense]".to_owned())
+        );
+        assert_eq!(bad_schedule("61 * * * *"), Some("end of range (61) above maximum (59): 61".to_owned()));
+        for good in ["*/5 * * * *", "@daily", "0 0 1 jan sun", "1-10/2,30 * * * 1-5", "TZ=UTC 0 0 * * *"] {
+            assert_eq!(bad_schedule(good), None, "{good}");
+        }
+    }
+
+    #[test]
+    fn a_rollout_must_be_able_to_move() {
+        let strategy = json!({"rollingUpdate": {"maxUnavailable": 0, "maxSurge": "0%"}});
+        let spec = json!({"selector": {"matchLabels": {"app": "a"}}, "template": template("a"), "strategy": strategy});
+        assert_eq!(
+            created("apps/v1", "Deployment", spec),
+            "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0"
+        );
+    }
+}
