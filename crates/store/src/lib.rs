@@ -21,6 +21,8 @@ mod disk;
 mod embedded;
 mod interface;
 mod memory;
+#[cfg(test)]
+mod tests;
 
 pub use embedded::{Embedded, OpenError};
 pub use interface::{
