@@ -162,7 +162,7 @@ pub(super) fn update(new: View<'_>, old: View<'_>, path: &Path<'_>, errors: &mut
         _ => None,
     };
     let now = after.get("annotations");
-    for (key, value) in before
+    for (key, _) in before
         .map("annotations")
         .filter(|(key, value)| now.str(key) != value.text() || !now.get(key).is_set())
     {
