@@ -10,6 +10,9 @@
 //! One generic path serves every kind, driven by `api::resource`; what a kind
 //! adds is in `api::strategy`. Objects leave as the bytes they were stored as.
 //!
+//! One task runs as long as the [`Server`] lives: `expiry` removes Events after their
+//! hour. Watches have no tasks; their connections poll them.
+//!
 //! It does not run controllers, does not know nodes other than by HTTP, and opens
 //! no socket: it is a [`wire::Handler`].
 //!
@@ -22,6 +25,7 @@ mod call;
 mod config;
 mod convert;
 mod delete;
+mod expiry;
 mod info;
 mod list;
 mod lookup;

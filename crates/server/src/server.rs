@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method};
 use jiff::Timestamp;
 use store::Store;
+use tokio::task::JoinHandle;
 use wire::{Body, Handler, Request, Response};
 
 use crate::auth::{Attributes, KeyError, User};
@@ -23,7 +24,7 @@ use crate::respond::Dress;
 use crate::state::State;
 use crate::subresource::connect::{self, Stream};
 use crate::subresource::{self, binding, eviction, proxy, scale};
-use crate::{bootstrap, delete, list, patch, watch, write};
+use crate::{bootstrap, delete, expiry, list, patch, watch, write};
 
 /// How long a request may take that is not a watch or a stream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,6 +33,13 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Server {
     state: Arc<State>,
+    expiry: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.expiry.abort();
+    }
 }
 
 impl Server {
@@ -40,7 +48,8 @@ impl Server {
     pub async fn start(store: Arc<dyn Store>, config: Config) -> Result<Arc<Self>, StartError> {
         let state = Arc::new(State::new(store, config)?);
         bootstrap::furnish(&state, Timestamp::now()).await?;
-        Ok(Arc::new(Self { state }))
+        let expiry = tokio::spawn(expiry::run(Arc::downgrade(&state)));
+        Ok(Arc::new(Self { state, expiry }))
     }
 }
 

@@ -374,3 +374,33 @@ async fn reviews_and_tokens_are_answered() {
     assert_eq!(token.code, 201, "{}", token.text);
     assert!(token.body["status"]["token"].as_str().is_some_and(|token| token.matches('.').count() == 2));
 }
+
+#[tokio::test]
+async fn logs_and_exec_reach_the_node_under_the_kubelets_paths() {
+    struct Echo;
+    impl server::Nodes for Echo {
+        fn handler(&self, node: &str) -> Option<std::sync::Arc<dyn wire::Handler>> {
+            (node == "one").then(|| {
+                std::sync::Arc::new(
+                    |request: wire::Request| -> futures_util::future::BoxFuture<'static, wire::Response> {
+                        let text = format!("{} {}", request.method(), request.uri());
+                        Box::pin(async move { wire::Response::new(wire::full(text)) })
+                    },
+                ) as std::sync::Arc<dyn wire::Handler>
+            })
+        }
+    }
+    let cluster = Cluster::with_nodes(std::sync::Arc::new(Echo)).await;
+    cluster.post("/api/v1/namespaces", &namespace("demo")).await;
+    cluster.post(PODS, &pod("web")).await;
+    let early = cluster.get(&format!("{PODS}/web/exec?command=ls&stdout=1")).await;
+    assert_eq!((early.code, &early.body["message"]), (400, &json!("pod web does not have a host assigned")));
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "web"}, "target": {"name": "one"}});
+    assert_eq!(cluster.post(&format!("{PODS}/web/binding"), &binding).await.code, 201);
+    let log = cluster.get(&format!("{PODS}/web/log?follow=true")).await;
+    assert_eq!(log.text, "GET /containerLogs/demo/web/main?follow=true");
+    let exec = cluster.get(&format!("{PODS}/web/exec?command=ls&command=-l&stdout=true&tty=true")).await;
+    assert_eq!(exec.text, "GET /exec/demo/web/main?output=1&tty=1&command=ls&command=-l");
+    let forward = cluster.get(&format!("{PODS}/web/portforward?ports=80")).await;
+    assert_eq!(forward.text, "GET /portForward/demo/web?ports=80");
+}

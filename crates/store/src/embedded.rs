@@ -61,7 +61,7 @@ pub struct Embedded {
     queue: Arc<Semaphore>,
     committer: Mutex<Option<JoinHandle<()>>>,
     /// Held as long as the store is open.
-    _lock: Option<File>,
+    lock: Mutex<Option<File>>,
 }
 
 impl Embedded {
@@ -96,7 +96,7 @@ impl Embedded {
             jobs: Mutex::new(Some(jobs)),
             queue: Arc::new(Semaphore::new(QUEUE_MAX)),
             committer: Mutex::new(Some(thread?)),
-            _lock: lock,
+            lock: Mutex::new(lock),
         })
     }
 
@@ -178,6 +178,7 @@ impl Store for Embedded {
             sent?;
             let done = answer.await.map_err(|_| Error::Closed)?;
             self.join();
+            self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
             done
         })
     }
