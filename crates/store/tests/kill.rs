@@ -1,6 +1,6 @@
 //! A process that is killed in the middle of writes loses none that it was told of.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -42,8 +42,9 @@ fn writer() {
                     durability: Durability::Now,
                 };
                 let entry = block_on(store.put(put)).expect("written");
-                // One write to the pipe, so that lines of threads do not mix.
-                eprintln!("ACK {key} {}", entry.revision);
+                // One write to the pipe is whole or not there, also when the process is killed.
+                let line = format!("ACK {key} {}\n", entry.revision);
+                std::io::stderr().write_all(line.as_bytes()).expect("told");
             }
         })
     };
