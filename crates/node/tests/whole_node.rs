@@ -1,0 +1,289 @@
+//! A node with the real API server in one process, on a runtime made of maps.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Client, DeleteOptions, InProcess, ListOptions, Reflector};
+use http_body_util::BodyExt;
+use k8s_openapi::api::core::v1::{ConfigMap, Node as NodeObject, Pod, ServiceAccount};
+use node::volumes::Mounts;
+use node::{Config, Node};
+use serde_json::{Value, json};
+use server::{Nodes, Server};
+use store::{Embedded, History, Store};
+use testkit::FakeRuntime;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use wire::Handler;
+
+const NAME: &str = "n1";
+const NAMESPACE: &str = "default";
+
+struct NoNodes;
+
+impl Nodes for NoNodes {
+    fn handler(&self, _: &str) -> Option<Arc<dyn Handler>> {
+        None
+    }
+}
+
+/// Mounts that need no root: the directories stay what they are.
+struct NoMounts;
+
+impl Mounts for NoMounts {
+    fn tmpfs(&self, _: &Path, _: Option<u64>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn bind(&self, _: BorrowedFd<'_>, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_mounted(&self, _: &Path) -> bool {
+        false
+    }
+
+    fn unmount_below(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Cluster {
+    directory: tempfile::TempDir,
+    server: Arc<Server>,
+    admin: Client,
+    runtime: Arc<FakeRuntime>,
+    node: Option<Node>,
+    pods: Reflector<Pod>,
+    _tasks: JoinSet<()>,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store =
+            Embedded::open(&directory.path().join("state"), server::stamp, History::default()).unwrap();
+        let config = server::Config {
+            service_cidr: "10.43.0.0/16".into(),
+            advertise: "127.0.0.1:6443".parse().unwrap(),
+            authority_pem: "PEM".into(),
+            service_account_key: server::auth::TokenKey::generate().unwrap(),
+            issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            anonymous: false,
+            nodes: Arc::new(NoNodes),
+        };
+        let server = Server::start(Arc::new(store) as Arc<dyn Store>, config).await.unwrap();
+        let handler: Arc<dyn Handler> = server.clone();
+        let groups = ["system:masters", "system:authenticated"];
+        let admin = Client::new(Arc::new(InProcess::new(handler, "admin", &groups)));
+        let mut tasks = JoinSet::new();
+        let all = ListOptions::default();
+        let pods = Reflector::spawn(admin.clone(), NAMESPACE, all, &mut tasks, CancellationToken::new());
+        let mut cluster =
+            Self { directory, server, admin, runtime: Arc::default(), node: None, pods, _tasks: tasks };
+        cluster.furnish().await;
+        cluster.start_node().await;
+        cluster
+    }
+
+    /// What controllers make in a real cluster.
+    async fn furnish(&self) {
+        let account: ServiceAccount =
+            serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
+        let made = self.admin.create(NAMESPACE, &account).await;
+        assert!(made.as_ref().map_or_else(|err| err.is_already_exists(), |_| true), "{made:?}");
+        let root = json!({"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": "PEM"}});
+        let root: ConfigMap = serde_json::from_value(root).unwrap();
+        let made = self.admin.create(NAMESPACE, &root).await;
+        assert!(made.as_ref().map_or_else(|err| err.is_already_exists(), |_| true), "{made:?}");
+        self.runtime.add_image("busybox:1.36");
+    }
+
+    async fn start_node(&mut self) {
+        let handler: Arc<dyn Handler> = self.server.clone();
+        let user = format!("system:node:{NAME}");
+        let transport = InProcess::new(handler, &user, &["system:nodes", "system:authenticated"]);
+        let root = self.directory.path();
+        let config = Config {
+            node_name: NAME.into(),
+            hostname: NAME.into(),
+            node_ips: vec!["192.0.2.1".parse().unwrap()],
+            pods_directory: root.join("pods"),
+            logs_directory: root.join("logs"),
+            log_links_directory: None,
+            seccomp_directory: root.join("seccomp"),
+            kubelet_version: "v1.36.2".into(),
+            runtime_version: "monopod://0.1.0".into(),
+            kubelet_port: 10250,
+            cluster_dns: None,
+            cluster_domain: "cluster.local".into(),
+            api_server: "127.0.0.1:6443".parse().unwrap(),
+            max_pods: 110,
+            allowed_sysctls: Vec::new(),
+            labels: Vec::new(),
+            taints: Vec::new(),
+            pod_cidr: None,
+            endpoints: None,
+        };
+        let client = Client::new(Arc::new(transport));
+        let node = Node::start_with(client, self.runtime.clone(), config, Arc::new(NoMounts));
+        let mut ready = node.ready();
+        within(ready.wait_for(|ready| *ready)).await.unwrap();
+        self.node = Some(node);
+    }
+
+    async fn create(&self, name: &str, mut spec: Value) {
+        spec["nodeName"] = NAME.into();
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
+        self.admin.create(NAMESPACE, &pod).await.unwrap();
+    }
+
+    /// Waits until the API shows the Pod as wanted; `None` means that there is no such Pod.
+    async fn until(&self, name: &str, wanted: impl Fn(Option<&Value>) -> bool) -> Option<Value> {
+        let mut changes = self.pods.subscribe();
+        let look = || self.pods.get(NAMESPACE, name).map(|pod| serde_json::to_value(&*pod).unwrap());
+        let wait = async {
+            loop {
+                let now = look();
+                if wanted(now.as_ref()) {
+                    return now;
+                }
+                changes.next().await.expect("the reflector goes on");
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(20), wait).await {
+            Ok(found) => found,
+            Err(_) => panic!(
+                "{name} is {:#}, calls {:?}",
+                look().unwrap_or_default()["status"],
+                self.runtime.calls()
+            ),
+        }
+    }
+
+    async fn running(&self, name: &str) -> Value {
+        self.until(name, |pod| pod.is_some_and(|pod| pod["status"]["phase"] == "Running")).await.unwrap()
+    }
+
+    async fn kubelet(&self, path: &str) -> (u16, String) {
+        let request = http::Request::get(path).body(wire::empty()).unwrap();
+        let response = within(self.node.as_ref().unwrap().handler().handle(request)).await;
+        let code = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (code, String::from_utf8_lossy(&body).into_owned())
+    }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
+}
+
+fn plain() -> Value {
+    json!({"terminationGracePeriodSeconds": 1,
+        "containers": [{"name": "c", "image": "busybox:1.36", "imagePullPolicy": "IfNotPresent"}]})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_runs_is_logged_and_leaves_nothing() {
+    let cluster = Cluster::start().await;
+    cluster.create("web", plain()).await;
+    let pod = cluster.running("web").await;
+    let status = &pod["status"];
+    let kinds: Vec<&str> =
+        status["conditions"].as_array().unwrap().iter().map(|one| one["type"].as_str().unwrap()).collect();
+    assert_eq!(
+        kinds,
+        ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"]
+    );
+    assert_eq!((&status["hostIP"], &status["qosClass"]), (&json!("192.0.2.1"), &json!("BestEffort")));
+    assert!(status["containerStatuses"][0]["containerID"].as_str().unwrap().starts_with("monopod://"));
+    let config = cluster.runtime.config("c").unwrap();
+    let value = |name: &str| config.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    assert_eq!(value("HOSTNAME").as_deref(), Some("web"));
+    assert_eq!(value("KUBERNETES_SERVICE_HOST").as_deref(), Some("10.43.0.1"));
+    let token = config.mounts.iter().find(|mount| mount.container_path.ends_with("serviceaccount")).unwrap();
+    assert!(
+        token.read_only && std::fs::read_to_string(token.host_path.join("token")).unwrap().starts_with("ey")
+    );
+    assert_eq!(std::fs::read_to_string(token.host_path.join("ca.crt")).unwrap(), "PEM");
+
+    assert_eq!(cluster.kubelet("/containerLogs/default/web/c").await, (200, "hello from c\n".into()));
+    let (code, text) = cluster.kubelet("/containerLogs/default/web/c?previous=true").await;
+    assert_eq!((code, text.as_str()), (400, "previous terminated container \"c\" in pod \"web\" not found"));
+    let refused = cluster.kubelet("/exec/default/web/nosuch?command=x&output=1").await.1;
+    assert_eq!(refused, "container not found (\"nosuch\")");
+
+    cluster.admin.delete::<Pod>(NAMESPACE, "web", &DeleteOptions::default()).await.unwrap();
+    cluster.until("web", |pod| pod.is_none()).await;
+    assert_eq!(cluster.runtime.count(), (0, 0));
+    let left = std::fs::read_dir(cluster.directory.path().join("pods")).unwrap().count();
+    assert_eq!(left, 0, "directories are left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_is_restarted_and_a_finished_pod_stays_with_its_logs() {
+    let cluster = Cluster::start().await;
+    cluster.create("crash", plain()).await;
+    cluster.running("crash").await;
+    cluster.runtime.exit("c", 3);
+    within(cluster.runtime.running("c", 1)).await;
+    let restarted = |pod: Option<&Value>| {
+        pod.is_some_and(|pod| pod["status"]["containerStatuses"][0]["restartCount"] == 1)
+    };
+    let pod = cluster.until("crash", restarted).await.unwrap();
+    assert_eq!(pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 3);
+
+    let mut once = plain();
+    once["restartPolicy"] = "Never".into();
+    once["containers"][0]["name"] = "once".into();
+    cluster.create("done", once).await;
+    cluster.running("done").await;
+    cluster.runtime.exit("once", 0);
+    cluster.until("done", |pod| pod.is_some_and(|pod| pod["status"]["phase"] == "Succeeded")).await;
+    assert_eq!(cluster.kubelet("/containerLogs/default/done/once").await.1, "hello from once\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_starts_again_adopts_what_runs() {
+    let mut cluster = Cluster::start().await;
+    cluster.create("web", plain()).await;
+    cluster.running("web").await;
+    cluster.node.take().unwrap().shutdown().await;
+    cluster.start_node().await;
+    cluster.runtime.exit("c", 1);
+    within(cluster.runtime.running("c", 1)).await;
+    let starts = cluster.runtime.calls().iter().filter(|call| call.starts_with("run_sandbox")).count();
+    assert_eq!(starts, 1, "the sandbox was not made again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_map_that_comes_late_is_mounted_at_once() {
+    let cluster = Cluster::start().await;
+    let mut spec = plain();
+    spec["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
+    spec["volumes"] = json!([{"name": "v", "configMap": {"name": "late"}}]);
+    cluster.create("web", spec).await;
+    cluster.until("web", |pod| pod.is_some_and(|pod| pod["status"]["startTime"].is_string())).await;
+    let map = json!({"metadata": {"name": "late", "namespace": NAMESPACE}, "data": {"k": "1"}});
+    cluster.admin.create::<ConfigMap>(NAMESPACE, &serde_json::from_value(map).unwrap()).await.unwrap();
+    cluster.running("web").await;
+    let config = cluster.runtime.config("c").unwrap();
+    let mount = config.mounts.iter().find(|mount| mount.container_path == Path::new("/v")).unwrap();
+    assert_eq!(std::fs::read_to_string(mount.host_path.join("k")).unwrap(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_object_is_ready_with_the_kubelets_words() {
+    let cluster = Cluster::start().await;
+    let node: NodeObject = cluster.admin.get("", NAME).await.unwrap();
+    let node = serde_json::to_value(node).unwrap();
+    let conditions = node["status"]["conditions"].as_array().unwrap();
+    let ready = conditions.iter().find(|one| one["type"] == "Ready").unwrap();
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("True"), &json!("KubeletReady")));
+    assert_eq!(ready["message"], "kubelet is posting ready status");
+    assert_eq!(node["status"]["nodeInfo"]["kubeletVersion"], "v1.36.2");
+    assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], NAME);
+}

@@ -1,0 +1,372 @@
+//! A container runtime made of maps: containers run until the test ends them.
+//!
+//! Creating, starting and stopping answer at once; a container ends when the test says so,
+//! or when it is stopped. Logs are real files in CRI format, so that readers can be tested.
+//! It does not run programs: `exec_sync` answers what the test has put there, `exec`,
+//! `attach` and `port_forward` say that they are not available.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use runtime::{
+    AttachOptions, ContainerConfig, ContainerState, ContainerStats, ContainerStatus, Credentials, Error,
+    Event, ExecOptions, ExecOutput, Image, Runtime, SandboxConfig, SandboxStatus, Streams,
+};
+use tokio::sync::{mpsc, watch};
+
+/// Events that wait for their reader.
+const EVENTS: usize = 1024;
+
+/// The runtime.
+#[derive(Debug)]
+pub struct FakeRuntime {
+    inner: Mutex<Inner>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    sandboxes: BTreeMap<String, Sandbox>,
+    containers: BTreeMap<String, Container>,
+    images: BTreeMap<String, Image>,
+    exec: HashMap<Vec<String>, ExecOutput>,
+    events: Option<mpsc::Sender<Event>>,
+    calls: Vec<String>,
+    count: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Sandbox {
+    status: SandboxStatus,
+    logs: PathBuf,
+}
+
+#[derive(Clone, Debug)]
+struct Container {
+    status: ContainerStatus,
+    config: ContainerConfig,
+}
+
+impl Default for FakeRuntime {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), changed: watch::channel(0).0 }
+    }
+}
+
+impl FakeRuntime {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Puts an image there, so that it need not be pulled.
+    pub fn add_image(&self, reference: &str) {
+        let image = Image {
+            id: format!("sha256:{:064x}", reference.len()),
+            repo_tags: vec![reference.into()],
+            repo_digests: Vec::new(),
+            size: 1000,
+            user: String::new(),
+            stop_signal: String::new(),
+            entrypoint: Vec::new(),
+            cmd: Vec::new(),
+            env: Vec::new(),
+            working_dir: String::new(),
+            volumes: Vec::new(),
+            layers: Vec::new(),
+            pinned: false,
+        };
+        self.lock().images.insert(reference.into(), image);
+    }
+
+    /// What a command answers in any container.
+    pub fn answer_exec(&self, command: &[&str], output: ExecOutput) {
+        let command = command.iter().map(|word| word.to_string()).collect();
+        self.lock().exec.insert(command, output);
+    }
+
+    /// What was called, in order: `run_sandbox p`, `start c/0`, `stop c`, ...
+    pub fn calls(&self) -> Vec<String> {
+        self.lock().calls.clone()
+    }
+
+    /// The configuration of the newest container of this name.
+    pub fn config(&self, container: &str) -> Option<ContainerConfig> {
+        let inner = self.lock();
+        let named = inner.containers.values().filter(|one| one.config.name == container);
+        named.max_by_key(|one| one.config.attempt).map(|one| one.config.clone())
+    }
+
+    /// How many sandboxes and containers there are.
+    pub fn count(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.sandboxes.len(), inner.containers.len())
+    }
+
+    /// Ends the running container of this name.
+    pub fn exit(&self, container: &str, code: i32) {
+        let mut inner = self.lock();
+        let running = inner
+            .containers
+            .values()
+            .find(|one| one.config.name == container && one.status.state == ContainerState::Running);
+        let Some(id) = running.map(|one| one.status.id.clone()) else { return };
+        end(&mut inner, &id, code);
+        drop(inner);
+        self.change();
+    }
+
+    /// Returns once a running container of this name is there with this restart number.
+    pub async fn running(&self, container: &str, attempt: u32) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            let runs = self.lock().containers.values().any(|one| {
+                let same = one.config.name == container && one.config.attempt == attempt;
+                same && one.status.state == ContainerState::Running
+            });
+            // The sender lives as long as we do.
+            if runs || changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn change(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+/// Marks a container as ended and tells it.
+fn end(inner: &mut Inner, id: &str, code: i32) {
+    let Some(container) = inner.containers.get_mut(id) else { return };
+    let status = &mut container.status;
+    if status.state != ContainerState::Running {
+        return;
+    }
+    status.state = ContainerState::Exited;
+    status.exit_code = code;
+    status.finished_at = Some(Timestamp::now());
+    status.reason = if code == 0 { "Completed" } else { "Error" }.into();
+    let event = Event::ContainerExited { pod_uid: status.pod.uid.clone(), container_id: id.into() };
+    if let Some(events) = &inner.events {
+        // The queue is longer than any test's list of exits.
+        let _ = events.try_send(event);
+    }
+}
+
+fn missing(what: &'static str, id: &str) -> Error {
+    Error::NotFound { what, id: id.into() }
+}
+
+fn unavailable(what: &str) -> Error {
+    Error::host(what.to_string(), "the fake runtime runs no programs")
+}
+
+fn answer<'a, T: Send + 'a>(result: Result<T, Error>) -> BoxFuture<'a, Result<T, Error>> {
+    futures_util::future::ready(result).boxed()
+}
+
+impl Runtime for FakeRuntime {
+    fn run_sandbox(&self, config: SandboxConfig) -> BoxFuture<'_, Result<SandboxStatus, Error>> {
+        let mut inner = self.lock();
+        inner.calls.push(format!("run_sandbox {}", config.pod.name));
+        inner.count += 1;
+        let last = u8::try_from(inner.count % 250 + 2).unwrap_or(2);
+        let status = SandboxStatus {
+            id: format!("{:064x}", inner.count),
+            pod: config.pod,
+            ready: true,
+            ips: vec![IpAddr::V4(Ipv4Addr::new(10, 42, 0, last))],
+            created_at: Timestamp::now(),
+            labels: config.labels,
+            annotations: config.annotations,
+        };
+        let sandbox = Sandbox { status: status.clone(), logs: config.log_directory };
+        inner.sandboxes.insert(status.id.clone(), sandbox);
+        answer(Ok(status))
+    }
+
+    fn stop_sandbox<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        let mut inner = self.lock();
+        inner.calls.push("stop_sandbox".into());
+        let mine: Vec<String> = inner
+            .containers
+            .values()
+            .filter(|one| one.status.sandbox_id == id)
+            .map(|one| one.status.id.clone())
+            .collect();
+        mine.iter().for_each(|container| end(&mut inner, container, 137));
+        if let Some(sandbox) = inner.sandboxes.get_mut(id) {
+            sandbox.status.ready = false;
+        }
+        drop(inner);
+        self.change();
+        answer(Ok(()))
+    }
+
+    fn remove_sandbox<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        let mut inner = self.lock();
+        inner.calls.push("remove_sandbox".into());
+        inner.sandboxes.remove(id);
+        inner.containers.retain(|_, one| one.status.sandbox_id != id);
+        drop(inner);
+        self.change();
+        answer(Ok(()))
+    }
+
+    fn sandboxes(&self) -> BoxFuture<'_, Result<Vec<SandboxStatus>, Error>> {
+        answer(Ok(self.lock().sandboxes.values().map(|sandbox| sandbox.status.clone()).collect()))
+    }
+
+    fn create_container<'a>(
+        &'a self,
+        sandbox: &'a str,
+        config: ContainerConfig,
+    ) -> BoxFuture<'a, Result<String, Error>> {
+        let mut inner = self.lock();
+        inner.calls.push(format!("create {}/{}", config.name, config.attempt));
+        let Some(owner) = inner.sandboxes.get(sandbox).cloned() else {
+            return answer(Err(missing("sandbox", sandbox)));
+        };
+        inner.count += 1;
+        let id = format!("{:064x}", inner.count);
+        let log_path = owner.logs.join(&config.log_path);
+        let directory = log_path.parent().map(std::fs::create_dir_all).transpose();
+        let line = format!("{} stdout F hello from {}\n", Timestamp::now(), config.name);
+        if let Err(err) = directory.and_then(|_| std::fs::write(&log_path, line)) {
+            return answer(Err(Error::host("failed to write a log", err)));
+        }
+        let status = ContainerStatus {
+            id: id.clone(),
+            sandbox_id: sandbox.into(),
+            pod: owner.status.pod,
+            name: config.name.clone(),
+            attempt: config.attempt,
+            state: ContainerState::Created,
+            pid: None,
+            created_at: Timestamp::now(),
+            started_at: None,
+            finished_at: None,
+            exit_code: 0,
+            oom_killed: false,
+            reason: String::new(),
+            message: String::new(),
+            image: config.image.clone(),
+            image_id: config.image.clone(),
+            log_path,
+            user: None,
+            labels: config.labels.clone(),
+            annotations: config.annotations.clone(),
+        };
+        inner.containers.insert(id.clone(), Container { status, config });
+        answer(Ok(id))
+    }
+
+    fn start_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        let mut inner = self.lock();
+        let Some(container) = inner.containers.get_mut(id) else {
+            return answer(Err(missing("container", id)));
+        };
+        container.status.state = ContainerState::Running;
+        container.status.started_at = Some(Timestamp::now());
+        let call = format!("start {}/{}", container.config.name, container.config.attempt);
+        inner.calls.push(call);
+        drop(inner);
+        self.change();
+        answer(Ok(()))
+    }
+
+    fn stop_container<'a>(&'a self, id: &'a str, grace: Duration) -> BoxFuture<'a, Result<(), Error>> {
+        let mut inner = self.lock();
+        let Some(name) = inner.containers.get(id).map(|one| one.config.name.clone()) else {
+            return answer(Err(missing("container", id)));
+        };
+        inner.calls.push(format!("stop {name} {}s", grace.as_secs()));
+        end(&mut inner, id, 143);
+        drop(inner);
+        self.change();
+        answer(Ok(()))
+    }
+
+    fn remove_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        self.lock().containers.remove(id);
+        answer(Ok(()))
+    }
+
+    fn containers(&self) -> BoxFuture<'_, Result<Vec<ContainerStatus>, Error>> {
+        answer(Ok(self.lock().containers.values().map(|one| one.status.clone()).collect()))
+    }
+
+    fn container_status<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<ContainerStatus, Error>> {
+        let found = self.lock().containers.get(id).map(|one| one.status.clone());
+        answer(found.ok_or_else(|| missing("container", id)))
+    }
+
+    fn exec_sync<'a>(
+        &'a self,
+        _id: &'a str,
+        command: Vec<String>,
+        _timeout: Option<Duration>,
+    ) -> BoxFuture<'a, Result<ExecOutput, Error>> {
+        let output = self.lock().exec.get(&command).cloned();
+        let message = format!("exec: {:?}: executable file not found in $PATH", command.first());
+        answer(output.ok_or(Error::Start { message }))
+    }
+
+    fn exec<'a>(&'a self, _id: &'a str, _options: ExecOptions) -> BoxFuture<'a, Result<Streams, Error>> {
+        answer(Err(unavailable("exec")))
+    }
+
+    fn attach<'a>(&'a self, _id: &'a str, _options: AttachOptions) -> BoxFuture<'a, Result<Streams, Error>> {
+        answer(Err(unavailable("attach")))
+    }
+
+    fn port_forward<'a>(
+        &'a self,
+        _sandbox: &'a str,
+        _port: u16,
+    ) -> BoxFuture<'a, Result<tokio::net::TcpStream, Error>> {
+        answer(Err(unavailable("port-forward")))
+    }
+
+    fn events(&self) -> mpsc::Receiver<Event> {
+        let (sender, receiver) = mpsc::channel(EVENTS);
+        self.lock().events = Some(sender);
+        receiver
+    }
+
+    fn image_status<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<Image>, Error>> {
+        let inner = self.lock();
+        let found = inner
+            .images
+            .values()
+            .find(|image| image.id == reference || image.repo_tags.iter().any(|tag| tag == reference));
+        answer(Ok(found.cloned()))
+    }
+
+    fn images(&self) -> BoxFuture<'_, Result<Vec<Image>, Error>> {
+        answer(Ok(self.lock().images.values().cloned().collect()))
+    }
+
+    fn pull_image<'a>(
+        &'a self,
+        reference: &'a str,
+        _credentials: Vec<Credentials>,
+    ) -> BoxFuture<'a, Result<Image, Error>> {
+        answer(Err(Error::Pull { message: format!("{reference}: not found"), unreachable: false }))
+    }
+
+    fn remove_image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        self.lock().images.remove(reference);
+        answer(Ok(()))
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>> {
+        answer(Ok(Vec::new()))
+    }
+}
