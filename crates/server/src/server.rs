@@ -127,10 +127,16 @@ fn authorize(state: &State, user: &User, target: &Target, field_selector: &str) 
     state.auth.authorize(&Attributes {
         namespace: &target.namespace,
         subresource: &target.subresource,
-        name: &target.name,
+        name: if target.name.is_empty() { selected_name(field_selector) } else { &target.name },
         field_selector,
         ..Attributes::resource(user, target.verb, &target.group, &target.version, &target.resource)
     })
+}
+
+/// A list or watch of one name is authorised as a request for it (upstream's request info).
+fn selected_name(field_selector: &str) -> &str {
+    let name = field_selector.split(',').find_map(|term| term.strip_prefix("metadata.name="));
+    name.unwrap_or_default().trim_start_matches('=')
 }
 
 /// Whether this is a WebSocket to a running container.
