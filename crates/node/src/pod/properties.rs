@@ -72,7 +72,7 @@ proptest! {
     fn random_lives_keep_the_rules(policy in prop_oneof![Just("Always"), Just("OnFailure"), Just("Never")],
                                    list in prop::collection::vec(happening(), 1..60)) {
         let mut world = world(policy);
-        let mut restarts = vec![0; 4];
+        let mut restarts = [0; 4];
         for what in &list {
             let ended = world.state.is_terminated();
             let phase = world.phase().to_string();

@@ -374,7 +374,7 @@ fn initialized(state: &PodState, phase: &str) -> Verdict {
         .containers
         .iter()
         .filter(|container| match container.role {
-            Role::Init => !container.exited.as_ref().is_some_and(|exit| exit.code == 0),
+            Role::Init => container.exited.as_ref().is_none_or(|exit| exit.code != 0),
             Role::Sidecar => !container.probes.started,
             Role::Main | Role::Ephemeral => false,
         })
