@@ -1,2 +1,72 @@
-//! bench
-fn main() {}
+//! Measures a whole Monopod from outside, as its users meet it: over HTTPS.
+//!
+//! Every figure comes from the program itself, started here on a data directory
+//! of its own, and is printed as medians with the load of the machine beside
+//! them. `README.md` beside this file says what each figure means.
+//!
+//! Start reading at [`main`]; [`instance`] starts the program, [`connection`] speaks to it.
+
+#![allow(clippy::print_stdout)]
+
+mod api;
+mod connection;
+mod instance;
+mod pods;
+mod process;
+mod report;
+mod startup;
+mod steady;
+mod watch;
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::report::Report;
+
+/// Which figures to take.
+#[derive(Debug, Parser)]
+#[command(name = "bench", about = "Measures Monopod as a whole system")]
+struct Options {
+    /// startup, pods, burst, steady, api, watch; none: all
+    which: Vec<String>,
+    /// Starts measured by "startup"
+    #[arg(long, default_value_t = 5)]
+    starts: usize,
+    /// Pods created and deleted one after another by "pods"
+    #[arg(long, default_value_t = 30)]
+    sequence: usize,
+    /// Pods created at once by "burst"
+    #[arg(long, default_value_t = 50)]
+    burst: usize,
+    /// Seconds that "steady" looks at an idle instance
+    #[arg(long, default_value_t = 60)]
+    idle_seconds: u64,
+    /// Seconds for each operation and number of connections of "api"
+    #[arg(long, default_value_t = 3)]
+    api_seconds: u64,
+    /// Watchers of "watch"
+    #[arg(long, default_value_t = 100)]
+    watchers: usize,
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.which.is_empty() || self.which.iter().any(|wanted| wanted == name)
+    }
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> Result<()> {
+    let options = Options::parse();
+    let mut report = Report::new();
+    if options.wants("startup") {
+        startup::measure(&mut report, options.starts).await?;
+    }
+    if ["pods", "burst", "steady"].iter().any(|name| options.wants(name)) {
+        pods::measure(&mut report, &options).await?;
+    }
+    if options.wants("api") || options.wants("watch") {
+        api::measure(&mut report, &options).await?;
+    }
+    report.publish()
+}
