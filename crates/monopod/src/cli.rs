@@ -1,0 +1,134 @@
+//! The command line: names and defaults that scripts rely on.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::UpFlags;
+
+/// Where an instance lives when nobody says otherwise.
+pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/monopod";
+
+/// A complete Pod platform in one program.
+#[derive(Debug, Parser)]
+#[command(name = "monopod", version, about, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server and a node in the foreground; TERM leaves the Pods running
+    Up(Box<UpFlags>),
+    /// Stop every Pod of this instance and remove all it made
+    Down {
+        #[command(flatten)]
+        instance: Instance,
+        /// Remove the data directory too
+        #[arg(long)]
+        purge: bool,
+    },
+    /// What runs and what is wrong, in one screen
+    Status {
+        #[command(flatten)]
+        instance: Instance,
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// What this host lacks, and what to do about it
+    Doctor,
+    /// The images of this node
+    Image {
+        #[command(flatten)]
+        instance: Instance,
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+    /// Print the kubeconfig of this instance's administrator
+    Kubeconfig {
+        #[command(flatten)]
+        instance: Instance,
+    },
+    /// Print a completion script
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version,
+}
+
+/// Which instance a command is about.
+#[derive(Debug, Args)]
+pub(crate) struct Instance {
+    /// Data directory; it names the instance
+    #[arg(long, global = true, default_value = DEFAULT_DATA_DIR)]
+    pub(crate) data_dir: PathBuf,
+}
+
+/// How a listing is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// What to do with images.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Pull an image from its registry
+    Pull {
+        /// As in a manifest: busybox, nginx:1.27, registry.example.com/a/b@sha256:…
+        reference: String,
+        /// User of the registry; the password is read from MONOPOD_REGISTRY_PASSWORD
+        #[arg(long)]
+        username: Option<String>,
+        /// Where to ask instead of a registry: NAME=URL
+        #[arg(long, value_name = "NAME=URL")]
+        registry_mirror: Vec<String>,
+        /// Registry to speak plain HTTP with
+        #[arg(long, value_name = "HOST")]
+        insecure_registry: Vec<String>,
+    },
+    /// Import the images of an archive (docker-archive or OCI, also compressed)
+    Import {
+        /// The archive; - for standard input
+        file: PathBuf,
+    },
+    /// List the images
+    Ls {
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Remove images
+    Rm {
+        /// Names or ids
+        #[arg(required = true)]
+        references: Vec<String>,
+    },
+    /// Remove the images that no container uses
+    Prune,
+    /// Write an image as an OCI archive
+    Export {
+        /// Name or id
+        reference: String,
+        /// The file to write; - for standard output
+        file: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

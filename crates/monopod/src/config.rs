@@ -1,0 +1,224 @@
+//! The settings of `up`: flags, then the configuration file, then defaults.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde::Deserialize;
+
+use crate::cli::DEFAULT_DATA_DIR;
+use crate::instance::Cidr;
+
+/// Flags of `up`; the same names are the keys of `--config FILE`.
+#[derive(Debug, Default, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct UpFlags {
+    /// YAML file with the same keys as these flags; flags win
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// Data directory; it names the instance [default: /var/lib/monopod]
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// Address of the API [default: 127.0.0.1:6443, or the next free port]
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Where to write the administrator's kubeconfig [default: <data-dir>/kubeconfig]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Name of the node [default: the host's name]
+    #[arg(long)]
+    node_name: Option<String>,
+    /// Addresses of Pods [default: 10.42.0.0/16, or the next free range]
+    #[arg(long)]
+    pod_cidr: Option<Cidr>,
+    /// Addresses of Services [default: 10.43.0.0/16, or the next free range]
+    #[arg(long)]
+    service_cidr: Option<Cidr>,
+    /// Where objects are kept; only "embedded" is supported
+    #[arg(long)]
+    store: Option<String>,
+    /// Where to ask instead of a registry: NAME=URL (may be repeated)
+    #[arg(long, value_name = "NAME=URL")]
+    #[serde(default)]
+    registry_mirror: Vec<String>,
+    /// Registry to speak plain HTTP with (may be repeated); loopback always is
+    #[arg(long, value_name = "HOST")]
+    #[serde(default)]
+    insecure_registry: Vec<String>,
+    /// How much to log: error, warn, info, debug, trace
+    #[arg(long)]
+    log_level: Option<tracing_level::Level>,
+}
+
+/// What `up` runs with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) data_dir: PathBuf,
+    /// `None`: the default port or the next free one.
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) node_name: String,
+    /// `None`: the default range or the next free one.
+    pub(crate) pod_cidr: Option<Cidr>,
+    pub(crate) service_cidr: Option<Cidr>,
+    pub(crate) registry_mirrors: Vec<(String, String)>,
+    pub(crate) insecure_registries: Vec<String>,
+    pub(crate) log_level: tracing::Level,
+}
+
+impl Settings {
+    /// Reads the file that the flags name and fills in defaults.
+    pub(crate) fn resolve(flags: Box<UpFlags>) -> Result<Self> {
+        let file = flags.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let merged = merge(*flags, file);
+        if let Some(store) = merged.store.as_deref().filter(|store| *store != "embedded") {
+            bail!("--store {store}: only the embedded store is supported");
+        }
+        let data_dir = absolute(merged.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
+        let node_name = merged.node_name.map_or_else(host_name, Ok)?.to_lowercase();
+        ensure!(
+            is_dns_subdomain(&node_name),
+            "--node-name {node_name:?}: a lowercase RFC 1123 subdomain is needed"
+        );
+        Ok(Settings {
+            listen: merged.listen,
+            kubeconfig: merged.kubeconfig.map_or_else(|| Ok(data_dir.join("kubeconfig")), absolute)?,
+            node_name,
+            pod_cidr: merged.pod_cidr,
+            service_cidr: merged.service_cidr,
+            registry_mirrors: mirrors(&merged.registry_mirror)?,
+            insecure_registries: merged.insecure_registry,
+            log_level: merged.log_level.unwrap_or_default().into(),
+            data_dir,
+        })
+    }
+}
+
+/// `NAME=URL` pairs.
+pub(crate) fn mirrors(words: &[String]) -> Result<Vec<(String, String)>> {
+    let split = |word: &String| {
+        let pair = word.split_once('=').filter(|(name, url)| !name.is_empty() && url.starts_with("http"));
+        let (name, url) = pair.with_context(|| format!("registry mirror {word:?}: NAME=URL is needed"))?;
+        Ok((name.to_owned(), url.to_owned()))
+    };
+    words.iter().map(split).collect()
+}
+
+fn read(file: &Path) -> Result<UpFlags> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    if text.trim().is_empty() {
+        return Ok(UpFlags::default());
+    }
+    serde_saphyr::from_str(&text).with_context(|| format!("{} is not a valid configuration", file.display()))
+}
+
+fn merge(flags: UpFlags, file: UpFlags) -> UpFlags {
+    let either = |flag: Vec<String>, file: Vec<String>| if flag.is_empty() { file } else { flag };
+    UpFlags {
+        config: flags.config,
+        data_dir: flags.data_dir.or(file.data_dir),
+        listen: flags.listen.or(file.listen),
+        kubeconfig: flags.kubeconfig.or(file.kubeconfig),
+        node_name: flags.node_name.or(file.node_name),
+        pod_cidr: flags.pod_cidr.or(file.pod_cidr),
+        service_cidr: flags.service_cidr.or(file.service_cidr),
+        store: flags.store.or(file.store),
+        registry_mirror: either(flags.registry_mirror, file.registry_mirror),
+        insecure_registry: either(flags.insecure_registry, file.insecure_registry),
+        log_level: flags.log_level.or(file.log_level),
+    }
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf> {
+    std::path::absolute(&path).with_context(|| format!("{} is no path", path.display()))
+}
+
+fn host_name() -> Result<String> {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_str().context("the host's name is not UTF-8: give --node-name")?;
+    Ok(name.to_owned())
+}
+
+/// RFC 1123: what a Node may be called.
+fn is_dns_subdomain(name: &str) -> bool {
+    let label = |part: &str| {
+        !part.is_empty()
+            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+/// A log level that both the command line and the file can name.
+mod tracing_level {
+    use clap::ValueEnum;
+    use serde::Deserialize;
+
+    #[derive(Debug, Clone, Copy, Default, ValueEnum, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub(crate) enum Level {
+        Error,
+        Warn,
+        #[default]
+        Info,
+        Debug,
+        Trace,
+    }
+
+    impl From<Level> for tracing::Level {
+        fn from(level: Level) -> Self {
+            match level {
+                Level::Error => tracing::Level::ERROR,
+                Level::Warn => tracing::Level::WARN,
+                Level::Info => tracing::Level::INFO,
+                Level::Debug => tracing::Level::DEBUG,
+                Level::Trace => tracing::Level::TRACE,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let file: UpFlags = serde_saphyr::from_str("data-dir: /a\nnode-name: file\n").expect("valid");
+        let flags = UpFlags { node_name: Some("flag".into()), ..UpFlags::default() };
+        let merged = merge(flags, file);
+        assert_eq!(merged.node_name.as_deref(), Some("flag"));
+        assert_eq!(merged.data_dir, Some("/a".into()));
+    }
+
+    #[test]
+    fn an_unknown_key_of_the_file_is_refused_by_name() {
+        let err = serde_saphyr::from_str::<UpFlags>("nosuch: 1\n").expect_err("refused").to_string();
+        assert!(err.contains("nosuch"), "{err}");
+    }
+
+    #[test]
+    fn another_store_is_refused_by_name() {
+        let flags = UpFlags { store: Some("etcd://a:2379".into()), ..UpFlags::default() };
+        let err = Settings::resolve(Box::new(flags)).expect_err("refused").to_string();
+        assert!(err.contains("etcd://a:2379"), "{err}");
+    }
+
+    #[test]
+    fn a_mirror_needs_a_name_and_a_url() {
+        assert!(mirrors(&["docker.io".into()]).is_err());
+        assert_eq!(
+            mirrors(&["a=http://b".into()]).expect("valid"),
+            [("a".to_owned(), "http://b".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_node_name_is_a_dns_subdomain() {
+        assert!(is_dns_subdomain("a-1.b"));
+        assert!(!is_dns_subdomain("a_b") && !is_dns_subdomain("-a") && !is_dns_subdomain(""));
+    }
+}

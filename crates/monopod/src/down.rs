@@ -1,0 +1,50 @@
+//! Takes an instance down: every Pod stopped, everything it made on this host removed.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::instance::{self, canonical, need_root};
+use crate::say;
+
+/// A daemon that has been told to stop ends well within this.
+const DAEMON_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Stops the daemon if it runs, removes what the instance owns, and with `purge` its data.
+pub(crate) fn run(data_dir: &Path, purge: bool) -> Result<()> {
+    need_root("down", "it removes mounts, cgroups and links")?;
+    let data_dir = canonical(data_dir);
+    if !data_dir.exists() {
+        return say(&format!("{} does not exist: nothing to do", data_dir.display()));
+    }
+    let state = data_dir.join("state");
+    stop_daemon(&state)?;
+    let removed = crate::up::remove_everything(&data_dir)?;
+    removed.iter().try_for_each(|what| say(&format!("removed {what}")))?;
+    if purge {
+        std::fs::remove_dir_all(&data_dir)
+            .with_context(|| format!("cannot remove {}", data_dir.display()))?;
+        say(&format!("removed {}", data_dir.display()))?;
+    }
+    Ok(())
+}
+
+fn stop_daemon(state: &Path) -> Result<()> {
+    if !state.exists() {
+        return Ok(());
+    }
+    let Some(pid) = instance::running(state)? else { return Ok(()) };
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .context("the lock names no process")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("cannot stop the daemon")?;
+    let asked = Instant::now();
+    while instance::running(state)?.is_some() {
+        ensure!(asked.elapsed() < DAEMON_PATIENCE, "process {} does not stop", pid.as_raw_nonzero());
+        // The lock is released by the kernel at the process's end; it cannot be waited for without taking it.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    say("stopped the daemon")
+}

@@ -1,0 +1,251 @@
+//! What makes two instances on one machine never touch each other.
+//!
+//! Everything an instance owns is named after its data directory: eight
+//! hexadecimal digits of the path's SHA-256. Ports and address ranges that were
+//! not asked for by name are the first free ones, and stay the same afterwards.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+/// The eight digits that name an instance.
+pub(crate) fn id(data_dir: &Path) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, data_dir.as_os_str().as_encoded_bytes());
+    digest.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The data directory as everybody spells it: absolute, links resolved once it exists.
+pub(crate) fn canonical(data_dir: &Path) -> PathBuf {
+    fs::canonicalize(data_dir)
+        .or_else(|_| std::path::absolute(data_dir))
+        .unwrap_or_else(|_| data_dir.to_path_buf())
+}
+
+/// An IPv4 range in CIDR notation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Cidr {
+    base: u32,
+    bits: u8,
+}
+
+impl Cidr {
+    /// The nth address of the range.
+    pub(crate) fn address(self, n: u32) -> Ipv4Addr {
+        Ipv4Addr::from(self.base + n)
+    }
+
+    fn overlaps(self, other: Cidr) -> bool {
+        let mask = mask(self.bits.min(other.bits));
+        self.base & mask == other.base & mask
+    }
+}
+
+fn mask(bits: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0)
+}
+
+impl FromStr for Cidr {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (address, bits) = text
+            .split_once('/')
+            .with_context(|| format!("{text:?} is not an IPv4 range like 10.42.0.0/16"))?;
+        let base = u32::from(
+            address.parse::<Ipv4Addr>().with_context(|| format!("{address:?} is not an IPv4 address"))?,
+        );
+        let bits: u8 = bits.parse().with_context(|| format!("{bits:?} is not a prefix length"))?;
+        ensure!((8..=28).contains(&bits), "{text}: the prefix length must be from 8 to 28");
+        ensure!(
+            base & !mask(bits) == 0,
+            "{text} has bits set behind the prefix; did you mean {}?",
+            Cidr { base: base & mask(bits), bits }
+        );
+        Ok(Cidr { base, bits })
+    }
+}
+
+impl TryFrom<String> for Cidr {
+    type Error = anyhow::Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Cidr> for String {
+    fn from(cidr: Cidr) -> Self {
+        cidr.to_string()
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", Ipv4Addr::from(self.base), self.bits)
+    }
+}
+
+/// The ranges of an instance, chosen once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ranges {
+    pub(crate) pods: Cidr,
+    pub(crate) services: Cidr,
+}
+
+impl Ranges {
+    /// The part of the Pods' range that is this node's: the first /24, as upstream cuts ranges for nodes.
+    pub(crate) fn node(&self) -> Cidr {
+        Cidr { base: self.pods.base, bits: self.pods.bits.max(24) }
+    }
+}
+
+/// The ranges asked for, those of the last start, or the first free pair from 10.42/10.43 upward.
+pub(crate) fn choose_ranges(state: &Path, pods: Option<Cidr>, services: Option<Cidr>) -> Result<Ranges> {
+    let file = state.join("ranges.json");
+    let before: Option<Ranges> = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let free = match &before {
+        Some(ranges) => ranges.clone(),
+        None => first_free(&routes(&fs::read_to_string("/proc/net/route").unwrap_or_default()))?,
+    };
+    let ranges = Ranges { pods: pods.unwrap_or(free.pods), services: services.unwrap_or(free.services) };
+    ensure!(
+        !ranges.pods.overlaps(ranges.services),
+        "Pod range {} and Service range {} overlap",
+        ranges.pods,
+        ranges.services
+    );
+    if before.as_ref() != Some(&ranges) {
+        fs::write(&file, serde_json::to_vec(&ranges)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(ranges)
+}
+
+fn first_free(taken: &[Cidr]) -> Result<Ranges> {
+    let pair = |second: u32| Ranges {
+        pods: Cidr { base: 10 << 24 | second << 16, bits: 16 },
+        services: Cidr { base: 10 << 24 | (second + 1) << 16, bits: 16 },
+    };
+    let free = |range: &Cidr| !taken.iter().any(|route| route.overlaps(*range));
+    let found = (42..252).step_by(2).map(pair).find(|ranges| free(&ranges.pods) && free(&ranges.services));
+    found.context("no free range for Pods in 10.0.0.0/8: give --pod-cidr and --service-cidr")
+}
+
+/// Destinations of the kernel's routing table (proc(5), net/route: hexadecimal, little-endian); the default route is none.
+fn routes(table: &str) -> Vec<Cidr> {
+    let parse = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let destination = u32::from_str_radix(fields.next()?, 16).ok()?.swap_bytes();
+        let mask = u32::from_str_radix(fields.nth(5)?, 16).ok()?.swap_bytes();
+        (mask != 0).then_some(Cidr { base: destination, bits: mask.leading_ones() as u8 })
+    };
+    table.lines().skip(1).filter_map(parse).collect()
+}
+
+/// The lock that says "this instance runs", with the process id in it.
+#[derive(Debug)]
+pub(crate) struct Running(#[allow(dead_code, reason = "held for its lock")] File);
+
+/// Takes the instance's lock, or says who has it.
+pub(crate) fn lock(state: &Path) -> Result<Running> {
+    let path = state.join("monopod.pid");
+    let mut file = open_lock(&path)?;
+    if !try_lock(&file)? {
+        let mut pid = String::new();
+        file.read_to_string(&mut pid)?;
+        bail!(
+            "{} is in use by another monopod (process {})",
+            state.parent().unwrap_or(state).display(),
+            pid.trim()
+        );
+    }
+    file.set_len(0)?;
+    file.rewind()?;
+    write!(file, "{}", std::process::id()).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Running(file))
+}
+
+/// The process that runs this instance, if one does.
+pub(crate) fn running(state: &Path) -> Result<Option<u32>> {
+    let path = state.join("monopod.pid");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let mut file = open_lock(&path)?;
+    if try_lock(&file)? {
+        return Ok(None);
+    }
+    let mut pid = String::new();
+    file.read_to_string(&mut pid)?;
+    Ok(pid.trim().parse().ok())
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options.open(path).with_context(|| format!("cannot open {}", path.display()))
+}
+
+fn try_lock(file: &File) -> Result<bool> {
+    match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(err) => Err(err).context("cannot lock the instance"),
+    }
+}
+
+/// Refuses a command that needs root, saying what for.
+pub(crate) fn need_root(command: &str, what_for: &str) -> Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), "`monopod {command}` needs root: {what_for}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_read_and_printed() {
+        assert_eq!("10.42.0.0/16".parse::<Cidr>().expect("valid").to_string(), "10.42.0.0/16");
+        assert_eq!("10.42.0.0/16".parse::<Cidr>().expect("valid").address(1).to_string(), "10.42.0.1");
+        for wrong in ["10.42.0.0", "10.42.0.1/16", "10.42.0.0/33", "a/8"] {
+            assert!(wrong.parse::<Cidr>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_taken_range_is_passed_over() {
+        let table = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\nb\t00002A0A\t0\t1\t0\t0\t0\t0000FFFF\n";
+        let ranges = first_free(&routes(table)).expect("one is free");
+        assert_eq!(
+            (ranges.pods.to_string(), ranges.services.to_string()),
+            ("10.44.0.0/16".into(), "10.45.0.0/16".into())
+        );
+    }
+
+    #[test]
+    fn ranges_stay_the_same_after_the_first_start() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let first =
+            choose_ranges(state.path(), Some("10.9.0.0/16".parse().expect("valid")), None).expect("chosen");
+        assert_eq!(choose_ranges(state.path(), None, None).expect("read"), first);
+    }
+
+    #[test]
+    fn a_second_lock_names_the_first_process() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let held = lock(state.path()).expect("free");
+        let err = lock(state.path()).expect_err("taken").to_string();
+        assert!(err.contains(&std::process::id().to_string()), "{err}");
+        assert_eq!(running(state.path()).expect("readable"), Some(std::process::id()));
+        drop(held);
+        assert_eq!(running(state.path()).expect("readable"), None);
+    }
+}

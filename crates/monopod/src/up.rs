@@ -1,0 +1,311 @@
+//! Builds the rooms, joins them, drains them.
+//!
+//! ```text
+//! ground (directories, lock, ranges) → pki → store → server → listeners   "the API answers"
+//!                                                        ├→ runtime → node "the node is Ready"
+//!                                                        └→ scheduler, controllers, proxy
+//! TERM → root token cancelled → each room ends → who was late is named
+//! ```
+//!
+//! The order is what a client may rely on: the API answers only when everything a
+//! fresh cluster holds is there, so the first Pod can be created at once.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use client::{Client, InProcess};
+use jiff::Timestamp;
+use node::Node;
+use store::{Embedded, History};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use wire::Handler;
+use wire::pki::{Authority, ServingCertificate};
+
+use crate::config::Settings;
+use crate::instance::{self, Ranges, Running, canonical, need_root};
+use crate::rooms::{LocalNode, Rooms};
+use crate::{kubeconfig, logging, notify, pull, say};
+
+/// The version of Kubernetes whose API is served.
+pub(crate) const KUBERNETES_VERSION: &str = "v1.36.2";
+/// Where the API listens unless told otherwise.
+const DEFAULT_PORT: u16 = 6443;
+/// How many ports after the default are tried when another instance has it.
+const PORTS_TRIED: u16 = 64;
+/// A room that has not ended this long after the signal is named and left.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs the instance until it is told to stop.
+pub(crate) fn run(settings: Settings) -> Result<()> {
+    let started = Instant::now();
+    logging::start(settings.log_level);
+    need_root("up", "it makes namespaces, mounts and cgroups for Pods")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(32)
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(up(&settings, started));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn up(settings: &Settings, started: Instant) -> Result<()> {
+    let (ground, listener) = Ground::prepare(settings).await?;
+    let address = listener.local_addr()?;
+    let shutdown = CancellationToken::new();
+    let mut rooms = Rooms::new(shutdown.clone());
+    let local_node = Arc::new(LocalNode::new(&settings.node_name));
+    let server: Arc<dyn Handler> = start_server(&ground, address, local_node.clone()).await?;
+    let tls = ground.authority.server_config(ground.certificate.clone())?;
+    rooms.serve("API", listener, tls.clone(), server.clone());
+    rooms.keep_fresh(ground.certificate.clone());
+    write_kubeconfig(settings, &ground.authority, address)?;
+    let kubeconfig = settings.kubeconfig.display();
+    say(&format!(
+        "API answers at https://{address} after {} ms; kubeconfig: {kubeconfig}",
+        started.elapsed().as_millis()
+    ))?;
+
+    let native = open_runtime(settings, &ground.data_dir, &ground.ranges).await?;
+    if !address.ip().is_unspecified() {
+        let for_pods = SocketAddr::new(gateway(&ground.ranges), address.port());
+        rooms.serve("API for Pods", listen_for_pods(for_pods)?, tls, server.clone());
+    }
+    let client =
+        |user: &str, groups: &[&str]| Client::new(Arc::new(InProcess::new(server.clone(), user, groups)));
+    rooms.run("scheduler", scheduler::run(client("system:kube-scheduler", &[]), shutdown.clone()));
+    // Upstream gives each controller an account of its own; these share one process and one identity.
+    let manager = client("system:kube-controller-manager", &["system:masters"]);
+    let volumes = controllers::Config {
+        authority_pem: ground.authority.certificate_pem().to_owned(),
+        volumes_dir: ground.data_dir.join("volumes"),
+    };
+    rooms.run("controllers", controllers::run(manager, volumes, shutdown.clone()));
+    let node_client = client(&format!("system:node:{}", settings.node_name), &["system:nodes"]);
+    let node = Node::start(node_client, Arc::new(native), node_config(settings, &ground, address));
+    local_node.set(node.handler());
+    // Only a node that has ended would close the channel, and it ends below.
+    let _ = node.ready().wait_for(|ready| *ready).await;
+    say(&format!("node {} is Ready after {} ms", settings.node_name, started.elapsed().as_millis()))?;
+    notify::ready();
+    wait_for_signal().await?;
+    notify::stopping();
+    tracing::info!("stopping; the Pods keep running");
+    tokio::join!(rooms.drain(DRAIN), node.shutdown());
+    Ok(())
+}
+
+/// What must be there before anything starts.
+struct Ground {
+    data_dir: std::path::PathBuf,
+    _running: Running,
+    ranges: Ranges,
+    authority: Arc<Authority>,
+    certificate: Arc<ServingCertificate>,
+}
+
+impl Ground {
+    /// The listener is its own: it moves into the task that serves it.
+    async fn prepare(settings: &Settings) -> Result<(Self, TcpListener)> {
+        let data_dir = prepare_directories(&settings.data_dir)?;
+        let state = data_dir.join("state");
+        let running = instance::lock(&state)?;
+        let ranges = instance::choose_ranges(&state, settings.pod_cidr, settings.service_cidr)?;
+        let listener = listen(settings.listen).await?;
+        let authority = Arc::new(Authority::open(&data_dir.join("pki"), "kubernetes", Timestamp::now())?);
+        let names = certificate_names(settings, &ranges, listener.local_addr()?);
+        let certificate =
+            ServingCertificate::issue(authority.clone(), "kube-apiserver", names, Timestamp::now())?;
+        Ok((Ground { data_dir, _running: running, ranges, authority, certificate }, listener))
+    }
+}
+
+/// Makes the data directory, for root's eyes only: it holds keys and Secrets.
+fn prepare_directories(data_dir: &Path) -> Result<std::path::PathBuf> {
+    use std::os::unix::fs::DirBuilderExt;
+    for part in ["", "state", "pki", "pods"] {
+        let dir = data_dir.join(part);
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    Ok(canonical(data_dir))
+}
+
+/// The address asked for, or the default with the next free port.
+async fn listen(asked: Option<SocketAddr>) -> Result<TcpListener> {
+    if let Some(address) = asked {
+        return TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"));
+    }
+    for port in DEFAULT_PORT..DEFAULT_PORT + PORTS_TRIED {
+        match TcpListener::bind(("127.0.0.1", port)).await {
+            Ok(listener) => return Ok(listener),
+            Err(err) if err.kind() == std::io::ErrorKind::AddrInUse => {
+                tracing::warn!(port, "the port is in use, trying the next");
+            }
+            Err(err) => return Err(err).with_context(|| format!("cannot listen on 127.0.0.1:{port}")),
+        }
+    }
+    anyhow::bail!(
+        "ports {DEFAULT_PORT} to {} of 127.0.0.1 are all in use: give --listen",
+        DEFAULT_PORT + PORTS_TRIED - 1
+    )
+}
+
+/// Pods reach the API at the bridge's address, which may not exist yet.
+fn listen_for_pods(address: SocketAddr) -> Result<TcpListener> {
+    let bind = || {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        rustix::net::sockopt::set_ip_freebind(&socket, true)?;
+        socket.bind(address)?;
+        socket.listen(1024)
+    };
+    bind().with_context(|| format!("cannot listen on {address}, where Pods reach the API"))
+}
+
+/// Opens the runtime, which adopts the Pods that still run.
+async fn open_runtime(settings: &Settings, data_dir: &Path, ranges: &Ranges) -> Result<runtime::Native> {
+    let mut config = runtime_config(data_dir, ranges)?;
+    config.registries = pull::registries(&settings.registry_mirrors, &settings.insecure_registries);
+    Ok(runtime::Native::open(config).await?)
+}
+
+fn runtime_config(data_dir: &Path, ranges: &Ranges) -> Result<runtime::Config> {
+    let mut config =
+        runtime::Config::new(data_dir, instance::id(data_dir), ranges.node().to_string().parse()?);
+    config.cluster_cidr = ranges.pods.to_string().parse()?;
+    Ok(config)
+}
+
+/// Removes all that this instance made on the host, and names it.
+pub(crate) fn remove_everything(data_dir: &Path) -> Result<Vec<String>> {
+    let state = data_dir.join("state");
+    if !state.exists() {
+        return Ok(Vec::new());
+    }
+    let _running = instance::lock(&state)?;
+    let ranges = instance::choose_ranges(&state, None, None)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let native = runtime::Native::open(runtime_config(data_dir, &ranges)?).await?;
+        Ok(native.shutdown_all().await?)
+    })
+}
+
+fn node_config(settings: &Settings, ground: &Ground, address: SocketAddr) -> node::Config {
+    let default_place = ground.data_dir == Path::new(crate::cli::DEFAULT_DATA_DIR);
+    let logs = if default_place { "/var/log".into() } else { ground.data_dir.join("logs") };
+    node::Config {
+        node_name: settings.node_name.clone(),
+        hostname: settings.node_name.clone(),
+        node_ips: vec![node_address(&ground.ranges)],
+        pods_directory: ground.data_dir.join("pods"),
+        logs_directory: logs.join("pods"),
+        log_links_directory: Some(logs.join("containers")),
+        seccomp_directory: ground.data_dir.join("seccomp"),
+        kubelet_version: KUBERNETES_VERSION.to_owned(),
+        runtime_version: format!("monopod://{}", crate::version()),
+        kubelet_port: address.port(),
+        cluster_dns: None,
+        cluster_domain: "cluster.local".to_owned(),
+        api_server: SocketAddr::new(ground.ranges.services.address(1).into(), 443),
+        max_pods: 110,
+        allowed_sysctls: Vec::new(),
+        labels: Vec::new(),
+        taints: Vec::new(),
+        pod_cidr: Some(ground.ranges.node().to_string()),
+        endpoints: None,
+    }
+}
+
+/// The host's own address towards the world; without a route there, the bridge's.
+fn node_address(ranges: &Ranges) -> std::net::IpAddr {
+    let outward = || {
+        // Connecting a datagram socket only asks the routing table; nothing is sent.
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+        socket.connect("192.0.2.1:9").ok()?;
+        Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())
+    };
+    outward().unwrap_or_else(|| gateway(ranges))
+}
+
+/// The first address of the node's range: the bridge.
+fn gateway(ranges: &Ranges) -> std::net::IpAddr {
+    ranges.pods.address(1).into()
+}
+
+fn certificate_names(settings: &Settings, ranges: &Ranges, listener: SocketAddr) -> Vec<String> {
+    let service = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ];
+    let mut names: Vec<String> = service.into_iter().chain(["localhost"]).map(str::to_owned).collect();
+    names.extend([
+        settings.node_name.clone(),
+        "127.0.0.1".into(),
+        ranges.services.address(1).to_string(),
+        gateway(ranges).to_string(),
+    ]);
+    let listening = listener.ip();
+    if !listening.is_unspecified() && !listening.is_loopback() {
+        names.push(listening.to_string());
+    }
+    names
+}
+
+async fn start_server(
+    ground: &Ground,
+    address: SocketAddr,
+    nodes: Arc<LocalNode>,
+) -> Result<Arc<server::Server>> {
+    let state = ground.data_dir.join("state");
+    let store = Embedded::open(&state, server::stamp, History::default());
+    let store = store.with_context(|| format!("cannot open the store in {}", state.display()))?;
+    let config = server::Config {
+        service_cidr: ground.ranges.services.to_string(),
+        advertise: SocketAddr::new(gateway(&ground.ranges), address.port()),
+        authority_pem: ground.authority.certificate_pem().to_owned(),
+        service_account_key: crate::keys::service_account(&ground.data_dir.join("pki"))?,
+        issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+        anonymous: true,
+        nodes,
+    };
+    server::Server::start(Arc::new(store), config).await.context("cannot start the API server")
+}
+
+fn write_kubeconfig(settings: &Settings, authority: &Authority, address: SocketAddr) -> Result<()> {
+    let admin =
+        authority.issue_client("kubernetes-admin", &["system:masters".to_owned()], Timestamp::now())?;
+    let reachable = if address.ip().is_unspecified() {
+        SocketAddr::from(([127, 0, 0, 1], address.port()))
+    } else {
+        address
+    };
+    let text = kubeconfig::render(
+        &format!("https://{reachable}"),
+        authority.certificate_pem(),
+        &admin.certificate_pem,
+        &admin.key_pem,
+    );
+    wire::pki::write_private(&settings.kubeconfig, text.as_bytes())?;
+    Ok(())
+}
+
+async fn wait_for_signal() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        // Both are cancel-safe: a signal that is not taken stays pending.
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
