@@ -1,0 +1,84 @@
+//! What a host looks like, so that before and after can be compared.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Every trace that an instance could leave, one line each.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Traces(BTreeSet<String>);
+
+impl Traces {
+    /// Looks at the host now. Traces of other instances are left out by their names: only what carries
+    /// `instance` (the eight digits) or `dir` (the data directory) counts, and what carries no name at all.
+    pub fn of(instance: &str, dir: &Path) -> Self {
+        let dir = dir.display().to_string();
+        let ours = |line: &str| line.contains(instance) || line.contains(&dir);
+        let mut lines = BTreeSet::new();
+        let mut add = |kind: &str, found: Vec<String>| {
+            lines.extend(found.into_iter().map(|line| format!("{kind}: {line}")))
+        };
+        add("mount", read_lines("/proc/self/mountinfo").into_iter().filter(|l| ours(l)).collect());
+        add("unix socket", read_lines("/proc/net/unix").into_iter().filter(|l| ours(l)).collect());
+        add("link", names("/sys/class/net").into_iter().filter(|l| ours(l)).collect());
+        add("route", read_lines("/proc/net/route").into_iter().filter(|l| ours(l)).collect());
+        add("cgroup", cgroups(Path::new("/sys/fs/cgroup"), 4).into_iter().filter(|l| ours(l)).collect());
+        add("process", processes().into_iter().filter(|l| ours(l)).collect());
+        add("nftables", nft_tables().into_iter().filter(|l| ours(l)).collect());
+        add("runtime file", names("/run").into_iter().filter(|l| ours(l)).collect());
+        Traces(lines)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many traces of a kind there are.
+    pub fn count(&self, kind: &str) -> usize {
+        self.0.iter().filter(|line| line.starts_with(kind)).count()
+    }
+}
+
+/// The eight digits that name the instance of a data directory: as the links and cgroups carry them.
+pub fn instance_id(dir: &Path) -> String {
+    let dir = fs::canonicalize(dir).expect("the data directory exists");
+    let digest = ring::digest::digest(&ring::digest::SHA256, dir.as_os_str().as_encoded_bytes());
+    digest.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn read_lines(path: &str) -> Vec<String> {
+    fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+fn names(dir: &str) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn cgroups(dir: &Path, depth: usize) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
+        found.push(entry.path().display().to_string());
+        if depth > 0 {
+            found.extend(cgroups(&entry.path(), depth - 1));
+        }
+    }
+    found
+}
+
+fn processes() -> Vec<String> {
+    let pids = names("/proc").into_iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit()));
+    let line = |pid: String| {
+        let line = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
+            .replace('\0', " ");
+        let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default().replace('\n', " ");
+        format!("{pid} {line} {cgroup}")
+    };
+    pids.map(line).collect()
+}
+
+fn nft_tables() -> Vec<String> {
+    let out = Command::new("nft").args(["list", "tables"]).output().expect("nft runs");
+    String::from_utf8_lossy(&out.stdout).lines().map(str::to_owned).collect()
+}

@@ -1,0 +1,20 @@
+//! The program as its users meet it: started, driven with kubectl, crashed, removed.
+//!
+//! Each test has an instance of its own: a temporary data directory, a free port,
+//! names made from them. Dropping the instance takes it down, also when a test fails.
+//!
+//! `cargo xtask test e2e` sets what these tests need: MONOPOD (the program), KUBECTL,
+//! MONOPOD_TEST_IMAGES (the folder of test images).
+//!
+//! Start reading at [`harness::Instance`].
+
+#![allow(clippy::print_stdout, missing_docs, unreachable_pub)]
+
+mod adoption;
+mod bad_input;
+mod crash;
+mod harness;
+mod host;
+mod one_pod;
+mod seeds;
+mod taking_down;

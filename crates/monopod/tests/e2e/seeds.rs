@@ -1,0 +1,133 @@
+//! Manifests from courses and posts, as they were written, with plain `kubectl apply`.
+
+use crate::harness::{Instance, testdata};
+
+#[test]
+fn the_service_pod_with_its_config_map_and_claim_becomes_ready() {
+    let instance = Instance::start(&["testserver.tar"]);
+    instance.apply(&testdata("seeds/ad-web-impl.yaml"));
+    let k = |words: &[&str]| instance.kubectl(&[&["-n", "coohua"], words].concat());
+    k(&["wait", "--for=condition=Ready", "pod/ad-web-impl", "--timeout=90s"]).ok();
+    assert_eq!(k(&["get", "pvc", "ad-web-impl-prod", "-o", "jsonpath={.status.phase}"]).ok(), "Bound");
+    assert_eq!(
+        k(&["exec", "ad-web-impl", "--", "sh", "-c", "echo $appid $denv; touch /data/x && echo written"])
+            .ok(),
+        "ad.web pro\nwritten\n"
+    );
+    let resources = k(&[
+        "get",
+        "pod",
+        "ad-web-impl",
+        "-o",
+        "jsonpath={.spec.containers[0].resources.limits} {.status.qosClass}",
+    ])
+    .ok();
+    assert_eq!(resources, r#"{"cpu":"4","memory":"6Gi"} Burstable"#);
+}
+
+#[test]
+fn the_full_pod_of_the_course_runs() {
+    let instance = Instance::start(&["busybox.tar", "nginx.tar"]);
+    // imagePullPolicy Always needs a registry; the other words of the manifest stay as they are.
+    let manifest =
+        testdata("seeds/nginx-full.yaml").replace("imagePullPolicy: Always", "imagePullPolicy: Never");
+    instance.apply(&manifest);
+    instance.wait("jsonpath={.status.containerStatuses[0].state.running}", "pod/nginx");
+    assert_eq!(
+        instance.kubectl(&["logs", "nginx", "-c", "init-container"]).ok(),
+        "I am InitContainer for init some configuration\n"
+    );
+    assert_eq!(
+        instance.kubectl(&["exec", "nginx", "-c", "nginx", "--", "ls", "-d", "/data"]).ok(),
+        "/data\n"
+    );
+    // The html folder is an empty volume: nginx answers 403 and the readiness probe says so, as it does in a cluster.
+    let unhealthy = instance.eventually("the readiness probe's event", || {
+        let events = instance
+            .kubectl(&[
+                "get",
+                "events",
+                "--field-selector",
+                "reason=Unhealthy",
+                "-o",
+                "jsonpath={.items[*].message}",
+            ])
+            .ok();
+        if events.is_empty() { Err("no event".to_owned()) } else { Ok(events) }
+    });
+    assert!(
+        unhealthy.contains("Readiness probe failed: HTTP probe failed with statuscode: 403"),
+        "{unhealthy}"
+    );
+}
+
+#[test]
+fn the_pod_with_a_pre_stop_curl_takes_its_time_to_stop() {
+    let instance = Instance::start(&["nginx.tar"]);
+    // The original waits 30 s; the order is the same with one.
+    let manifest = testdata("seeds/abcdocker.yaml")
+        .replace("image: nginx", "image: nginx\n    imagePullPolicy: Never")
+        .replace("sleep 30", "sleep 1");
+    instance.apply(&manifest);
+    instance.wait("condition=Ready", "pod/abcdocker");
+    instance.kubectl(&["delete", "pod", "abcdocker", "--wait=false"]).ok();
+    assert!(instance.kubectl(&["get", "pod", "abcdocker"]).out.contains("Terminating"));
+    instance.wait("delete", "pod/abcdocker");
+}
+
+#[test]
+fn the_web_archive_is_copied_by_the_init_container_and_served_on_the_host_port() {
+    let instance = Instance::start(&["sample.tar", "tomcat.tar"]);
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+    instance.apply(&testdata("seeds/javaweb-2.yaml").replace("hostPort: 8001", &format!("hostPort: {port}")));
+    instance.wait("condition=Ready", "pod/javaweb-2");
+    assert_eq!(
+        instance
+            .kubectl(&[
+                "exec",
+                "javaweb-2",
+                "-c",
+                "tomcat",
+                "--",
+                "ls",
+                "/root/apache-tomcat-7.0.42-v2/webapps"
+            ])
+            .ok(),
+        "sample.war\n"
+    );
+    let answer = std::process::Command::new("curl")
+        .args(["-s", "--max-time", "5", &format!("http://127.0.0.1:{port}/")])
+        .output()
+        .expect("curl runs");
+    assert_eq!(String::from_utf8_lossy(&answer.stdout), "hello from javaweb-2\n");
+}
+
+#[test]
+fn the_template_filled_in_runs() {
+    let instance = Instance::start(&["testserver.tar"]);
+    instance.apply(&testdata("seeds/template-filled.yaml"));
+    instance.wait("condition=Ready", "pod/filled");
+    let dump = "cat /creds/user; echo; cat /settings/colour; echo; pwd; echo $GREETING; touch /host/x 2>&1 | tail -c 23";
+    let said = instance.kubectl(&["exec", "filled", "--", "sh", "-c", dump]).ok();
+    assert_eq!(said, "admin\ngreen\n/tmp\nhello\nRead-only file system\n");
+}
+
+#[test]
+fn broken_manifests_are_refused_in_upstreams_words() {
+    let instance = Instance::start(&[]);
+    let refuse = |name: &str| instance.kubectl_with(&["apply", "-f", "-"], &testdata(name)).fails();
+    assert_eq!(
+        refuse("seeds/javaweb-2-broken.yaml"),
+        "Error from server (BadRequest): error when creating \"STDIN\": Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: unknown field \"spec.ports\"\n"
+    );
+    let syntax = refuse("seeds/selenium-broken.yaml");
+    assert!(
+        syntax.starts_with("error: error parsing STDIN: error converting YAML to JSON: yaml: line "),
+        "{syntax}"
+    );
+    assert_eq!(
+        refuse("seeds/template-misspelt.yaml"),
+        "Error from server (BadRequest): error when creating \"STDIN\": Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: unknown field \"spec.containers[0].livenessProbe.securityContext\", unknown field \"spec.volumes[0].secret.items[0].keys\"\n"
+    );
+}

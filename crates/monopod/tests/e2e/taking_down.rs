@@ -1,0 +1,47 @@
+//! `monopod down` leaves the host as it was.
+
+use crate::harness::Instance;
+use crate::host::{Traces, instance_id};
+
+const PODS: &str = r#"apiVersion: v1
+kind: Pod
+metadata: {name: plain}
+spec:
+  containers:
+  - {name: a, image: "busybox:1.36", command: [sleep, "3600"]}
+  - {name: b, image: "busybox:1.36", command: [sleep, "3600"], ports: [{containerPort: 80, hostPort: PORT}], volumeMounts: [{name: m, mountPath: /m}]}
+  volumes:
+  - {name: m, emptyDir: {medium: Memory}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: host}
+spec:
+  hostNetwork: true
+  containers:
+  - {name: a, image: "busybox:1.36", command: [sleep, "3600"]}
+"#;
+
+#[test]
+fn down_leaves_nothing_behind() {
+    let instance = Instance::start(&["busybox.tar"]);
+    let dir = instance.dir.path().to_path_buf();
+    let id = instance_id(&dir);
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+    instance.apply(&PODS.replace("PORT", &port.to_string()));
+    instance.wait("condition=Ready", "pod/plain");
+    instance.wait("condition=Ready", "pod/host");
+    let during = Traces::of(&id, &dir);
+    for kind in ["mount", "link", "cgroup", "process", "nftables"] {
+        assert!(
+            during.count(kind) > 0,
+            "a running instance shows no {kind}: the comparison would prove nothing\n{during:#?}"
+        );
+    }
+    let said = instance.monopod(&["down"]).ok();
+    assert!(said.contains("stopped the daemon"), "{said}");
+    let after = Traces::of(&id, &dir);
+    assert!(after.is_empty(), "left behind: {after:#?}");
+    assert!(instance.monopod(&["down"]).ok().lines().count() <= 1, "a second down has nothing to do");
+}
