@@ -67,6 +67,11 @@ fn rename_only_image(found: &mut [Found], options: &ImportOptions) -> Result<(),
     }
 }
 
+fn no_archive() -> ImageError {
+    let reason = "it is no tar archive, plain or compressed with gzip or zstd".to_owned();
+    ImageError::Malformed { what: "archive".into(), reason }
+}
+
 fn parse_name(name: &str) -> Result<Reference, ImageError> {
     Reference::parse(name).map_err(|reason| ImageError::Reference { reference: name.to_owned(), reason })
 }
@@ -90,8 +95,9 @@ impl Files {
             |e: std::io::Error| ImageError::Malformed { what: "archive".into(), reason: e.to_string() };
         let mut archive = tar::Archive::new(decompress(source).map_err(broken)?);
         let mut all = Files { files: HashMap::new(), links: HashMap::new() };
-        for entry in archive.entries().map_err(broken)? {
-            let mut entry = entry.map_err(broken)?;
+        for (at, entry) in archive.entries().map_err(broken)?.enumerate() {
+            // The reader quotes what it found, which for any other file is that file's text.
+            let mut entry = entry.map_err(|e| if at == 0 { no_archive() } else { broken(e) })?;
             if all.files.len() + all.links.len() >= entries_max {
                 let limit = format!("{entries_max} entries");
                 return Err(ImageError::TooLarge { what: "archive".into(), limit });

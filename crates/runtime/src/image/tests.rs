@@ -300,6 +300,15 @@ fn a_layer_that_is_not_what_the_configuration_says_is_refused() {
 }
 
 #[test]
+fn a_file_that_is_no_archive_is_refused_without_quoting_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).unwrap();
+    let text = "root:x:0:0:root:/root:/bin/bash\n".repeat(100);
+    let told = store.import(text.as_bytes(), &ImportOptions::default()).unwrap_err().full_text();
+    assert!(told.contains("it is no tar archive") && !told.contains("root"), "{told}");
+}
+
+#[test]
 fn broken_archives_are_errors_and_leave_nothing() {
     let good = docker_archive(&["t:1"], &[Tar::new().file("a", b"x", 0o644).bytes()], "{}");
     let gz = gzip(&good);
