@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::host::{self, build, ensure_packages, kubectl, need_root};
+use crate::host::{self, build_release, ensure_packages, kubectl, need_root};
 use crate::images;
 
 const POD: &str = r#"apiVersion: v1
@@ -28,7 +28,7 @@ pub(crate) fn run(data_dir: &Path) -> Result<()> {
     ensure_packages(&[("nft", "nftables"), ("busybox", "busybox-static")])?;
     let kubectl = kubectl()?;
     println!("building (the first time takes some minutes)");
-    let monopod = build(&["monopod"], true)?.join("monopod");
+    let monopod = build_release(&["monopod"])?.join("monopod");
     host::run(Command::new(&monopod).arg("down").arg("--purge").arg("--data-dir").arg(data_dir))?;
     let image = images::build_busybox()?;
     let kubeconfig = start(&monopod, data_dir)?;

@@ -107,17 +107,25 @@ fn is_executable(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o111 != 0 && meta.len() > 1 << 20)
 }
 
-/// Builds a package's programs and returns the folder they are in.
-pub(crate) fn build(packages: &[&str], release: bool) -> Result<PathBuf> {
-    let mut command = cargo(&["build", "--quiet"]);
+/// Builds packages for use and returns the folder their programs are in.
+pub(crate) fn build_release(packages: &[&str]) -> Result<PathBuf> {
+    let mut command = cargo(&["build", "--quiet", "--release"]);
     packages.iter().for_each(|package| {
         command.args(["--package", package]);
     });
-    if release {
-        command.arg("--release");
-    }
     run(&mut command)?;
-    Ok(target().join("x86_64-unknown-linux-musl").join(if release { "release" } else { "debug" }))
+    Ok(programs("release"))
+}
+
+/// Builds one program for tests and returns it. The selection is always the whole workspace:
+/// with another one cargo would compile the libraries again with other features.
+pub(crate) fn build_for_tests(program: &str) -> Result<PathBuf> {
+    run(&mut cargo(&["build", "--quiet", "--workspace", "--bin", program]))?;
+    Ok(programs("debug").join(program))
+}
+
+fn programs(profile: &str) -> PathBuf {
+    target().join("x86_64-unknown-linux-musl").join(profile)
 }
 
 /// Refuses to go on without root, with the reason.

@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use crate::host::{apt_update_once, build, ensure_packages, output, run, target};
+use crate::host::{apt_update_once, build_for_tests, ensure_packages, output, run, target};
 use crate::rootfs::Rootfs;
 
 /// Programs of the nginx image and the packages they come from.
@@ -82,8 +82,7 @@ fn busybox(file: &Path) -> Result<()> {
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 fn testserver_program() -> Result<Vec<u8>> {
-    let programs = build(&["testserver"], true)?;
-    Ok(std::fs::read(programs.join("testserver"))?)
+    Ok(std::fs::read(build_for_tests("testserver")?)?)
 }
 
 fn testserver(file: &Path) -> Result<()> {

@@ -34,7 +34,7 @@ enum Task {
     },
     /// Run all checks and tests, or only the named groups.
     Test {
-        /// check, unit, node, e2e; none: all.
+        /// check, unit, e2e; none: all.
         groups: Vec<String>,
     },
     /// Format, lints, licences, arrows between crates, documentation.

@@ -4,18 +4,18 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::host::{self, build, cargo, ensure_packages, kubectl, need_root, target};
+use crate::host::{self, build_for_tests, build_release, cargo, ensure_packages, kubectl, need_root, target};
 use crate::{check, images};
 
 /// A group of tests by the name it is asked for.
 type Group = (&'static str, fn() -> Result<()>);
 
-const GROUPS: [Group; 4] = [("check", check::run), ("unit", unit), ("node", node), ("e2e", end_to_end)];
+const GROUPS: [Group; 3] = [("check", check::run), ("unit", unit), ("e2e", end_to_end)];
 
 /// Runs the named groups, or all; says at the end what passed.
 pub(crate) fn run(names: &[String]) -> Result<()> {
     if let Some(unknown) = names.iter().find(|name| !GROUPS.iter().any(|(known, _)| known == name)) {
-        bail!("no test group {unknown:?}; there are check, unit, node, e2e");
+        bail!("no test group {unknown:?}; there are check, unit, e2e");
     }
     let chosen =
         GROUPS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|wanted| wanted == name));
@@ -35,18 +35,11 @@ pub(crate) fn run(names: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Everything that needs neither containers nor a running node.
+/// What stands beside the code, real containers of runtime, shim and node included.
 fn unit() -> Result<()> {
     need_root("the tests of sys, shim and runtime")?;
     prepare_host()?;
-    run_cargo(&["test", "--quiet", "--workspace", "--exclude", "monopod", "--no-fail-fast"])
-}
-
-/// Real containers through the runtime and the shim, without an API server.
-fn node() -> Result<()> {
-    need_root("the node's tests")?;
-    prepare_host()?;
-    run_cargo(&["test", "--quiet", "--package", "monopod", "--bins", "--lib"])
+    host::run(&mut cargo(&["test", "--quiet", "--workspace", "--no-fail-fast"]))
 }
 
 /// The program, kubectl, real images.
@@ -55,10 +48,9 @@ fn end_to_end() -> Result<()> {
     prepare_host()?;
     ensure_packages(&[("docker-registry", "docker-registry"), ("curl", "curl")])?;
     let images = images::build_all()?;
-    let programs = build(&["monopod"], false)?;
     host::run(
-        cargo(&["test", "--quiet", "--package", "monopod", "--test", "e2e", "--no-fail-fast"])
-            .env("MONOPOD", programs.join("monopod"))
+        cargo(&["test", "--quiet", "--workspace", "--test", "e2e", "--no-fail-fast"])
+            .env("MONOPOD", build_for_tests("monopod")?)
             .env("MONOPOD_TEST_IMAGES", images)
             .env("KUBECTL", kubectl()?),
     )
@@ -68,16 +60,12 @@ fn prepare_host() -> Result<()> {
     ensure_packages(&[("nft", "nftables"), ("busybox", "busybox-static"), ("ip", "iproute2")])
 }
 
-fn run_cargo(words: &[&str]) -> Result<()> {
-    host::run(&mut cargo(words))
-}
-
 /// The benchmarks, on the release build.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     need_root("the benchmark")?;
     prepare_host()?;
     let images = images::build_all()?;
-    let programs = build(&["monopod", "bench"], true)?;
+    let programs = build_release(&["monopod", "bench"])?;
     host::run(
         std::process::Command::new(programs.join("bench"))
             .args(args)
