@@ -220,6 +220,17 @@ impl Inner {
         all.values().find(same).cloned()
     }
 
+    /// Sandboxes of the same Pod that do not run.
+    pub(crate) fn dead_sandboxes_of(&self, pod: &PodIdentity) -> Vec<Arc<Sandbox>> {
+        self.all().into_iter().filter(|s| s.pod_uid() == pod.uid && !s.is_ready()).collect()
+    }
+
+    /// Whether another sandbox of the same Pod runs.
+    pub(crate) fn has_other_sandbox(&self, sandbox: &Sandbox) -> bool {
+        let other = |s: &Arc<Sandbox>| s.pod_uid() == sandbox.pod_uid() && s.id() != sandbox.id();
+        self.all().iter().any(|s| other(s) && s.is_ready())
+    }
+
     fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, Error> {
         let all = self.sandboxes.read().unwrap_or_else(PoisonError::into_inner);
         all.get(id).cloned().ok_or_else(|| Error::NotFound { what: "sandbox", id: id.to_owned() })

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::{Sandbox, SandboxRecord, record_file};
 use crate::container::{Container, ContainerRecord};
-use crate::interface::Error;
+use crate::interface::{Error, PodIdentity, QosClass};
 use crate::layout::{read_json, remove_directory};
 use crate::link::{Link, unexpected};
 use crate::native::Inner;
@@ -27,10 +27,29 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 /// Adopts all sandboxes of the instance.
 pub(crate) async fn adopt_all(inner: &Arc<Inner>) -> Result<(), Error> {
     let directories = inner.layout.sandboxes_on_disk();
-    let adopted = join_all(directories.iter().map(|directory| adopt(inner, directory))).await;
-    for (directory, result) in directories.iter().zip(adopted) {
+    let warn = |directory: &Path, error: &Error| {
+        tracing::warn!(directory = %directory.display(), %error, "cannot adopt a sandbox");
+    };
+    // The living first: taking down what a dead sandbox left must spare the Pod's living one.
+    let (mut dead, mut unknown) = (Vec::new(), Vec::new());
+    for (directory, found) in
+        directories.iter().zip(join_all(directories.iter().map(|d| adopt(inner, d))).await)
+    {
+        match found {
+            Found::Living => {}
+            Found::Dead(sandbox) => dead.push(sandbox),
+            Found::Unknown => unknown.push(directory),
+        }
+    }
+    for directory in unknown {
+        if let Err(error) = discard(inner, directory).await {
+            warn(directory, &error);
+        }
+    }
+    let buried = join_all(dead.iter().map(|sandbox| bury(inner, sandbox))).await;
+    for (sandbox, result) in dead.iter().zip(buried) {
         if let Err(error) = result {
-            tracing::warn!(directory = %directory.display(), %error, "cannot adopt a sandbox");
+            warn(&sandbox.directory, &error);
         }
     }
     end_stale_leases(inner)?;
@@ -40,11 +59,19 @@ pub(crate) async fn adopt_all(inner: &Arc<Inner>) -> Result<(), Error> {
     Ok(())
 }
 
-async fn adopt(inner: &Arc<Inner>, directory: &Path) -> Result<(), Error> {
-    let Some(record) = read_json::<SandboxRecord>(&record_file(directory)) else {
-        // Killed before it had a name: neither shim nor network exist.
-        return remove_directory(directory);
-    };
+/// What a directory turned out to be.
+enum Found {
+    /// Its shim answered: adopted.
+    Living,
+    /// Its shim is gone.
+    Dead(Arc<Sandbox>),
+    /// It does not say what it is.
+    Unknown,
+}
+
+/// Adopts the sandbox of a directory if its shim runs.
+async fn adopt(inner: &Arc<Inner>, directory: &Path) -> Found {
+    let Some(record) = read_json::<SandboxRecord>(&record_file(directory)) else { return Found::Unknown };
     if let Some(address) = record.address {
         inner.addresses.note(address);
     }
@@ -54,18 +81,50 @@ async fn adopt(inner: &Arc<Inner>, directory: &Path) -> Result<(), Error> {
         Ok(Ok(())) => {
             inner.note_ports(&sandbox);
             inner.add(sandbox);
-            return Ok(());
+            return Found::Living;
         }
         Ok(Err(error)) => tracing::info!(%error, pod = %sandbox.pod_uid(), "a sandbox has no shim"),
         Err(_) => tracing::warn!(pod = %sandbox.pod_uid(), "a shim does not answer"),
     }
+    Found::Dead(sandbox)
+}
+
+/// Takes down what a sandbox without a shim has left. With containers it stays known.
+async fn bury(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
     if sandbox.containers().is_empty() {
-        return super::remove::clean(inner, &sandbox).await;
+        return super::remove::clean(inner, sandbox).await;
     }
-    super::remove::stop(inner, &sandbox).await?;
+    super::remove::stop(inner, sandbox).await?;
     sandbox.read_last_words();
-    inner.add(sandbox);
+    inner.add(sandbox.clone());
     Ok(())
+}
+
+/// Removes a sandbox that does not say what it is: killed before it had a name, or its file was
+/// damaged, and then all of it may be running. Its Pod is known by the directory.
+async fn discard(inner: &Arc<Inner>, directory: &Path) -> Result<(), Error> {
+    tracing::warn!(directory = %directory.display(), "removing a sandbox that cannot be known again");
+    let uid = directory.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+    let uid =
+        uid.filter(|uid| !inner.all().iter().any(|sandbox| sandbox.pod_uid() == *uid)).map(str::to_owned);
+    let (inner, directory) = (inner.clone(), directory.to_owned());
+    let removed = tokio::task::spawn_blocking(move || {
+        super::remove::disown_shim(&directory)?;
+        uid.map_or(Ok(()), |uid| remove_pod_cgroups(&inner, uid))?;
+        super::remove::unmount_if_mounted(&directory.join("shm"))?;
+        remove_directory(&directory)
+    });
+    removed.await.map_err(|e| Error::host("failed to remove a sandbox", e))?
+}
+
+/// Under whichever class it is: that was written in the file that cannot be read.
+fn remove_pod_cgroups(inner: &Inner, uid: String) -> Result<(), Error> {
+    let pod = PodIdentity { uid, name: String::new(), namespace: String::new(), attempt: 0 };
+    let mut classes = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort].into_iter();
+    classes.try_for_each(|qos| {
+        let group = inner.hierarchy.group(&inner.layout.pod_cgroup(&pod, qos));
+        group.remove().map_err(|e| Error::host("failed to remove a cgroup", e))
+    })
 }
 
 async fn connect(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {

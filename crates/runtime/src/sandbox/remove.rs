@@ -86,19 +86,39 @@ pub(crate) async fn clean(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<
     Ok(())
 }
 
-/// cgroup (with the processes in it), link and mount.
+/// Shim, cgroups (with the processes in them) and mount.
 async fn take_down(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
     let (inner, sandbox) = (inner.clone(), sandbox.clone());
     tokio::task::spawn_blocking(move || {
-        let group = inner.hierarchy.group(&inner.pod_cgroup(&sandbox.record.config));
-        group.remove().map_err(|e| Error::host("failed to remove a cgroup", e))?;
+        disown_shim(&sandbox.directory)?;
+        remove_cgroups(&inner, &sandbox)?;
         unmount_if_mounted(&sandbox.directory.join("shm"))
     })
     .await
     .map_err(|e| Error::host("failed to take the sandbox down", e))?
 }
 
-fn unmount_if_mounted(path: &Path) -> Result<(), Error> {
+/// The Pod's group is shared with the sandbox that came after this one, if one did.
+fn remove_cgroups(inner: &Inner, sandbox: &Sandbox) -> Result<(), Error> {
+    let failed = |e: sys::Error| Error::host("failed to remove a cgroup", e);
+    if !inner.has_other_sandbox(sandbox) {
+        return inner.hierarchy.group(&inner.pod_cgroup(&sandbox.record.config)).remove().map_err(failed);
+    }
+    let containers = sandbox.containers();
+    containers.iter().try_for_each(|one| inner.hierarchy.group(&one.cgroup).remove().map_err(failed))
+}
+
+/// A shim whose socket is gone ends with all that runs in it: also one that lost its connection
+/// to us, or that we know nothing of but its directory.
+pub(crate) fn disown_shim(directory: &Path) -> Result<(), Error> {
+    let socket = directory.join(shim::client::SOCKET);
+    match std::fs::remove_file(&socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("remove", &socket)(error)),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn unmount_if_mounted(path: &Path) -> Result<(), Error> {
     use rustix::io::Errno;
     match unmount(path, UnmountFlags::DETACH) {
         // Not a mount point, or not there.

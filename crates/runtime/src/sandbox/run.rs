@@ -29,6 +29,10 @@ pub(crate) async fn run(inner: &Arc<Inner>, config: SandboxConfig) -> Result<San
         }
         super::remove::remove(inner, &existing).await?;
     }
+    for dead in inner.dead_sandboxes_of(&config.pod) {
+        // Nobody stops one whose shim has died: its ports would still lead there.
+        super::remove::stop(inner, &dead).await?;
+    }
     let record = reserve(inner, config)?;
     let directory = inner.layout.sandbox(&record.config.pod);
     let sandbox = Sandbox::new(record, directory, inner.events.clone());

@@ -121,6 +121,8 @@ impl Shim {
     /// # Errors
     /// The kernel refuses to wait; there is no going on then.
     pub(crate) fn run(&mut self) -> Result<()> {
+        // It may have been disowned between the making of the socket and that of its watch.
+        self.directory_changed();
         while !self.over {
             let patience = self.expire();
             for source in self.poll.wait(patience)? {
