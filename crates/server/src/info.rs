@@ -23,6 +23,7 @@ use crate::state::{State, store_failed};
 
 /// The version of Kubernetes this server speaks.
 const VERSION: (&str, &str, &str) = ("1", "36", "v1.36.2");
+const JSON: &str = "application/json";
 const HEALTH: &[&str] = &["healthz", "livez", "readyz"];
 const CHECKS: &[&str] = &["ping", "log", "store", "poststarthook/bootstrap"];
 
@@ -43,21 +44,21 @@ pub(crate) async fn answer(
     let dress = Dress::of(parts, query, format);
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     match *segments.as_slice() {
-        [] => Ok(dress.json(200, paths())),
-        ["version"] => Ok(dress.json(200, encode(&version()))),
+        [] => Ok(dress.raw(&paths())),
+        ["version"] => Ok(dress.raw(&version())),
         ["metrics"] => metrics(state, dress).await,
         [".well-known", "openid-configuration"] => {
-            Ok(dress.bytes(200, "application/json", state.auth.openid_configuration().into()))
+            Ok(dress.bytes(200, JSON, state.auth.openid_configuration().into()))
         }
         ["openid", "v1", "jwks"] => {
             Ok(dress.bytes(200, "application/jwk-set+json", state.auth.jwks().into()))
         }
-        ["openapi", "v2"] => Ok(openapi(parts, dress, &openapi::v2_hash(), || Some(openapi::v2()))),
-        ["openapi", "v3"] => Ok(dress.json(200, encode(&openapi::v3_index()))),
+        ["openapi", "v2"] => Ok(openapi_v2(parts, dress)),
+        ["openapi", "v3"] => Ok(dress.bytes(200, JSON, encode(&openapi::v3_index()))),
         ["openapi", "v3", ref rest @ ..] => {
             let path = rest.join("/");
             let hash = openapi::v3_hash(&path);
-            Ok(hash.map_or_else(not_found, |hash| openapi(parts, dress, &hash, || openapi::v3(&path))))
+            Ok(hash.map_or_else(not_found, |hash| openapi(parts, dress, &hash, JSON, || openapi::v3(&path))))
         }
         [check, ref rest @ ..] if HEALTH.contains(&check) => Ok(health(check, rest, query)),
         _ => Ok(discovery(state, parts, dress, &segments).unwrap_or_else(not_found)),
@@ -92,7 +93,7 @@ fn version() -> serde_json::Value {
 }
 
 /// `/`: everything that can be asked for.
-fn paths() -> Bytes {
+fn paths() -> serde_json::Value {
     let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"]
         .map(str::to_owned)
         .to_vec();
@@ -110,7 +111,7 @@ fn paths() -> Bytes {
     );
     paths.sort_unstable();
     paths.dedup();
-    encode(&json!({ "paths": paths }))
+    json!({ "paths": paths })
 }
 
 /// The server answers only after it has opened its store and written what a fresh
@@ -173,11 +174,22 @@ fn write_document(parts: &Parts, dress: Dress, document: &Document, aggregated: 
     response
 }
 
+/// The OpenAPI v2 document. kubectl asks for it in protobuf only.
+fn openapi_v2(parts: &Parts, dress: Dress) -> Response {
+    let hash = openapi::v2_hash();
+    let [_, answered] = openapi::V2_PROTOBUF;
+    if openapi::V2_PROTOBUF.iter().any(|media| negotiate::asks_for(&parts.headers, media, &[])) {
+        return openapi(parts, dress, &hash, answered, || Some(openapi::v2_protobuf()));
+    }
+    openapi(parts, dress, &hash, JSON, || Some(openapi::v2()))
+}
+
 /// An OpenAPI document; those that are asked for by their hash may be kept for ever.
 fn openapi(
     parts: &Parts,
     dress: Dress,
     hash: &str,
+    media: &'static str,
     make: impl FnOnce() -> Option<openapi::Document>,
 ) -> Response {
     let tag = format!("\"{hash}\"");
@@ -189,7 +201,7 @@ fn openapi(
         response
     } else {
         match make() {
-            Some(document) => dress.bytes(200, "application/json", document.body.into()),
+            Some(document) => dress.bytes(200, media, document.body.into()),
             None => return not_found(),
         }
     };

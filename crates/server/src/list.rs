@@ -294,6 +294,6 @@ fn items(call: &Call, listed: &Listed) -> bytes::Bytes {
         }
         view::write_item(call.resource, &entry.value, &mut out);
     }
-    out.extend_from_slice(b"]}");
+    out.extend_from_slice(b"]}\n");
     out.into()
 }

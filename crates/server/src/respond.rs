@@ -40,13 +40,18 @@ impl Dress {
         let body = match self.format {
             Format::Yaml => yaml(&json).unwrap_or(json),
             Format::Json if self.pretty => pretty(&json).unwrap_or(json),
-            Format::Json => json,
+            Format::Json => line(json),
         };
         let media = match self.format {
             Format::Json => "application/json",
             Format::Yaml => "application/yaml",
         };
         self.bytes(code, media, body)
+    }
+
+    /// JSON that is no object, indented and without a newline, as upstream's WriteRawJSON.
+    pub(crate) fn raw(self, value: &Value) -> Response {
+        self.bytes(200, "application/json", serde_json::to_vec_pretty(value).unwrap_or_default().into())
     }
 
     /// An answer of any media type.
@@ -102,6 +107,17 @@ pub(crate) fn warn(headers: &mut HeaderMap, warnings: &[String]) {
             said.push(warning);
         }
     }
+}
+
+/// Upstream's encoder ends what it writes with a newline.
+fn line(json: Bytes) -> Bytes {
+    if json.ends_with(b"\n") {
+        return json;
+    }
+    let mut line = Vec::with_capacity(json.len() + 1);
+    line.extend_from_slice(&json);
+    line.push(b'\n');
+    line.into()
 }
 
 fn pretty(json: &[u8]) -> Option<Bytes> {

@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::resource::{self, Resource};
 
+mod gnostic;
 mod paths;
 
 /// zlib, one JSON object: definitions by name.
@@ -27,7 +28,7 @@ const VERSION: &str = "v1.36.2";
 /// A document as it is sent.
 #[derive(Debug, Clone)]
 pub struct Document {
-    /// JSON.
+    /// JSON, or protobuf for [`v2_protobuf`].
     pub body: Vec<u8>,
     /// For the ETag header (to be quoted) and the `hash` parameter: changes with the body.
     pub hash: String,
@@ -75,20 +76,35 @@ pub fn v2_hash() -> String {
 
 /// The one document of OpenAPI v2, all group-versions together.
 pub fn v2() -> Document {
+    Document { body: v2_document().to_string().into_bytes(), hash: v2_hash() }
+}
+
+/// The media types under which clients ask for [`v2_protobuf`]: the first is no valid one
+/// and is only asked for, the second is also answered.
+pub const V2_PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
+
+/// [`v2`] as gnostic's message `openapi.v2.Document`.
+pub fn v2_protobuf() -> Document {
+    Document { body: gnostic::encode(&v2_document()), hash: v2_hash() }
+}
+
+fn v2_document() -> Value {
     let definitions = definitions();
     let served: Vec<&Resource> = resource::all().iter().collect();
     let schemas = pick(&definitions, &roots(&served), 2);
     let mut paths = Map::new();
     served.iter().for_each(|resource| paths::add(&mut paths, resource, paths::Dialect::V2));
-    let document = json!({
+    json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": VERSION},
         "paths": paths,
         "definitions": schemas,
         "security": [{"BearerToken": []}],
         "securityDefinitions": {"BearerToken": bearer()},
-    });
-    Document { body: document.to_string().into_bytes(), hash: v2_hash() }
+    })
 }
 
 fn bearer() -> Value {
