@@ -122,7 +122,7 @@ pub(crate) async fn allocate<'a>(
         keep(service, old);
     }
     let seed = u32::from_le_bytes(call.state.random()?);
-    let errors = fill(service, range, &mut taken, seed);
+    let errors = fill(service, range, &mut taken, seed, old);
     if !errors.is_empty() {
         return Err(Status::invalid(call.resource, text(service, "name"), &errors));
     }
@@ -167,9 +167,14 @@ fn is_unset(value: &Value) -> bool {
     value.is_null() || value == "" || value.as_array().is_some_and(Vec::is_empty)
 }
 
-fn fill(service: &mut Value, range: Range, taken: &mut Taken, seed: u32) -> ErrorList {
+fn fill(service: &mut Value, range: Range, taken: &mut Taken, seed: u32, old: Option<&Value>) -> ErrorList {
     let mut errors = ErrorList::new();
     if has_address(service) {
+        // One that has its address keeps it: validation refuses another.
+        if old.is_some_and(|old| has_address(old) && !is_unset(&old["spec"]["clusterIP"])) {
+            fill_ports(service, taken, seed, &mut errors);
+            return errors;
+        }
         fill_address(service, range, taken, seed, &mut errors);
     } else if let Some(spec) = service["spec"].as_object_mut() {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
@@ -271,7 +276,7 @@ mod tests {
     }
 
     fn filled(service: &mut Value, taken: &mut Taken) -> Vec<String> {
-        fill(service, range(), taken, 7).iter().map(ToString::to_string).collect()
+        fill(service, range(), taken, 7, None).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -298,6 +303,17 @@ mod tests {
         );
         let mut outside = json!({"spec": {"clusterIP": "10.44.0.9"}});
         assert_eq!(filled(&mut outside, &mut taken).len(), 1);
+    }
+
+    #[test]
+    fn another_address_for_a_service_that_has_one_is_left_to_validation() {
+        let old =
+            json!({"spec": {"type": "ClusterIP", "clusterIP": "10.43.0.9", "clusterIPs": ["10.43.0.9"]}});
+        let mut new =
+            json!({"spec": {"type": "ClusterIP", "clusterIP": "10.96.9.9", "clusterIPs": ["10.96.9.9"]}});
+        let errors = fill(&mut new, range(), &mut Taken::default(), 7, Some(&old));
+        assert!(errors.is_empty(), "{errors}");
+        assert_eq!(new["spec"]["clusterIP"], "10.96.9.9");
     }
 
     #[test]
