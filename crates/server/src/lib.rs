@@ -34,6 +34,7 @@ mod object;
 mod patch;
 mod path;
 mod query;
+mod quota;
 mod respond;
 mod server;
 mod service;

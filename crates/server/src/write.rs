@@ -21,6 +21,7 @@ use crate::call::Call;
 use crate::convert;
 use crate::delete;
 use crate::object;
+use crate::quota;
 use crate::respond::warn;
 use crate::service;
 use crate::state::{Draft, seconds, store_failed};
@@ -164,15 +165,22 @@ pub(crate) async fn create_named(
         if call.state.get(&key).await?.is_some() {
             return Err(Status::already_exists(call.resource, &name));
         }
+        quota::take(call, resource, &object, None).await?;
         return Ok(Written { stored: encode_unversioned(&object), created: true });
     }
+    let taken = quota::take(call, resource, &object, None).await?;
     match call.state.write(Draft { resource, object: &object, old: None }).await {
         Ok(entry) => {
             admission::created(call, &object).await?;
             Ok(Written { stored: entry.value.clone(), created: true })
         }
-        Err(store::Error::Conflict(_)) => Err(Status::already_exists(call.resource, &name)),
-        Err(err) => Err(store_failed(err)),
+        Err(err) => {
+            quota::give_back(call, taken).await;
+            match err {
+                store::Error::Conflict(_) => Err(Status::already_exists(call.resource, &name)),
+                err => Err(store_failed(err)),
+            }
+        }
     }
 }
 
@@ -316,7 +324,12 @@ pub(crate) async fn replace(
         return Err(Status::invalid(call.resource, &call.target.name, &errors));
     }
     warnings.extend(strategy::warnings(resource, &new));
-    put(call, &new, old).await
+    let taken = quota::take(call, resource, &new, Some(&before)).await?;
+    let written = put(call, &new, old).await;
+    if !matches!(written, Ok(Some(_))) {
+        quota::give_back(call, taken).await;
+    }
+    written
 }
 
 /// A patch may carry the name and the version it was made for.

@@ -1,9 +1,9 @@
 //! ResourceQuotas: what an object counts for, and whether it still fits.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::quantity::{Format, Quantity};
-use crate::resource::Resource;
+use crate::resource::{self, Resource};
 use crate::strategy::resources::{Amounts, add, amounts, pod_limits, pod_requests, qos_class};
 use crate::validate::view::View;
 
@@ -76,6 +76,61 @@ fn claim(object: &Value, total: &mut Amounts) {
     }
 }
 
+/// Whether objects of a kind add to what a quota calls `name`.
+pub fn concerns(resource: &Resource, name: &str) -> bool {
+    if let Some(counted) = name.strip_prefix("count/") {
+        let (plural, group) = counted.split_once('.').unwrap_or((counted, ""));
+        return (plural, group) == (resource.plural, resource.group);
+    }
+    let storage = name == "requests.storage" || name.contains(".storageclass.storage.k8s.io/");
+    match (resource.group, resource.kind) {
+        ("", "Pod") => {
+            let prefixed =
+                ["requests.", "limits.", "hugepages-"].iter().any(|prefix| name.starts_with(prefix));
+            matches!(name, "pods" | "cpu" | "memory" | "ephemeral-storage") || (prefixed && !storage)
+        }
+        ("", "Service") => matches!(name, "services" | "services.nodeports" | "services.loadbalancers"),
+        ("", "PersistentVolumeClaim") => name == "persistentvolumeclaims" || storage,
+        ("", "ConfigMap" | "Secret" | "ReplicationController" | "ResourceQuota") => name == resource.plural,
+        _ => false,
+    }
+}
+
+/// The status of a quota: what it allows, and what `objects` of the kinds it concerns use.
+pub fn status<'a>(quota: &Value, objects: impl IntoIterator<Item = (&'a Resource, &'a Value)>) -> Value {
+    let hard = amounts(View::new(quota).get("spec"), "hard");
+    let known = |name: &str| resource::all().iter().any(|resource| concerns(resource, name));
+    let mut used: Amounts =
+        hard.keys().filter(|name| known(name)).map(|name| (name.clone(), Quantity::default())).collect();
+    for (resource, object) in objects {
+        if applies(quota, resource, object) {
+            let mut counted = usage(resource, object);
+            counted.retain(|name, _| used.contains_key(name));
+            add(&mut used, &counted);
+        }
+    }
+    json!({ "hard": shown(&hard), "used": shown(&used) })
+}
+
+/// Amounts as objects carry them.
+pub fn shown(amounts: &Amounts) -> Value {
+    amounts
+        .iter()
+        .map(|(name, amount)| (name.clone(), amount.to_string().into()))
+        .collect::<Map<_, _>>()
+        .into()
+}
+
+/// What an update adds to the usage; what it gives back is negative.
+pub fn difference(new: &Amounts, old: &Amounts) -> Amounts {
+    let mut more = new.clone();
+    for (name, amount) in old {
+        more.entry(name.clone()).or_default().sub(amount);
+    }
+    more.retain(|_, amount| !amount.is_zero());
+    more
+}
+
 /// Whether a quota counts this object: its scopes choose among Pods.
 pub fn applies(quota: &Value, resource: &Resource, object: &Value) -> bool {
     let spec = View::new(quota).get("spec");
@@ -143,7 +198,7 @@ pub fn charge(quota: &Value, delta: &Amounts) -> Result<Amounts, String> {
     if over.is_empty() {
         return Ok(used);
     }
-    let shown = |list: &Amounts| -> String {
+    let told = |list: &Amounts| -> String {
         let zero = Quantity::default();
         let parts: Vec<String> =
             over.iter().map(|r| format!("{r}={}", list.get(*r).unwrap_or(&zero))).collect();
@@ -151,9 +206,9 @@ pub fn charge(quota: &Value, delta: &Amounts) -> Result<Amounts, String> {
     };
     Err(format!(
         "exceeded quota: {name}, requested: {}, used: {}, limited: {}",
-        shown(&charged),
-        shown(&before),
-        shown(&hard)
+        told(&charged),
+        told(&before),
+        told(&hard)
     ))
 }
 
@@ -188,7 +243,32 @@ pub fn missing(quota: &Value, pod: &Value) -> Option<String> {
 mod tests {
     use super::*;
     use crate::resource::by_kind;
-    use serde_json::json;
+
+    #[test]
+    fn the_status_counts_what_the_quota_names() {
+        let quota = json!({"spec": {"hard": {"configmaps": "2", "count/deployments.apps": "3", "requests.memory": "1Gi", "pods": "1"}}});
+        let (maps, pods) = (by_kind("v1", "ConfigMap").expect("known"), by_kind("v1", "Pod").expect("known"));
+        let pod = json!({"spec": {"containers": [{"resources": {"requests": {"memory": "64Mi"}}}]}});
+        let map = json!({});
+        let counted = status(&quota, [(maps, &map), (maps, &map), (pods, &pod)]);
+        assert_eq!(
+            counted["used"],
+            json!({"configmaps": "2", "count/deployments.apps": "0", "requests.memory": "64Mi", "pods": "1"})
+        );
+        assert_eq!(counted["hard"], quota["spec"]["hard"]);
+    }
+
+    #[test]
+    fn an_update_counts_its_difference() {
+        let services = by_kind("v1", "Service").expect("known");
+        let of = |kind: &str| usage(services, &json!({"spec": {"type": kind, "ports": [{"port": 1}]}}));
+        let more = difference(&of("NodePort"), &of("ClusterIP"));
+        assert_eq!(shown(&more), json!({"services.nodeports": "1"}));
+        assert_eq!(
+            shown(&difference(&of("ClusterIP"), &of("NodePort"))),
+            json!({"services.nodeports": "-1"})
+        );
+    }
 
     #[test]
     fn an_object_too_many_is_refused_with_the_sums() {
