@@ -14,6 +14,7 @@ mod demo;
 mod host;
 mod images;
 mod openapi;
+mod pages;
 mod protobuf;
 mod rootfs;
 mod test;
