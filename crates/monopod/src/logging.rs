@@ -11,5 +11,8 @@ pub(crate) fn start(level: tracing::Level) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(true)
+        // It would be said on standard error, by a macro that panics there: a log on a full disk must not
+        // end the requests that are being served.
+        .log_internal_errors(false)
         .init();
 }
