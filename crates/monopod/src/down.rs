@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use node::volumes::{HostMounts, Mounts};
 
 use crate::instance::{self, canonical, need_root};
 use crate::say;
@@ -22,12 +23,35 @@ pub(crate) fn run(data_dir: &Path, purge: bool) -> Result<()> {
     stop_daemon(&state)?;
     let removed = crate::up::remove_everything(&data_dir)?;
     removed.iter().try_for_each(|what| say(&format!("removed {what}")))?;
+    unmount_volumes(&data_dir, &HostMounts)?;
     if purge {
-        std::fs::remove_dir_all(&data_dir)
-            .with_context(|| format!("cannot remove {}", data_dir.display()))?;
+        remove_data(&data_dir).with_context(|| format!("cannot remove {}", data_dir.display()))?;
         say(&format!("removed {}", data_dir.display()))?;
     }
     Ok(())
+}
+
+/// Volumes are the node's, and the node has ended: whoever takes the Pods down unmounts them too.
+/// Before anything is deleted, so that `--purge` never walks into what a Pod had mounted from the host.
+fn unmount_volumes(data_dir: &Path, mounts: &dyn Mounts) -> Result<()> {
+    let pods = data_dir.join("pods");
+    mounts.unmount_below(&pods).with_context(|| format!("cannot unmount what is below {}", pods.display()))
+}
+
+/// Deletes the data. A directory that is itself a mount point is the user's: it is emptied and stays.
+fn remove_data(data_dir: &Path) -> std::io::Result<()> {
+    if HostMounts.is_mounted(data_dir) {
+        for entry in std::fs::read_dir(data_dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            } else {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        return Ok(());
+    }
+    std::fs::remove_dir_all(data_dir)
 }
 
 fn stop_daemon(state: &Path) -> Result<()> {

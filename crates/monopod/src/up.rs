@@ -192,8 +192,12 @@ pub(crate) fn remove_everything(data_dir: &Path) -> Result<Vec<String>> {
     let _running = instance::lock(&state)?;
     let ranges = instance::choose_ranges(&state, None, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let config = runtime_config(data_dir, &ranges)?;
+    if !runtime::Native::has_traces(&config)? {
+        return Ok(Vec::new());
+    }
     runtime.block_on(async {
-        let native = runtime::Native::open(runtime_config(data_dir, &ranges)?).await?;
+        let native = runtime::Native::open(config).await?;
         Ok(native.shutdown_all().await?)
     })
 }

@@ -109,6 +109,20 @@ impl Native {
         Ok(native)
     }
 
+    /// Whether anything of this instance is on the host: links, cgroups, Pods. Looks only; [`Native::open`]
+    /// would make a bridge to find out.
+    pub fn has_traces(config: &Config) -> Result<bool, Error> {
+        let layout = Layout::new(&config.data_dir, &config.instance);
+        let links = sys::netlink::Link::open().and_then(|links| links.list());
+        let links = links.map_err(|e| Error::host("failed to list links", e))?;
+        let prefix = layout.veth_prefix();
+        let link = links.iter().any(|link| link.name == layout.bridge() || link.name.starts_with(&prefix));
+        let hierarchy =
+            sys::cgroup::Hierarchy::detect().map_err(|e| Error::host("failed to find cgroups", e))?;
+        let cgroup = hierarchy.group(&layout.cgroup_root()).exists();
+        Ok(link || cgroup || !layout.sandboxes_on_disk().is_empty())
+    }
+
     /// The images, for those who want more than the interface has.
     pub fn images(&self) -> Arc<ImageStore> {
         self.inner.store.clone()
