@@ -201,6 +201,20 @@ fn try_lock(file: &File) -> Result<bool> {
     }
 }
 
+/// Held from the choice of ranges until the bridge shows them in the kernel's routes: two instances
+/// that start at once would otherwise both find the same range free. The kernel lets go of it with
+/// the process, whatever happens.
+#[derive(Debug)]
+pub(crate) struct Choosing(#[allow(dead_code, reason = "held for its lock")] File);
+
+/// Waits for those who are choosing just now.
+pub(crate) fn choosing(lock: &Path) -> Result<Choosing> {
+    let file = open_lock(lock)?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
+        .with_context(|| format!("cannot lock {}", lock.display()))?;
+    Ok(Choosing(file))
+}
+
 /// Refuses a command that needs root, saying what for.
 pub(crate) fn need_root(command: &str, what_for: &str) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "`monopod {command}` needs root: {what_for}");
@@ -236,6 +250,16 @@ mod tests {
         let first =
             choose_ranges(state.path(), Some("10.9.0.0/16".parse().expect("valid")), None).expect("chosen");
         assert_eq!(choose_ranges(state.path(), None, None).expect("read"), first);
+    }
+
+    #[test]
+    fn only_one_instance_chooses_at_a_time() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let lock = state.path().join("choosing");
+        let first = choosing(&lock).expect("free");
+        assert!(!try_lock(&open_lock(&lock).expect("opened")).expect("asked"), "the second has to wait");
+        drop(first);
+        choosing(&lock).expect("free again");
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub(crate) const KUBERNETES_VERSION: &str = "v1.36.2";
 const DEFAULT_PORT: u16 = 6443;
 /// How many ports after the default are tried when another instance has it.
 const PORTS_TRIED: u16 = 64;
+/// Where the instances of this host take turns; the file itself is empty and belongs to none of them.
+const CHOOSING: &str = "/run/monopod-ranges.lock";
 /// A room that has not ended this long after the signal is named and left.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -56,6 +58,7 @@ pub(crate) fn run(settings: Settings) -> Result<()> {
 }
 
 async fn up(settings: &Settings, started: Instant) -> Result<()> {
+    let choosing = instance::choosing(Path::new(CHOOSING))?;
     let (ground, listener) = Ground::prepare(settings).await?;
     let address = listener.local_addr()?;
     let shutdown = CancellationToken::new();
@@ -73,6 +76,7 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     ))?;
 
     let native = open_runtime(settings, &ground.data_dir, &ground.ranges).await?;
+    drop(choosing);
     if !address.ip().is_unspecified() {
         let for_pods = SocketAddr::new(gateway(&ground.ranges), address.port());
         rooms.serve("API for Pods", listen_for_pods(for_pods)?, tls, server.clone());
