@@ -1,12 +1,15 @@
 //! An instance under test and the kubectl that drives it.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::host::{instance_id, processes_of};
 
 /// Nothing waited for here takes longer unless something is wrong.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,6 +25,8 @@ pub struct Instance {
     pub dir: TempDir,
     child: Option<Child>,
     flags: Vec<String>,
+    /// What `up` printed when it started last.
+    pub said: Vec<String>,
 }
 
 /// What a command printed and how it ended.
@@ -63,9 +68,13 @@ impl Instance {
 
     /// The same with more flags for `up`.
     pub fn start_with(images: &[&str], flags: &[&str]) -> Self {
-        let dir = tempfile::Builder::new().prefix("monopod-e2e-").tempdir().expect("a temporary directory");
+        Self::start_in(data_directory(), images, &[&["--listen", "127.0.0.1:0"], flags].concat())
+    }
+
+    /// Starts in a directory of the caller's, with exactly these flags.
+    pub fn start_in(dir: TempDir, images: &[&str], flags: &[&str]) -> Self {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut instance = Instance { dir, child: None, flags };
+        let mut instance = Instance { dir, child: None, flags, said: Vec::new() };
         for image in images {
             instance.monopod(&["image", "import", &test_image(image)]).ok();
         }
@@ -78,7 +87,7 @@ impl Instance {
         let log =
             std::fs::File::options().create(true).append(true).open(self.log_file()).expect("a log file");
         let mut child = Command::new(program("MONOPOD"))
-            .args(["up", "--listen", "127.0.0.1:0", "--log-level", "debug", "--data-dir"])
+            .args(["up", "--log-level", "debug", "--data-dir"])
             .arg(self.dir.path())
             .args(&self.flags)
             .stdin(Stdio::null())
@@ -86,10 +95,14 @@ impl Instance {
             .stderr(log)
             .spawn()
             .expect("the program starts");
-        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let lines: Vec<String> = lines.take(2).map_while(Result::ok).collect();
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
         self.child = Some(child);
-        assert_eq!(lines.len(), 2, "up said only {lines:?}; its log:\n{}", self.log_tail());
+        let (sender, receiver) = std::sync::mpsc::channel();
+        // A thread of its own, so that a program that never says its second line fails the test
+        // instead of holding it up.
+        std::thread::spawn(move || lines.try_for_each(|line| sender.send(line)));
+        self.said = std::iter::from_fn(|| receiver.recv_timeout(PATIENCE).ok()).take(2).collect();
+        assert_eq!(self.said.len(), 2, "up said only {:?}; its log:\n{}", self.said, self.log_tail());
     }
 
     /// `kill -9` of the daemon; its shims and containers go on.
@@ -226,10 +239,60 @@ impl Drop for Instance {
             let _ = child.kill();
             let _ = child.wait();
         }
-        if said.code != 0 && !std::thread::panicking() {
+        if said.code == 0 {
+            return;
+        }
+        sweep(self.dir.path());
+        if !std::thread::panicking() {
             panic!("down failed: {}{}", said.out, said.err);
         }
     }
+}
+
+/// A data directory whose name carries this run, so that a later one finds what a killed one left.
+pub fn data_directory() -> TempDir {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(sweep_dead_runs);
+    let prefix = format!("{PREFIX}{}-", std::process::id());
+    tempfile::Builder::new().prefix(&prefix).tempdir().expect("a temporary directory")
+}
+
+const PREFIX: &str = "monopod-e2e-";
+
+/// Takes down what runs that were killed have left; those that still run are left alone.
+fn sweep_dead_runs() {
+    let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some((run, _)) = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')) else {
+            continue;
+        };
+        if run.parse::<u32>().is_ok() && !Path::new("/proc").join(run).exists() {
+            // Both may find nothing to do; what cannot be removed now is tried again by the next run.
+            let mut down = Command::new(program("MONOPOD"));
+            let _ = down.args(["down", "--purge", "--data-dir"]).arg(entry.path()).output();
+            sweep(&entry.path());
+        }
+    }
+}
+
+/// The last resort when `down` fails: kills what runs in the instance's cgroups, unmounts, deletes.
+fn sweep(dir: &Path) {
+    if !dir.exists() {
+        return;
+    }
+    let id = instance_id(dir);
+    for pid in processes_of(&id) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+    let mut points: Vec<&Path> = points.filter(|point| point.starts_with(dir)).collect();
+    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
+    for point in points {
+        let _ = Command::new("umount").arg("-l").arg(point).output();
+    }
+    let _ = std::fs::remove_dir_all(dir);
 }
 
 /// Path of a test image.
@@ -241,11 +304,4 @@ pub fn test_image(name: &str) -> String {
 pub fn testdata(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata").join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display()))
-}
-
-/// Reads a stream to its end or panics with what was being read.
-pub fn read_all(mut stream: impl Read) -> String {
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("readable");
-    text
 }

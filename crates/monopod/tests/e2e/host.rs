@@ -70,12 +70,25 @@ fn cgroups(dir: &Path, depth: usize) -> Vec<String> {
 fn processes() -> Vec<String> {
     let pids = names("/proc").into_iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit()));
     let line = |pid: String| {
+        // A process that has ended waits for the host's init to take note: nothing of it is left but its number.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit(") ").next().unwrap_or_default();
+        if state.starts_with(['Z', 'X']) {
+            return None;
+        }
         let line = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
             .replace('\0', " ");
         let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default().replace('\n', " ");
-        format!("{pid} {line} {cgroup}")
+        Some(format!("{pid} {line} {cgroup}"))
     };
-    pids.map(line).collect()
+    pids.filter_map(line).collect()
+}
+
+/// The processes in the cgroups of an instance: its shims and what they started.
+pub fn processes_of(instance: &str) -> Vec<rustix::process::Pid> {
+    let lines = processes().into_iter().filter(|line| line.contains(&format!("/monopod-{instance}/")));
+    let pids = lines.filter_map(|line| line.split(' ').next()?.parse().ok());
+    pids.filter_map(rustix::process::Pid::from_raw).collect()
 }
 
 fn nft_tables() -> Vec<String> {

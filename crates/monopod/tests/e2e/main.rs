@@ -11,10 +11,15 @@
 #![allow(clippy::print_stdout, missing_docs, unreachable_pub)]
 
 mod adoption;
+mod archives;
 mod bad_input;
 mod crash;
+mod full_disk;
 mod harness;
 mod host;
+mod images;
 mod one_pod;
 mod seeds;
+mod side_by_side;
+mod streams;
 mod taking_down;

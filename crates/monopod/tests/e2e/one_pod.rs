@@ -51,8 +51,9 @@ fn events_tell_the_story_in_upstreams_words() {
                 columns,
             ])
             .ok();
-        let mut words: Vec<String> =
-            events.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let words = events.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        // Whether the node has a cluster DNS is another test's matter.
+        let mut words: Vec<String> = words.filter(|words| !words.starts_with("MissingClusterDNS")).collect();
         words.sort();
         if words.len() >= 4 { Ok(words) } else { Err(format!("{words:?}")) }
     });
