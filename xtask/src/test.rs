@@ -48,8 +48,11 @@ fn end_to_end() -> Result<()> {
     prepare_host()?;
     ensure_packages(&[("docker-registry", "docker-registry"), ("curl", "curl")])?;
     let images = images::build_all()?;
+    // These tests wait more than they work: more of them at a time than there are processors.
+    let threads = ["--", "--test-threads", "5"];
     host::run(
         cargo(&["test", "--quiet", "--workspace", "--test", "e2e", "--no-fail-fast"])
+            .args(threads)
             .env("MONOPOD", build_for_tests("monopod")?)
             .env("MONOPOD_TEST_IMAGES", images)
             .env("KUBECTL", kubectl()?),
