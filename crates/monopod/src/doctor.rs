@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Result, ensure};
 
@@ -53,13 +52,9 @@ fn examine() -> Vec<Finding> {
             Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
             "use a kernel built with CONFIG_SECCOMP_FILTER",
         ),
-        needed("nft", nft().is_some(), "install nftables: apt-get install nftables"),
-        needed(
-            "nftables in the kernel",
-            nft_works(),
-            "load the kernel module: modprobe nf_tables nft_chain_nat",
-        ),
-        needed("bridge and veth links", links(), "load the kernel modules: modprobe bridge veth"),
+        needed("nft", sys::command::find("nft").is_some(), "install nftables: apt-get install nftables"),
+        nftables(),
+        needed("bridge and veth links", links(), "load the kernel modules: modprobe -a bridge veth"),
         optional(
             "iptables rules see bridged packets",
             Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists(),
@@ -89,19 +84,17 @@ fn cgroups() -> bool {
     v2 || ["cpu", "memory", "pids"].iter().all(|controller| v1(controller))
 }
 
-fn nft() -> Option<std::path::PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    places.map(|dir| dir.join("nft")).find(|file| file.is_file())
-}
-
-fn nft_works() -> bool {
-    nft().is_some_and(|program| {
-        Command::new(program)
-            .args(["-c", "add table inet monopod-doctor"])
-            .output()
-            .is_ok_and(|out| out.status.success())
-    })
+/// Only root's nft may ask the kernel; without either, the line says what to do first.
+fn nftables() -> Finding {
+    let what = "nftables in the kernel";
+    let asked = sys::run("nft", &["-c", "add table inet monopod-doctor"], &[]);
+    match asked {
+        Err(sys::command::CommandError::Missing { .. }) => needed(what, false, "install nft to find out"),
+        Err(_) if !rustix::process::geteuid().is_root() => {
+            needed(what, false, "only root can ask: run monopod doctor as root")
+        }
+        asked => needed(what, asked.is_ok(), "load the kernel modules: modprobe -a nf_tables nft_chain_nat"),
+    }
 }
 
 /// Link kinds cannot be listed; the kernel names its bridge and veth support in these places.

@@ -1,6 +1,7 @@
 //! Programs of the host that are run and waited for, such as `nft`.
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -18,7 +19,13 @@ pub struct Output {
 /// A program could not be run, or said no.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// It is not there or cannot be executed.
+    /// It is nowhere on this host.
+    #[error("the program {program} is not on this host (`monopod doctor` says what to do)")]
+    Missing {
+        /// Its name.
+        program: String,
+    },
+    /// It cannot be executed.
     #[error("run {program}: {source}")]
     Start {
         /// Its name.
@@ -36,6 +43,17 @@ pub enum CommandError {
     },
 }
 
+/// Where a program is: in `PATH`, or where programs for root are. Services and plain users are
+/// often started with a `PATH` that lacks the latter.
+pub fn find(program: &str) -> Option<PathBuf> {
+    find_in(program, &std::env::var_os("PATH").unwrap_or_default())
+}
+
+fn find_in(program: &str, path: &std::ffi::OsStr) -> Option<PathBuf> {
+    let places = std::env::split_paths(path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    places.map(|place: PathBuf| place.join(program)).find(|file| Path::is_file(file))
+}
+
 /// Runs a program with `stdin` as its input and waits for it. It blocks: call it from a thread
 /// that may.
 ///
@@ -43,7 +61,8 @@ pub enum CommandError {
 /// It cannot be started, or ends with another code than 0.
 pub fn run(program: &str, arguments: &[&str], stdin: &[u8]) -> Result<Output, CommandError> {
     let start = |source| CommandError::Start { program: program.to_owned(), source };
-    let mut child = Command::new(program)
+    let file = find(program).ok_or_else(|| CommandError::Missing { program: program.to_owned() })?;
+    let mut child = Command::new(file)
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -87,8 +106,21 @@ mod tests {
     fn failure_tells_the_code_and_the_words() {
         let error = run("sh", &["-c", "echo no >&2; exit 3"], b"").unwrap_err();
         assert_eq!(error.to_string(), "sh ended with code 3: no");
+    }
+
+    #[test]
+    fn a_program_that_is_nowhere_is_named() {
+        let error = run("no-such-program", &[], b"").unwrap_err();
         assert!(
-            run("no-such-program", &[], b"").unwrap_err().to_string().starts_with("run no-such-program: ")
+            matches!(&error, CommandError::Missing { program } if program == "no-such-program"),
+            "{error}"
         );
+    }
+
+    #[test]
+    fn programs_for_root_are_found_whatever_the_path_says() {
+        let found = |path: &str| find_in("ldconfig", std::ffi::OsStr::new(path));
+        assert_eq!(found("/nowhere"), found("/usr/sbin"));
+        assert!(found("").is_some(), "every Linux has ldconfig in /sbin");
     }
 }
