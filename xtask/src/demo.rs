@@ -29,7 +29,9 @@ pub(crate) fn run(data_dir: &Path) -> Result<()> {
     let kubectl = kubectl()?;
     println!("building (the first time takes some minutes)");
     let monopod = build_release(&["monopod"])?.join("monopod");
-    host::run(Command::new(&monopod).arg("down").arg("--purge").arg("--data-dir").arg(data_dir))?;
+    if data_dir.exists() {
+        host::run(Command::new(&monopod).arg("down").arg("--purge").arg("--data-dir").arg(data_dir))?;
+    }
     let image = images::build_busybox()?;
     let kubeconfig = start(&monopod, data_dir)?;
     host::run(Command::new(&monopod).args(["image", "import"]).arg(image).arg("--data-dir").arg(data_dir))?;
