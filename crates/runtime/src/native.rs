@@ -163,7 +163,7 @@ impl Inner {
             pods: config.pod_cidr,
             cluster: config.cluster_cidr,
         };
-        let bridge = Arc::new(Bridge::new(table, &layout.state()));
+        let bridge = Arc::new(Bridge::new(table, Path::new("/run")));
         bridge.ensure()?;
         let tasks = TaskTracker::new();
         Ok(Inner {

@@ -33,14 +33,16 @@ pub fn range_taken(subnet: Subnet, instance: &str) -> Result<Option<String>, Err
 #[derive(Debug)]
 pub(crate) struct Bridge {
     table: Table,
-    /// What `NODE_PARAMETERS` were before we came.
+    /// What `NODE_PARAMETERS` were before the first instance of this host came. The host's, as the
+    /// parameters are: the last instance to go sets them back, whichever it is. Lost with the parameters
+    /// themselves when the host starts anew.
     before: PathBuf,
 }
 
 impl Bridge {
-    /// `state` is a directory for what must be known to undo it all.
-    pub(crate) fn new(table: Table, state: &Path) -> Self {
-        Bridge { table, before: state.join("network.json") }
+    /// `run` is the host's directory for what must be known to undo it all.
+    pub(crate) fn new(table: Table, run: &Path) -> Self {
+        Bridge { table, before: run.join("monopod-network.json") }
     }
 
     pub(crate) fn link_name(&self) -> &str {
@@ -112,6 +114,11 @@ impl Bridge {
     }
 
     fn restore_parameters(&self) -> Vec<String> {
+        let others = |links: Vec<sys::netlink::LinkInfo>| links.iter().any(|l| is_bridge(&l.name));
+        // Our own is gone by now. Not to know who is here is reason enough to leave the others their network.
+        if Link::open().and_then(|links| links.list()).map_or(true, others) {
+            return Vec::new();
+        }
         let Ok(text) = std::fs::read(&self.before) else { return Vec::new() };
         let before: Vec<(String, String)> = serde_json::from_slice(&text).unwrap_or_default();
         let restored = before
@@ -123,5 +130,23 @@ impl Bridge {
             tracing::warn!(path = %self.before.display(), %error, "cannot forget old kernel parameters");
         }
         restored
+    }
+}
+
+/// Whether a link is the bridge of an instance, by its name: `mp` and eight digits.
+fn is_bridge(link: &str) -> bool {
+    link.strip_prefix("mp").is_some_and(|id| id.len() == 8 && id.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_bridge;
+
+    #[test]
+    fn bridges_of_instances_are_told_by_their_names() {
+        assert!(is_bridge("mp0fc7d125"));
+        for other in ["mp", "mpls0", "mp0fc7d12", "mp0fc7d1255", "mpeth0abc", "v0fc7d125a"] {
+            assert!(!is_bridge(other), "{other}");
+        }
     }
 }
