@@ -110,10 +110,9 @@ impl Ranges {
 pub(crate) fn choose_ranges(state: &Path, pods: Option<Cidr>, services: Option<Cidr>) -> Result<Ranges> {
     let file = state.join("ranges.json");
     let before: Option<Ranges> = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let free = match &before {
-        Some(ranges) => ranges.clone(),
-        None => first_free(&routes(&fs::read_to_string("/proc/net/route").unwrap_or_default()))?,
-    };
+    let table = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let bridge = format!("mp{}", id(state.parent().unwrap_or(state)));
+    let free = still_free(before.as_ref(), &table, &bridge)?;
     let ranges = Ranges { pods: pods.unwrap_or(free.pods), services: services.unwrap_or(free.services) };
     ensure!(
         !ranges.pods.overlaps(ranges.services),
@@ -126,6 +125,20 @@ pub(crate) fn choose_ranges(state: &Path, pods: Option<Cidr>, services: Option<C
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(ranges)
+}
+
+/// The ranges of the last start; with another range for Pods when somebody has taken it since. While the
+/// instance's bridge is there its Pods may live, and nothing changes. Services keep their addresses.
+fn still_free(before: Option<&Ranges>, table: &str, bridge: &str) -> Result<Ranges> {
+    let taken = routes(table);
+    let Some(before) = before else { return first_free(&taken) };
+    let ours = table.lines().any(|line| line.split_whitespace().next() == Some(bridge));
+    if ours || !taken.iter().any(|route| route.overlaps(before.pods)) {
+        return Ok(before.clone());
+    }
+    let free = first_free(&[taken, vec![before.services]].concat())?;
+    tracing::warn!(before = %before.pods, now = %free.pods, "the range of the Pods was taken by another meanwhile");
+    Ok(Ranges { pods: free.pods, services: before.services })
 }
 
 fn first_free(taken: &[Cidr]) -> Result<Ranges> {
@@ -242,6 +255,20 @@ mod tests {
             (ranges.pods.to_string(), ranges.services.to_string()),
             ("10.44.0.0/16".into(), "10.45.0.0/16".into())
         );
+    }
+
+    #[test]
+    fn a_range_that_was_taken_meanwhile_is_left_to_its_new_owner() {
+        let table = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\nmp1\t00002A0A\t0\t1\t0\t0\t0\t0000FFFF\n";
+        let before = first_free(&[]).expect("all are free");
+        assert_eq!(
+            still_free(Some(&before), table, "mp1").expect("ours"),
+            before,
+            "our own route is no other's"
+        );
+        let now = still_free(Some(&before), table, "mp2").expect("one is free");
+        assert_eq!(now.services, before.services, "Services keep their addresses");
+        assert!(!now.pods.overlaps(before.pods) && !now.pods.overlaps(now.services));
     }
 
     #[test]
