@@ -13,6 +13,7 @@
 mod adoption;
 mod archives;
 mod bad_input;
+mod commands;
 mod crash;
 mod full_disk;
 mod harness;

@@ -76,6 +76,8 @@ fn the_pod_with_a_pre_stop_curl_takes_its_time_to_stop() {
     instance.wait("condition=Ready", "pod/abcdocker");
     instance.kubectl(&["delete", "pod", "abcdocker", "--wait=false"]).ok();
     assert!(instance.kubectl(&["get", "pod", "abcdocker"]).out.contains("Terminating"));
+    // The hook sleeps, and nginx has heard nothing yet.
+    assert_eq!(instance.kubectl(&["exec", "abcdocker", "--", "echo", "still here"]).ok(), "still here\n");
     instance.wait("delete", "pod/abcdocker");
 }
 
@@ -115,6 +117,32 @@ fn the_template_filled_in_runs() {
     let dump = "cat /creds/user; echo; cat /settings/colour; echo; pwd; echo $GREETING; touch /host/x 2>&1 | tail -c 22";
     let said = instance.kubectl(&["exec", "filled", "--", "sh", "-c", dump]).ok();
     assert_eq!(said, "admin\ngreen\n/tmp\nhello\nRead-only file system\n");
+}
+
+#[test]
+fn a_label_on_the_node_decides_where_a_pod_goes() {
+    let instance = Instance::start(&["busybox.tar"]);
+    instance.apply(
+        r#"apiVersion: v1
+kind: Pod
+metadata: {name: test, labels: {run: test}}
+spec:
+  nodeSelector: {env: test}
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: c, image: "busybox:1.36", imagePullPolicy: IfNotPresent, command: [sleep, "3600"]}
+"#,
+    );
+    instance
+        .wait("jsonpath={.status.conditions[?(@.type=='PodScheduled')].reason}=Unschedulable", "pod/test");
+    let message = instance.field("pod/test", "{.status.conditions[?(@.type=='PodScheduled')].message}");
+    assert_eq!(
+        message,
+        "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+    );
+    let node = instance.field("nodes", "{.items[0].metadata.name}");
+    instance.kubectl(&["label", "node", &node, "env=test"]).ok();
+    instance.wait("condition=Ready", "pod/test");
 }
 
 #[test]

@@ -36,6 +36,8 @@ fn two_instances_that_start_at_once_share_nothing() {
 
     drop(one);
     assert!(greets(&there), "the end of one instance is nothing to the other");
+    let forwarding = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").expect("readable");
+    assert_eq!(forwarding.trim(), "1", "the other's Pods still reach the world");
     assert_eq!(other.kubectl(&["exec", "served", "--", "echo", "alive"]).ok(), "alive\n");
 }
 

@@ -39,9 +39,16 @@ fn down_leaves_nothing_behind() {
             "a running instance shows no {kind}: the comparison would prove nothing\n{during:#?}"
         );
     }
+    let api = instance.field("endpoints/kubernetes", "{.subsets[0].ports[0].port}");
+    let listening = [("127.0.0.1", &*api), ("127.0.0.1", &port.to_string())]
+        .map(|(host, port)| (host, port.parse::<u16>().expect("a port")));
+    assert!(std::net::TcpStream::connect(listening[0]).is_ok(), "the API listens");
     let said = instance.monopod(&["down"]).ok();
     assert!(said.contains("stopped the daemon"), "{said}");
     let after = Traces::of(&id, &dir);
     assert!(after.is_empty(), "left behind: {after:#?}");
+    for place in listening {
+        assert!(std::net::TcpStream::connect(place).is_err(), "somebody still listens on {place:?}");
+    }
     assert_eq!(instance.monopod(&["down"]).ok(), "", "a second down has nothing to do");
 }
