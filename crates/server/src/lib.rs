@@ -38,6 +38,7 @@ mod quota;
 mod respond;
 mod server;
 mod service;
+mod socket;
 mod state;
 mod subresource;
 mod view;

@@ -11,6 +11,7 @@ use http::{HeaderMap, Method};
 use jiff::Timestamp;
 use store::Store;
 use tokio::task::JoinHandle;
+use wire::websocket::Messages;
 use wire::{Body, Handler, Request, Response};
 
 use crate::auth::{Attributes, KeyError, User};
@@ -24,7 +25,7 @@ use crate::respond::Dress;
 use crate::state::State;
 use crate::subresource::connect::{self, Stream};
 use crate::subresource::{self, binding, eviction, proxy, scale};
-use crate::{bootstrap, delete, expiry, list, patch, watch, write};
+use crate::{bootstrap, delete, expiry, list, patch, socket, watch, write};
 
 /// How long a request may take that is not a watch or a stream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -111,8 +112,16 @@ async fn resource(
         authorize(&call.state, &call.user, &Target { verb: "create", ..call.target.clone() }, "")?;
     }
     match (call.target.verb, call.target.subresource.as_str()) {
-        ("watch", "") => watch::watch(&call).await,
-        (_, "log") => connect::connect(&mut call, Stream::Log, body).await,
+        ("watch", "") => {
+            let handshake = socket::handshake(&mut call);
+            let lines = watch::watch(&call).await?;
+            socket::upgrade(handshake, lines, Messages::Lines)
+        }
+        (_, "log") => {
+            let handshake = socket::handshake(&mut call);
+            let log = connect::connect(&mut call, Stream::Log, body).await?;
+            socket::upgrade(handshake, log, Messages::Parts)
+        }
         (_, "exec") => connect::connect(&mut call, Stream::Exec, body).await,
         (_, "attach") => connect::connect(&mut call, Stream::Attach, body).await,
         (_, "portforward") => connect::connect(&mut call, Stream::PortForward, body).await,

@@ -384,7 +384,11 @@ async fn logs_and_exec_reach_the_node_under_the_kubelets_paths() {
                 std::sync::Arc::new(
                     |request: wire::Request| -> futures_util::future::BoxFuture<'static, wire::Response> {
                         let text = format!("{} {}", request.method(), request.uri());
-                        Box::pin(async move { wire::Response::new(wire::full(text)) })
+                        let mut response = wire::Response::new(wire::full(text));
+                        if request.uri().query().is_some_and(|query| query.contains("previous")) {
+                            *response.status_mut() = http::StatusCode::BAD_REQUEST;
+                        }
+                        Box::pin(async move { response })
                     },
                 ) as std::sync::Arc<dyn wire::Handler>
             })
@@ -399,6 +403,10 @@ async fn logs_and_exec_reach_the_node_under_the_kubelets_paths() {
     assert_eq!(cluster.post(&format!("{PODS}/web/binding"), &binding).await.code, 201);
     let log = cluster.get(&format!("{PODS}/web/log?follow=true")).await;
     assert_eq!(log.text, "GET /containerLogs/demo/web/main?follow=true");
+    // What the node refuses is a Status to clients.
+    let refused = cluster.get(&format!("{PODS}/web/log?previous=true")).await;
+    assert_eq!((refused.code, &refused.body["reason"]), (400, &json!("BadRequest")));
+    assert_eq!(refused.body["message"], "GET /containerLogs/demo/web/main?previous=true");
     let exec = cluster.get(&format!("{PODS}/web/exec?command=ls&command=-l&stdout=true&tty=true")).await;
     assert_eq!(exec.text, "GET /exec/demo/web/main?output=1&tty=1&command=ls&command=-l");
     let forward = cluster.get(&format!("{PODS}/web/portforward?ports=80")).await;

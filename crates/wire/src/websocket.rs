@@ -24,6 +24,7 @@ use http::header::{
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{Method, StatusCode};
+use http_body_util::BodyExt;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -31,7 +32,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use crate::{Request, Response};
+use crate::{Body, Request, Response};
 
 /// Exec and attach, best first, as the API server prefers them.
 pub const REMOTE_COMMAND: &[&str] = &[
@@ -204,9 +205,89 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         (ChannelReader { stream, encoding, closes_channels }, ChannelWriter { sink, encoding })
     }
 
+    /// Sends a body, and reads nothing, until the body ends or the client leaves: logs and watches.
+    /// The first message is empty and says that the stream is up, except for lines.
+    pub async fn send_body(self, body: Body, messages: Messages) -> io::Result<()> {
+        let base64 = self.protocol.contains("base64");
+        let (mut sink, mut stream) = self.stream.split();
+        let send = async {
+            if messages == Messages::Parts {
+                sink.send(message(Bytes::new(), messages, base64)).await.map_err(to_io)?;
+            }
+            send_parts(&mut sink, body, messages, base64).await?;
+            close(&mut sink).await
+        };
+        let left = async {
+            while let Some(Ok(message)) = stream.next().await {
+                if message.is_close() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            sent = send => sent,
+            () = left => Ok(()),
+        }
+    }
+
     /// Reads and writes bytes; message borders mean nothing.
     pub fn tunnel(self) -> Tunnel<S> {
         Tunnel { stream: self.stream, unread: Bytes::new() }
+    }
+}
+
+/// How a body becomes messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Messages {
+    /// A binary message for each part, as it comes; text for base64 protocols.
+    Parts,
+    /// A text message for each line, with its line feed.
+    Lines,
+}
+
+async fn send_parts<S>(
+    sink: &mut SplitSink<WebSocketStream<S>, Message>,
+    mut body: Body,
+    messages: Messages,
+    base64: bool,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut unsent = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(bytes) = frame.map_err(io::Error::other)?.into_data() else { continue };
+        if messages == Messages::Parts {
+            sink.send(message(bytes, messages, base64)).await.map_err(to_io)?;
+            continue;
+        }
+        unsent.extend_from_slice(&bytes);
+        while let Some(end) = unsent.iter().position(|byte| *byte == b'\n') {
+            let line = unsent.split_to(end + 1).freeze();
+            sink.send(message(line, messages, base64)).await.map_err(to_io)?;
+        }
+    }
+    Ok(())
+}
+
+fn message(bytes: Bytes, messages: Messages, base64: bool) -> Message {
+    if base64 {
+        return Message::Text(STANDARD.encode(&bytes).into());
+    }
+    match messages {
+        Messages::Parts => Message::Binary(bytes),
+        Messages::Lines => Message::Text(String::from_utf8_lossy(&bytes).into_owned().into()),
+    }
+}
+
+async fn close<S>(sink: &mut SplitSink<WebSocketStream<S>, Message>) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    match sink.send(Message::Close(Some(normal))).await {
+        Ok(()) | Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => Ok(()),
+        Err(error) => Err(to_io(error)),
     }
 }
 
@@ -317,11 +398,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ChannelWriter<S> {
 
     /// Ends the connection in order.
     pub async fn close(&mut self) -> io::Result<()> {
-        let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-        match self.sink.send(Message::Close(Some(normal))).await {
-            Ok(()) | Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => Ok(()),
-            Err(error) => Err(to_io(error)),
-        }
+        close(&mut self.sink).await
     }
 }
 
@@ -440,6 +517,25 @@ mod tests {
             let (server, mut client) = pair(protocol).await;
             client.send(Message::Binary(Bytes::from_static(&[255, 0]))).await.unwrap();
             assert_eq!(server.channels().0.next().await.unwrap().unwrap(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_goes_out_in_parts_or_in_lines() {
+        let parts =
+            || crate::body_from_stream(futures_util::stream::iter(["a\nb", "c\n"].map(|s| Ok(s.into()))));
+        let (binary, text) = (|s: &'static str| Message::binary(s), |s: &str| Message::text(s));
+        for (protocol, messages, expected) in [
+            ("", Messages::Parts, vec![binary(""), binary("a\nb"), binary("c\n")]),
+            ("base64.binary.k8s.io", Messages::Parts, vec![text(""), text("YQpi"), text("Ywo=")]),
+            ("", Messages::Lines, vec![text("a\n"), text("bc\n")]),
+        ] {
+            let (server, client) = pair(protocol).await;
+            server.send_body(parts(), messages).await.unwrap();
+            let received: Vec<Message> = client.map(Result::unwrap).collect().await;
+            let (close, received) = received.split_last().unwrap();
+            assert!(close.is_close());
+            assert_eq!(received, expected, "{protocol}");
         }
     }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
-use k8s_openapi::api::core::v1::Pod;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -15,7 +14,6 @@ use wire::websocket::{self, Frame, PORT_FORWARD_TUNNEL};
 use wire::{Request, Response, spdy};
 
 use super::{Query, text};
-use crate::pod::spec::full_name;
 use crate::shared::Shared;
 
 /// Bytes read from the Pod at once.
@@ -28,18 +26,11 @@ const QUEUE: usize = 8;
 struct Forward {
     node: Arc<Shared>,
     sandbox: String,
-    pod: Arc<Pod>,
 }
 
 /// Answers the upgrade; the session goes on in a task that ends with its connection.
-pub(super) fn start(
-    node: Arc<Shared>,
-    mut request: Request,
-    sandbox: String,
-    pod: Arc<Pod>,
-    query: &Query,
-) -> Response {
-    let forward = Forward { node, sandbox, pod };
+pub(super) fn start(node: Arc<Shared>, mut request: Request, sandbox: String, query: &Query) -> Response {
+    let forward = Forward { node, sandbox };
     if websocket::is_upgrade(&request) {
         let ports: Vec<u16> = query
             .all("ports")
@@ -79,7 +70,8 @@ impl Forward {
     async fn connect(&self, port: u16) -> Result<TcpStream, String> {
         let connected = self.node.runtime.port_forward(&self.sandbox, port).await;
         connected.map_err(|err| {
-            format!("error forwarding port {port} to pod {}, uid : {err}", full_name(&self.pod))
+            // The Pod is its sandbox here, without a uid: containerd's words, which users know.
+            format!("error forwarding port {port} to pod {}, uid : {err}", self.sandbox)
         })
     }
 

@@ -137,6 +137,10 @@ struct Follower {
     unread: Vec<u8>,
     options: Options,
     left: Option<usize>,
+    /// The file after ours: ours gets no more, but may hold what has not been read.
+    next: Option<File>,
+    /// The last record was a whole line or the end of one.
+    at_line_start: bool,
     ended: bool,
 }
 
@@ -156,7 +160,18 @@ impl Follower {
             file.seek(SeekFrom::Start(start)).await.map_err(failed)?;
         }
         let left = options.limit;
-        Ok(Self { runtime, id, path, file, unread: Vec::new(), options, left, ended: false })
+        Ok(Self {
+            runtime,
+            id,
+            path,
+            file,
+            unread: Vec::new(),
+            options,
+            left,
+            next: None,
+            at_line_start: true,
+            ended: false,
+        })
     }
 
     /// The next part of the answer.
@@ -192,10 +207,12 @@ impl Follower {
             if !self.wants(&line) {
                 continue;
             }
-            if self.options.timestamps {
+            // A long line is several records, and has one time.
+            if self.options.timestamps && self.at_line_start {
                 out.extend_from_slice(line.time.as_bytes());
                 out.push(b' ');
             }
+            self.at_line_start = !line.partial;
             out.extend_from_slice(&line.text());
         }
         if let Some(left) = &mut self.left {
@@ -216,8 +233,13 @@ impl Follower {
         if !self.options.follow {
             return false;
         }
-        if let Some(next) = self.rotated().await {
+        if let Some(next) = self.next.take() {
             self.file = next;
+            return true;
+        }
+        // Ours is read to its end once more: what was written before the change is in it.
+        self.next = self.rotated().await;
+        if self.next.is_some() {
             return true;
         }
         // One more look after the end was seen: what was written before it is read.
@@ -319,5 +341,49 @@ mod tests {
         for (lines, start) in [(0, 14), (1, 8), (2, 4), (3, 0), (9, 0)] {
             assert_eq!(tail_start(&mut file, lines).await.unwrap(), start, "{lines} lines");
         }
+    }
+
+    async fn follower(path: &Path, options: Options) -> Follower {
+        let runtime = Arc::new(testkit::FakeRuntime::default());
+        Follower::open(runtime, "gone".into(), path.into(), options).await.unwrap()
+    }
+
+    async fn read_all(mut follower: Follower) -> String {
+        let mut all = Vec::new();
+        while let Some(part) = follower.next().await {
+            all.extend_from_slice(&part.unwrap());
+        }
+        String::from_utf8(all).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_long_line_in_several_records_has_one_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        let (first, second) = ("2026-01-01T00:00:00.000000001Z", "2026-01-01T00:00:00.000000002Z");
+        let log = format!(
+            "{first} stdout P long \n{second} stdout P line\n{second} stdout F !\n{second} stderr F next\n"
+        );
+        std::fs::write(&path, log).unwrap();
+        let options = Options { timestamps: true, ..Options::default() };
+        let text = read_all(follower(&path, options).await).await;
+        assert_eq!(text, format!("{first} long line!\n{second} next\n"));
+    }
+
+    #[tokio::test]
+    async fn what_was_written_just_before_a_rotation_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        let line = |text: &str| format!("2026-01-01T00:00:00Z stdout F {text}\n");
+        std::fs::write(&path, line("one")).unwrap();
+        let mut follower = follower(&path, Options { follow: true, ..Options::default() }).await;
+        assert_eq!(follower.next().await.unwrap().unwrap(), "one\n");
+        // The end has been seen; now more comes and the file moves away before anybody looks.
+        let old = std::fs::OpenOptions::new().append(true).open(&path);
+        std::io::Write::write_all(&mut old.unwrap(), line("two").as_bytes()).unwrap();
+        std::fs::rename(&path, directory.path().join("0.log.old")).unwrap();
+        std::fs::write(&path, line("three")).unwrap();
+        assert!(follower.wait_for_more().await);
+        assert_eq!(read_all(follower).await, "two\nthree\n");
     }
 }

@@ -51,12 +51,12 @@ impl Kubelet {
                     Err(refused) => refused,
                 }
             }
-            (&Method::GET | &Method::POST, ["portForward", namespace, pod]) => match self
-                .sandbox(namespace, pod)
-            {
-                Ok((sandbox, pod)) => forward::start(Arc::clone(&self.node), request, sandbox, pod, &query),
-                Err(refused) => refused,
-            },
+            (&Method::GET | &Method::POST, ["portForward", namespace, pod]) => {
+                match self.sandbox(namespace, pod) {
+                    Ok(sandbox) => forward::start(Arc::clone(&self.node), request, sandbox, &query),
+                    Err(refused) => refused,
+                }
+            }
             _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         }
     }
@@ -108,12 +108,12 @@ impl Kubelet {
         })
     }
 
-    fn sandbox(&self, namespace: &str, pod: &str) -> Result<(String, Arc<Pod>), Response> {
+    fn sandbox(&self, namespace: &str, pod: &str) -> Result<String, Response> {
         let worker =
             self.node.pod(namespace, pod).ok_or_else(|| text(StatusCode::NOT_FOUND, "pod does not exist"))?;
         let full_name = || crate::pod::spec::full_name(&worker.pod);
         match &worker.sandbox {
-            Some(sandbox) => Ok((sandbox.clone(), Arc::clone(&worker.pod))),
+            Some(sandbox) => Ok(sandbox.clone()),
             None => Err(text(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 format!("failed to find sandboxID for pod {}", full_name()),

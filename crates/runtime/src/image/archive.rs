@@ -295,7 +295,10 @@ impl Importer<'_> {
             Content::Files { config, layers } => self.take_in_files(config, layers)?,
         };
         let tags = found.names.iter().filter(|n| n.digest().is_none()).map(Reference::to_string).collect();
-        let digests = found.names.iter().map(|n| n.with_digest(&manifest)).collect();
+        // No registry vouches for the digest of an archive: only what the archive itself names so is
+        // a repository digest, as containerd has it.
+        let named = found.names.iter().filter(|n| n.digest().is_some());
+        let digests = named.map(Reference::to_string).collect();
         Ok(NewImage { manifest, tags, digests, pinned: true })
     }
 

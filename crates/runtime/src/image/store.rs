@@ -471,8 +471,12 @@ fn find_entry<'a>(index: &'a IndexFile, text: &str) -> Result<Option<&'a Entry>,
     match Reference::parse(text) {
         Ok(reference) => {
             let name = reference.to_string();
-            let named =
-                |e: &&Entry| e.image.repo_tags.contains(&name) || e.image.repo_digests.contains(&name);
+            let named = |e: &&Entry| {
+                let image = &e.image;
+                image.repo_tags.contains(&name)
+                    || image.repo_digests.contains(&name)
+                    || (reference.digest() == Some(&e.manifest) && is_of(image, &reference.name()))
+            };
             if let Some(entry) = index.images.iter().find(named) {
                 return Ok(Some(entry));
             }
@@ -493,6 +497,11 @@ fn find_entry<'a>(index: &'a IndexFile, text: &str) -> Result<Option<&'a Entry>,
         (Some(entry), None) => Ok(Some(entry)),
         _ => Ok(None),
     }
+}
+
+/// One of the image's tags is in this repository.
+fn is_of(image: &Image, repository: &str) -> bool {
+    image.repo_tags.iter().any(|tag| tag.rsplit_once(':').is_some_and(|(name, _)| name == repository))
 }
 
 /// Content on its way into the store. Dropping it removes what did not arrive.

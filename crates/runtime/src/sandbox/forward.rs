@@ -20,21 +20,23 @@ pub(crate) async fn forward(sandbox: &Sandbox, port: u16) -> Result<tokio::net::
     }
     let own = sandbox.has_own_network();
     let namespace = format!("/proc/{}/ns/net", sandbox.shim_pid());
-    let (id, uid) = (sandbox.id().to_owned(), sandbox.pod_uid().to_owned());
+    let id = sandbox.id().to_owned();
     let stream = tokio::task::spawn_blocking(move || {
         // The text is containerd's, which users know from kubectl.
         let refused = |e: std::io::Error| {
-            let cause = format!("dial tcp4 127.0.0.1:{port}: connect: {}", words(&e));
-            Error::host(
-                format!("failed to execute portforward in network namespace of sandbox {id:?}, uid {uid}"),
-                cause,
-            )
+            let place = if own { namespace.as_str() } else { "host" };
+            let cause = format!(
+                "failed to connect to localhost:{port} inside namespace {id:?}, \
+                 IPv4: dial tcp4 127.0.0.1:{port}: connect: {} IPv6 dial tcp6: address localhost: no suitable address",
+                words(&e)
+            );
+            Error::host(format!("failed to execute portforward in network namespace {place:?}"), cause)
         };
         if !own {
             return connect(port).map_err(refused);
         }
         let inside = sys::namespace::open(&namespace)
-            .and_then(|namespace| sys::namespace::inside_network(namespace, || connect(port)));
+            .and_then(|entered| sys::namespace::inside_network(entered, || connect(port)));
         inside.map_err(|e| Error::host("failed to enter the network of the sandbox", e))?.map_err(refused)
     })
     .await

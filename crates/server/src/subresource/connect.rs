@@ -6,13 +6,17 @@
 
 use api::field::{Error, ErrorList, Path};
 use api::status::{GroupKind, Status};
-use http::Uri;
+use http::{StatusCode, Uri};
+use http_body_util::BodyExt;
 use serde_json::Value;
 use wire::{Body, Request, Response};
 
 use crate::call::Call;
 use crate::object;
 use crate::query::Query;
+
+/// How much of a node's words about a failure is read.
+const ERROR_MAX: usize = 50_000;
 
 /// What is asked of a Pod's node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +40,7 @@ pub(crate) async fn connect(call: &mut Call, stream: Stream, body: Body) -> Resu
         _ => choose_container(&pod, call.query.text("container"))?,
     };
     let query = match stream {
-        Stream::Log => log_query(&call.query)?,
+        Stream::Log => log_query(&call.query, &call.target.name)?,
         Stream::Exec | Stream::Attach => exec_query(call, stream)?,
         Stream::PortForward => call.parts.uri.query().unwrap_or_default().to_owned(),
     };
@@ -58,7 +62,33 @@ pub(crate) async fn connect(call: &mut Call, stream: Stream, body: Body) -> Resu
     };
     let path = if query.is_empty() { path } else { format!("{path}?{query}") };
     let node = node.to_owned();
-    hand_over(call, &node, &path, body).await
+    let response = hand_over(call, &node, &path, body).await?;
+    match stream {
+        Stream::Log => checked(call, response).await,
+        // Clients of a stream read the node's own words: `unable to upgrade connection: …`.
+        _ => Ok(response),
+    }
+}
+
+/// What the node says is wrong as a Status: upstream's GenericHttpResponseChecker.
+async fn checked(call: &Call, response: Response) -> Result<Response, Status> {
+    let code = response.status();
+    if (200..=206).contains(&code.as_u16()) {
+        return Ok(response);
+    }
+    let text = text_of(response.into_body()).await;
+    Err(match code {
+        StatusCode::INTERNAL_SERVER_ERROR => Status::internal(text),
+        StatusCode::BAD_REQUEST => Status::bad_request(text),
+        StatusCode::NOT_FOUND => {
+            // The node does not know the Pod yet, or no more.
+            let mut status = Status::no_such_resource();
+            let (resource, name) = (call.resource.plural, &call.target.name);
+            status.message = format!("{} ( {resource}/log {name})", status.message);
+            status
+        }
+        code => Status::service_unavailable(format!("the node answered {code}: {text}")),
+    })
 }
 
 /// Gives the request, with its upgrade, to a node under another path.
@@ -86,6 +116,19 @@ fn no_content() -> Response {
     let mut response = Response::new(wire::empty());
     *response.status_mut() = http::StatusCode::NO_CONTENT;
     response
+}
+
+/// The beginning of a body, as far as it comes.
+async fn text_of(mut body: Body) -> String {
+    let mut bytes = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes.extend_from_slice(frame.data_ref().map(AsRef::as_ref).unwrap_or_default());
+        if bytes.len() > ERROR_MAX {
+            bytes.truncate(ERROR_MAX);
+            break;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Upstream's validateContainer.
@@ -118,7 +161,7 @@ fn choose_container(pod: &Value, asked: &str) -> Result<String, Status> {
 }
 
 /// The parameters of a log, checked as upstream's ValidatePodLogOptions does.
-fn log_query(query: &Query) -> Result<String, Status> {
+fn log_query(query: &Query, pod: &str) -> Result<String, Status> {
     let mut errors = ErrorList::new();
     for (name, least) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
         if let Some(number) = query.number(name)?
@@ -134,7 +177,7 @@ fn log_query(query: &Query) -> Result<String, Status> {
         errors.push(Error::forbidden(&Path::new(""), why));
     }
     if !errors.is_empty() {
-        return Err(Status::invalid(GroupKind { group: "", kind: "PodLogOptions" }, "", &errors));
+        return Err(Status::invalid(GroupKind { group: "", kind: "PodLogOptions" }, pod, &errors));
     }
     Ok(query.without("container").encode())
 }
@@ -192,9 +235,11 @@ mod tests {
 
     #[test]
     fn the_parameters_of_a_log_are_checked() {
-        let query = |text: &str| log_query(&Query::parse(Some(text)));
+        let query = |text: &str| log_query(&Query::parse(Some(text)), "web");
         assert_eq!(query("container=a&follow=true&tailLines=3").expect("fine"), "follow=true&tailLines=3");
-        assert_eq!(query("tailLines=-1").expect_err("negative").code(), 422);
+        let negative = query("tailLines=-1").expect_err("negative");
+        let text = "PodLogOptions \"web\" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0";
+        assert_eq!((negative.code(), negative.message.as_str()), (422, text));
         assert_eq!(query("sinceSeconds=1&sinceTime=x").expect_err("both").code(), 422);
     }
 }

@@ -121,34 +121,40 @@ async fn forward(call: &mut Call, to: (&str, u16), path: &str, body: Body) -> Re
         request.headers_mut().remove(*name);
     }
     // The connection is driven by the answer's body: nobody else needs it.
-    let mut connection = Box::pin(connection);
-    let response = tokio::select! {
-        response = sender.send_request(request) => response?,
-        done = &mut connection => {
-            done?;
-            return Err("the connection was closed before an answer".into());
+    let mut connection = Some(Box::pin(connection));
+    let answer = sender.send_request(request);
+    tokio::pin!(answer);
+    let response = loop {
+        let Some(running) = connection.as_mut() else { break answer.await? };
+        tokio::select! {
+            biased;
+            response = &mut answer => break response?,
+            // A small answer with `Connection: close` is all there when the connection ends.
+            done = running => {
+                done?;
+                connection = None;
+            }
         }
     };
     let (mut parts, body) = response.into_parts();
     for name in HOP_BY_HOP {
         parts.headers.remove(*name);
     }
-    let lines =
-        futures_util::stream::unfold((body, Some(connection)), |(mut body, mut connection)| async move {
-            let frame = match connection.as_mut() {
-                Some(running) => tokio::select! {
-                    biased;
-                    frame = body.frame() => frame,
-                    _ = running => {
-                        connection = None;
-                        body.frame().await
-                    }
-                },
-                None => body.frame().await,
-            };
-            let data = frame?.map(|frame| frame.into_data().unwrap_or_default()).map_err(BoxError::from);
-            Some((data, (body, connection)))
-        });
+    let lines = futures_util::stream::unfold((body, connection), |(mut body, mut connection)| async move {
+        let frame = match connection.as_mut() {
+            Some(running) => tokio::select! {
+                biased;
+                frame = body.frame() => frame,
+                _ = running => {
+                    connection = None;
+                    body.frame().await
+                }
+            },
+            None => body.frame().await,
+        };
+        let data = frame?.map(|frame| frame.into_data().unwrap_or_default()).map_err(BoxError::from);
+        Some((data, (body, connection)))
+    });
     Ok(Response::from_parts(parts, wire::body_from_stream(lines)))
 }
 
