@@ -24,7 +24,7 @@ pub(crate) struct UpFlags {
     /// Address of the API [default: 127.0.0.1:6443, or the next free port]
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// Where to write the administrator's kubeconfig [default: <data-dir>/kubeconfig]
+    /// Where to write the administrator's kubeconfig [default: DATA-DIR/kubeconfig]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Name of the node [default: the host's name]
