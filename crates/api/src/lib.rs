@@ -21,6 +21,7 @@ mod json;
 pub mod names;
 pub mod openapi;
 pub mod patch;
+pub mod placement;
 pub mod protobuf;
 pub mod quantity;
 pub mod rbac;

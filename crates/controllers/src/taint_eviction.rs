@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::placement::tolerates;
 use client::events::{EventType, Recorder};
 use client::{Change, DeleteOptions, Error, Patch, PatchKind};
 use jiff::{SignedDuration, Timestamp};
@@ -79,7 +80,7 @@ fn stay(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Stay {
     let mut shortest: Option<SignedDuration> = None;
     for taint in taints {
         let matching: Vec<&Toleration> =
-            tolerations.iter().filter(|toleration| matches(toleration, taint)).collect();
+            tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
         if matching.is_empty() {
             return Stay::NoLonger;
         }
@@ -96,14 +97,6 @@ fn stay(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Stay {
         Some(Duration::ZERO) => Stay::NoLonger,
         Some(left) => Stay::For(left),
     }
-}
-
-fn matches(toleration: &Toleration, taint: &Taint) -> bool {
-    let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let effect = set(&toleration.effect).is_none_or(|effect| effect == taint.effect);
-    let key = set(&toleration.key).is_none_or(|key| key == taint.key);
-    let exists = toleration.operator.as_deref() == Some("Exists");
-    effect && key && (exists || set(&toleration.key).is_some() && set(&toleration.value) == set(&taint.value))
 }
 
 async fn evict(context: &Context, recorder: &Recorder, pod: &Pod) -> Result<(), Error> {

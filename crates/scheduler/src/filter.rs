@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use api::placement::{matches_node, matches_selector};
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
-use crate::affinity::{matches_node, matches_selector, tolerates};
+use crate::affinity::tolerates;
 use crate::{NodeInfo, PodInfo, Resources, Volumes};
 
 /// One reason. Displayed, it is the text of events and conditions.

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use api::placement::matches_selector;
 use api::quantity::Quantity;
-use k8s_openapi::api::core::v1::{Node, NodeSelector, PersistentVolume, PersistentVolumeClaim};
+use api::selector::LabelSelector;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 
 use super::{PROVISIONER, VOLUME_PROTECTION};
@@ -115,20 +117,8 @@ fn fits(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
 
 fn selected(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
     let Some(selector) = claim.spec.as_ref().and_then(|spec| spec.selector.as_ref()) else { return true };
-    let label = |key: &str| volume.metadata.labels.as_ref().and_then(|labels| labels.get(key));
-    let equal = selector.match_labels.iter().flatten().all(|(key, value)| label(key) == Some(value));
-    let expressions = selector.match_expressions.iter().flatten();
-    let matching = expressions.into_iter().all(|one| {
-        let listed = |value: &String| one.values.iter().flatten().any(|listed| listed == value);
-        match one.operator.as_str() {
-            "In" => label(&one.key).is_some_and(listed),
-            "NotIn" => label(&one.key).is_none_or(|value| !listed(value)),
-            "Exists" => label(&one.key).is_some(),
-            "DoesNotExist" => label(&one.key).is_none(),
-            _ => false,
-        }
-    });
-    equal && matching
+    // Validation lets no other operators in; a selector that cannot be read selects nothing.
+    LabelSelector::from_meta(Some(selector)).is_ok_and(|selector| selector.matches(&volume.metadata.labels))
 }
 
 fn bytes(text: Option<&str>) -> i64 {
@@ -152,25 +142,7 @@ pub(super) fn storage_request(claim: &PersistentVolumeClaim) -> Option<&str> {
 
 fn is_reachable(volume: &PersistentVolume, node: &Node) -> bool {
     let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()?.required.as_ref());
-    affinity.is_none_or(|selector| selects(selector, node))
-}
-
-fn selects(selector: &NodeSelector, node: &Node) -> bool {
-    let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key));
-    selector.node_selector_terms.iter().any(|term| {
-        let expressions = term.match_expressions.as_deref().unwrap_or_default();
-        !expressions.is_empty()
-            && expressions.iter().all(|one| {
-                let listed = |value: &String| one.values.iter().flatten().any(|listed| listed == value);
-                match one.operator.as_str() {
-                    "In" => label(&one.key).is_some_and(listed),
-                    "NotIn" => label(&one.key).is_none_or(|value| !listed(value)),
-                    "Exists" => label(&one.key).is_some(),
-                    "DoesNotExist" => label(&one.key).is_none(),
-                    _ => false,
-                }
-            })
-    })
+    affinity.is_none_or(|selector| matches_selector(selector, node))
 }
 
 /// What the phase of a volume should be, given the claim it names (if that

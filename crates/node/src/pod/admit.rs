@@ -1,9 +1,8 @@
 //! The node's own checks before it accepts a Pod.
 
-use std::collections::BTreeMap;
-
+use api::placement::{matches_node, tolerates};
 use api::quantity::Quantity as Amount;
-use k8s_openapi::api::core::v1::{Node, Pod, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::qos;
@@ -72,51 +71,10 @@ fn check_sysctls(pod: &Pod, allowed: &[String]) -> Result<(), Refusal> {
 
 /// nodeSelector and required node affinity, as the scheduler reads them.
 fn check_selector(pod: &Pod, node: &Node) -> Result<(), Refusal> {
-    let empty = BTreeMap::new();
-    let labels = node.metadata.labels.as_ref().unwrap_or(&empty);
-    let plain = spec(pod).node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
-    let terms = spec(pod)
-        .affinity
-        .as_ref()
-        .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    let name = node.metadata.name.as_deref().unwrap_or_default();
-    let required = terms.is_none_or(|selector| {
-        selector.node_selector_terms.iter().any(|term| {
-            let expressions = term.match_expressions.as_deref().unwrap_or_default();
-            let fields = term.match_fields.as_deref().unwrap_or_default();
-            let empty = expressions.is_empty() && fields.is_empty();
-            !empty
-                && expressions
-                    .iter()
-                    .all(|one| requirement(&one.operator, one.values.as_deref(), labels.get(&one.key)))
-                && fields
-                    .iter()
-                    .all(|one| requirement(&one.operator, one.values.as_deref(), Some(&name.to_string())))
-        })
-    });
-    if plain && required {
+    if matches_node(spec(pod), node) {
         return Ok(());
     }
     refuse("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector")
-}
-
-fn requirement(operator: &str, values: Option<&[String]>, actual: Option<&String>) -> bool {
-    let values = values.unwrap_or_default();
-    let number = |text: &String| text.parse::<i64>().ok();
-    let compare = |wanted: std::cmp::Ordering| {
-        let pair = (actual.and_then(number), values.first().and_then(number));
-        matches!(pair, (Some(left), Some(right)) if left.cmp(&right) == wanted)
-    };
-    match operator {
-        "In" => actual.is_some_and(|actual| values.contains(actual)),
-        "NotIn" => actual.is_none_or(|actual| !values.contains(actual)),
-        "Exists" => actual.is_some(),
-        "DoesNotExist" => actual.is_none(),
-        "Gt" => compare(std::cmp::Ordering::Greater),
-        "Lt" => compare(std::cmp::Ordering::Less),
-        _ => false,
-    }
 }
 
 /// Only NoExecute: a Pod bound by hand may ignore NoSchedule, as upstream's node allows.
@@ -124,22 +82,12 @@ fn check_taints(pod: &Pod, node: &Node) -> Result<(), Refusal> {
     let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
     let tolerations = spec(pod).tolerations.as_deref().unwrap_or_default();
     for taint in taints.filter(|taint| taint.effect == "NoExecute") {
-        let value = taint.value.as_deref().unwrap_or_default();
-        if !tolerations.iter().any(|toleration| tolerates(toleration, &taint.key, value, &taint.effect)) {
+        if !tolerations.iter().any(|toleration| tolerates(toleration, taint)) {
             let message = "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate";
             return refuse("TaintToleration", message);
         }
     }
     Ok(())
-}
-
-fn tolerates(toleration: &Toleration, key: &str, value: &str, effect: &str) -> bool {
-    let field = |field: &Option<String>| field.clone().unwrap_or_default();
-    let (own_key, own_effect) = (field(&toleration.key), field(&toleration.effect));
-    let exists = toleration.operator.as_deref() == Some("Exists");
-    (own_effect.is_empty() || own_effect == effect)
-        && (own_key == key || own_key.is_empty() && exists)
-        && (exists || field(&toleration.value) == value)
 }
 
 fn check_resources(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusal> {

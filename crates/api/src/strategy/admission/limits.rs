@@ -1,5 +1,7 @@
 //! LimitRanges: what containers get when they say nothing, and what they may ask for.
 
+use std::cmp::Ordering;
+
 use serde_json::{Value, json};
 
 use crate::quantity::Quantity;
@@ -93,10 +95,10 @@ pub fn check_claim(claim: &Value, ranges: &[Value]) -> Result<(), String> {
     for item in items(ranges, "PersistentVolumeClaim") {
         let kind = "PersistentVolumeClaim";
         for (name, bound) in amounts(item, "min") {
-            below(&name, &bound, requests.get(&name), ("minimum", kind, "request"), &mut wrong);
+            bounded(Ordering::Less, &name, &bound, requests.get(&name), (kind, "request"), &mut wrong);
         }
         for (name, bound) in amounts(item, "max") {
-            above(&name, &bound, requests.get(&name), ("maximum", kind, "request"), &mut wrong);
+            bounded(Ordering::Greater, &name, &bound, requests.get(&name), (kind, "request"), &mut wrong);
         }
     }
     all(wrong)
@@ -113,7 +115,7 @@ fn all(wrong: Vec<String>) -> Result<(), String> {
 fn measure(item: View<'_>, measured: &Measured<'_>, wrong: &mut Vec<String>) {
     let Measured { kind, requests, limits } = measured;
     for (name, bound) in amounts(item, "min") {
-        below(&name, &bound, requests.get(&name), ("minimum", kind, "request"), wrong);
+        bounded(Ordering::Less, &name, &bound, requests.get(&name), (kind, "request"), wrong);
         if let Some(limit) = limits.get(&name).filter(|limit| **limit < bound && requests.contains_key(&name))
         {
             wrong.push(format!("minimum {name} usage per {kind} is {bound}, but limit is {limit}"));
@@ -121,7 +123,7 @@ fn measure(item: View<'_>, measured: &Measured<'_>, wrong: &mut Vec<String>) {
     }
     for (name, bound) in amounts(item, "max") {
         let before = wrong.len();
-        above(&name, &bound, limits.get(&name), ("maximum", kind, "limit"), wrong);
+        bounded(Ordering::Greater, &name, &bound, limits.get(&name), (kind, "limit"), wrong);
         if let Some(request) =
             requests.get(&name).filter(|request| **request > bound && wrong.len() == before)
         {
@@ -133,34 +135,19 @@ fn measure(item: View<'_>, measured: &Measured<'_>, wrong: &mut Vec<String>) {
     }
 }
 
-fn below(
+/// A bound that must be named and not lie `beyond` it.
+fn bounded(
+    beyond: Ordering,
     name: &str,
     bound: &Quantity,
     given: Option<&Quantity>,
-    words: (&str, &str, &str),
+    (kind, what): (&str, &str),
     wrong: &mut Vec<String>,
 ) {
-    let (side, kind, what) = words;
+    let side = if beyond == Ordering::Less { "minimum" } else { "maximum" };
     match given {
         None => wrong.push(format!("{side} {name} usage per {kind} is {bound}.  No {what} is specified")),
-        Some(given) if given < bound => {
-            wrong.push(format!("{side} {name} usage per {kind} is {bound}, but {what} is {given}"));
-        }
-        Some(_) => {}
-    }
-}
-
-fn above(
-    name: &str,
-    bound: &Quantity,
-    given: Option<&Quantity>,
-    words: (&str, &str, &str),
-    wrong: &mut Vec<String>,
-) {
-    let (side, kind, what) = words;
-    match given {
-        None => wrong.push(format!("{side} {name} usage per {kind} is {bound}.  No {what} is specified")),
-        Some(given) if given > bound => {
+        Some(given) if given.cmp(bound) == beyond => {
             wrong.push(format!("{side} {name} usage per {kind} is {bound}, but {what} is {given}"));
         }
         Some(_) => {}
