@@ -21,6 +21,9 @@ use crate::status::{GroupKind, Reason, Status};
 /// The most operations of one JSON patch.
 const JSON_PATCH_OPERATIONS_MAX: usize = 10_000;
 
+/// How many bytes the `copy` operations of one JSON patch may add: upstream's JSONPatchMaxCopyBytes.
+const JSON_PATCH_COPIED_MAX: usize = 3 << 20;
+
 /// The kinds of patch, by their Content-Type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PatchType {
@@ -73,8 +76,45 @@ pub fn json(patch: &[u8], current: &Value) -> Result<Value, Status> {
     let operations = Node::Array(operations).into_value();
     let operations: json_patch::Patch = serde_json::from_value(operations).map_err(|_| does_not_fit())?;
     let mut patched = current.clone();
-    json_patch::patch(&mut patched, &operations).map_err(|_| does_not_fit())?;
+    let mut copied = 0;
+    for operation in &operations.0 {
+        if let json_patch::PatchOperation::Copy(copy) = operation {
+            copied += patched.pointer(copy.from.as_str()).map_or(0, encoded_length);
+            if copied > JSON_PATCH_COPIED_MAX {
+                return Err(copied_too_much(copied));
+            }
+        }
+        // The variant that can be undone panics when undoing fails, and the copy is thrown away.
+        json_patch::patch_unsafe(&mut patched, std::slice::from_ref(operation))
+            .map_err(|_| does_not_fit())?;
+    }
     Ok(patched)
+}
+
+/// Each copy can double the document: without a limit thirty operations fill the memory.
+fn copied_too_much(size: usize) -> Status {
+    let mut status = does_not_fit();
+    status.message = format!(
+        "Unable to complete the copy, the accumulated size increase of copy is {size}, exceeding the limit {JSON_PATCH_COPIED_MAX}"
+    );
+    status
+}
+
+/// Bytes of the value as JSON.
+fn encoded_length(value: &Value) -> usize {
+    struct Counter(usize);
+    impl std::io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    // Counting cannot fail, and a `Value` has no keys but strings.
+    serde_json::to_writer(&mut counter, value).map_or(usize::MAX, |()| counter.0)
 }
 
 /// RFC 7396: the result, not yet decoded.

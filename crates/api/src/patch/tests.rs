@@ -149,3 +149,23 @@ fn merge_and_json_patches_change_the_object() {
     let patched = patch(schema, PatchType::Json, operations, &object, FieldValidation::Strict);
     assert_eq!(patched.unwrap().object["data"], json!({"a": "j"}));
 }
+
+#[test]
+fn a_json_patch_that_fails_after_a_move_to_the_root_is_refused() {
+    let object =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"a": "b"}});
+    let operations = br#"[{"op":"move","from":"/data","path":""},{"op":"remove","path":"/nothing"}]"#;
+    assert_eq!(json(operations, &object).unwrap_err().code(), 422);
+}
+
+#[test]
+fn a_json_patch_that_doubles_the_object_again_and_again_is_refused() {
+    let object = json!({"metadata": {"name": "m"}, "data": {"a": "b".repeat(1000)}});
+    let copies: Vec<String> =
+        (0..40).map(|n| format!(r#"{{"op":"copy","from":"","path":"/data/x{n}"}}"#)).collect();
+    let apply = |count: usize| json(format!("[{}]", copies[..count].join(",")).as_bytes(), &object).map(drop);
+    let refused = apply(40).unwrap_err();
+    assert_eq!(refused.code(), 422);
+    assert!(refused.message.contains("exceeding the limit 3145728"), "{}", refused.message);
+    assert!(apply(2).is_ok());
+}
