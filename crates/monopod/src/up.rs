@@ -202,8 +202,26 @@ pub(crate) fn remove_everything(data_dir: &Path) -> Result<Vec<String>> {
     }
     runtime.block_on(async {
         let native = runtime::Native::open(config).await?;
-        Ok(native.shutdown_all().await?)
+        let mut removed = native.shutdown_all().await?;
+        removed.extend(unmount_volumes(&data_dir.join("pods"))?);
+        Ok(removed)
     })
+}
+
+/// The volumes of Pods are the node's, and the node has ended without them.
+fn unmount_volumes(pods: &Path) -> Result<Option<String>> {
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").context("cannot list mounts")?;
+    let count = mounts_below(&mountinfo, pods);
+    let unmounted = node::volumes::Mounts::unmount_below(&node::volumes::HostMounts, pods);
+    unmounted.with_context(|| format!("cannot unmount the volumes below {}", pods.display()))?;
+    Ok((count > 0).then(|| format!("{count} mounted volumes")))
+}
+
+/// Lines of proc(5) mountinfo whose mount point, the fifth field, is below a directory.
+fn mounts_below(mountinfo: &str, directory: &Path) -> usize {
+    let point =
+        |line: &str| line.split(' ').nth(4).is_some_and(|point| Path::new(point).starts_with(directory));
+    mountinfo.lines().filter(|line| point(line)).count()
 }
 
 fn node_config(settings: &Settings, ground: &Ground, address: SocketAddr) -> node::Config {

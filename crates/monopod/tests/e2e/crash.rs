@@ -1,10 +1,14 @@
 //! `kill -9` at random instants, again and again: nothing acknowledged is lost, nothing is left over.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::Instance;
+use crate::harness::{Instance, program, test_image};
 use crate::host::{Traces, instance_id};
+
+/// Host ports from here on are the test's.
+const FIRST_PORT: u64 = 23_000;
 
 /// A generator good enough to choose instants; its seed is printed, so a failure can be repeated.
 struct Random(u64);
@@ -18,11 +22,31 @@ impl Random {
     }
 }
 
-fn pod(name: &str) -> String {
+/// What every Pod of the test refers to.
+const SOURCES: &str = r#"apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {a: "1"}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: keys}
+stringData: {b: "2"}
+"#;
+
+/// A Pod with something of everything that can be left half done: mounts, an init container, a host port.
+fn pod(name: &str, host_port: u64) -> String {
+    let trap = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done";
     format!(
-        r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}"}},"spec":{{"terminationGracePeriodSeconds":1,"containers":[{{"name":"c","image":"busybox:1.36","imagePullPolicy":"Never","command":["sh","-c","trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"]}}]}}}}"#
+        r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}"}},"spec":{{"terminationGracePeriodSeconds":1,
+"initContainers":[{{"name":"i","image":"busybox:1.36","imagePullPolicy":"Never","command":["sh","-c","cat /settings/a /keys/b; sleep 0.1"],"volumeMounts":[{{"name":"settings","mountPath":"/settings"}},{{"name":"keys","mountPath":"/keys"}}]}}],
+"containers":[{{"name":"c","image":"busybox:1.36","imagePullPolicy":"Never","command":["sh","-c","{trap}"],"ports":[{{"containerPort":80,"hostPort":{host_port}}}],"volumeMounts":[{{"name":"scratch","mountPath":"/scratch"}}]}}],
+"volumes":[{{"name":"scratch","emptyDir":{{"medium":"Memory"}}}},{{"name":"settings","configMap":{{"name":"settings"}}}},{{"name":"keys","secret":{{"secretName":"keys"}}}}]}}}}"#
     )
 }
+
+/// Ends at once, again and again: a restart may be in flight at any instant.
+const FLAPPING: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"flapping"},"spec":{"terminationGracePeriodSeconds":0,"containers":[{"name":"c","image":"busybox:1.36","imagePullPolicy":"Never","command":["false"]}]}}"#;
 
 /// MONOPOD_CRASH_ROUNDS says how many rounds; ten by default, to keep the suite short.
 #[test]
@@ -35,22 +59,35 @@ fn nothing_acknowledged_is_lost_whenever_the_daemon_dies() {
     println!("MONOPOD_CRASH_SEED={seed}");
     let mut random = Random(seed);
     let mut instance = Instance::start(&["busybox.tar"]);
-    instance.apply(&pod("steady"));
+    instance.apply(SOURCES);
+    instance.apply(&pod("steady", FIRST_PORT));
+    instance.apply(FLAPPING);
     instance.wait("condition=Ready", "pod/steady");
     let identity = "{.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}";
     let steady = instance.field("pod/steady", identity);
+    let mut flapped = 0;
     let mut acknowledged: BTreeMap<String, bool> = BTreeMap::new();
     for round in 0..rounds {
         let name = format!("p{round}");
         // Writers run against the clock of the crash; what kubectl reported as done must survive.
-        let create = pod_in_background(&instance, &["create", "-f", "-"], &pod(&name));
+        let create =
+            pod_in_background(&instance, &["create", "-f", "-"], &pod(&name, FIRST_PORT + 1 + round));
         let config = pod_in_background(&instance, &["create", "configmap", &name], "");
         let victim = acknowledged.iter().find(|(_, alive)| **alive).map(|(name, _)| name.clone());
         let delete = victim
             .as_ref()
             .map(|victim| pod_in_background(&instance, &["delete", "pod", victim, "--wait=false"], ""));
-        std::thread::sleep(Duration::from_millis(random.next(250)));
+        let import = (random.next(4) == 0).then(|| import_in_background(&instance));
+        std::thread::sleep(Duration::from_millis(random.next(500)));
         instance.crash();
+        if let Some(mut import) = import {
+            // One that is done before is done.
+            let _ = import.kill();
+            import.wait().expect("reaped");
+        }
+        for _ in 0..random.next(3) {
+            instance.crash_starting(Duration::from_millis(random.next(300)));
+        }
         let created = create.join().expect("joined");
         let configured = config.join().expect("joined");
         let deleted = delete.is_some_and(|delete| delete.join().expect("joined"));
@@ -75,12 +112,51 @@ fn nothing_acknowledged_is_lost_whenever_the_daemon_dies() {
             steady,
             "round {round}: a container was restarted for nothing"
         );
+        let restarts = instance.field("pod/flapping", "{.status.containerStatuses[0].restartCount}");
+        let restarts: u64 = restarts.parse().unwrap_or_default();
+        assert!(restarts >= flapped, "round {round}: {restarts} restarts after {flapped}");
+        flapped = restarts;
     }
     for name in acknowledged.iter().filter(|(_, alive)| **alive).map(|(name, _)| name) {
         instance.wait("condition=Ready", &format!("pod/{name}"));
     }
     instance.kubectl(&["delete", "pods", "--all"]).ok();
     nothing_of_pods_is_left(&instance);
+    let images = instance.monopod(&["image", "import", &test_image("busybox.tar")]).ok();
+    assert!(images.contains("busybox:1.36"), "{images}");
+}
+
+#[test]
+fn a_down_that_is_killed_is_finished_by_the_next() {
+    let mut instance = Instance::start(&["busybox.tar"]);
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    instance.apply(SOURCES);
+    (0..4).for_each(|n| instance.apply(&pod(&format!("p{n}"), FIRST_PORT + 500 + n)));
+    for n in 0..4 {
+        instance.wait("condition=Ready", &format!("pod/p{n}"));
+    }
+    let id = instance_id(instance.dir.path());
+    for round in 0..6 {
+        instance.kill_down_after(Duration::from_millis(random.next(120)));
+        if round == 3 {
+            // The Pods are still wanted: they come again, with what is left of them out of the way.
+            instance.up();
+            (0..4).for_each(|n| instance.wait("condition=Ready", &format!("pod/p{n}")));
+        }
+    }
+    instance.monopod(&["down"]).ok();
+    let traces = Traces::of(&id, instance.dir.path());
+    assert!(traces.is_empty(), "{traces:#?}");
+}
+
+fn import_in_background(instance: &Instance) -> std::process::Child {
+    Command::new(program("MONOPOD"))
+        .args(["image", "import", &test_image("busybox.tar"), "--data-dir"])
+        .arg(instance.dir.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("the program starts")
 }
 
 fn pod_in_background(instance: &Instance, words: &[&str], input: &str) -> std::thread::JoinHandle<bool> {
@@ -111,6 +187,12 @@ fn nothing_of_pods_is_left(instance: &Instance) {
         let traces = Traces::of(&id, instance.dir.path());
         let (mounts, processes, links) =
             (traces.count("mount"), traces.count("process"), traces.count("link"));
-        if mounts == 0 && processes <= 1 && links <= 1 { Ok(()) } else { Err(format!("{traces:#?}")) }
+        let pods = std::fs::read_dir(instance.dir.path().join("pods")).map_or(0, Iterator::count);
+        let rules =
+            Command::new("nft").args(["list", "table", "ip", &format!("monopod-{id}-ports")]).output();
+        let rules = String::from_utf8_lossy(&rules.expect("nft runs").stdout).into_owned();
+        let left = mounts + pods + traces.matching("cgroup", "/pod") + rules.matches("dnat").count();
+        let clean = left == 0 && processes <= 1 && links <= 1;
+        if clean { Ok(()) } else { Err(format!("{traces:#?}\n{pods} directories\n{rules}")) }
     });
 }

@@ -112,6 +112,40 @@ impl Instance {
         child.wait().expect("reaped");
     }
 
+    /// Starts the program and kills it that much later, wherever it is then.
+    pub fn crash_starting(&self, later: Duration) {
+        self.kill_after(&["up", "--listen", "127.0.0.1:0"], later);
+    }
+
+    /// Begins to take the instance down and kills what does it that much later; the daemon is gone then.
+    pub fn kill_down_after(&mut self, later: Duration) {
+        self.kill_after(&["down"], later);
+        if let Some(mut child) = self.child.take() {
+            // It was told to stop, or is killed too.
+            let _ = child.kill();
+            child.wait().expect("reaped");
+        }
+    }
+
+    fn kill_after(&self, words: &[&str], later: Duration) {
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.log_file()).expect("a log file");
+        let mut child = Command::new(program("MONOPOD"))
+            .args(words)
+            .arg("--data-dir")
+            .arg(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the program starts");
+        // The instant is the test's input, not something waited for.
+        std::thread::sleep(later);
+        // One that has ended by itself is as good.
+        let _ = child.kill();
+        child.wait().expect("reaped");
+    }
+
     /// TERM, and how it ended.
     pub fn stop(&mut self) -> i32 {
         let mut child = self.child.take().expect("running");

@@ -40,6 +40,13 @@ impl Traces {
     }
 }
 
+impl Traces {
+    /// How many traces of a kind contain a text.
+    pub fn matching(&self, kind: &str, text: &str) -> usize {
+        self.0.iter().filter(|line| line.starts_with(kind) && line.contains(text)).count()
+    }
+}
+
 /// The eight digits that name the instance of a data directory: as the links and cgroups carry them.
 pub fn instance_id(dir: &Path) -> String {
     let dir = fs::canonicalize(dir).expect("the data directory exists");
@@ -69,6 +76,12 @@ fn cgroups(dir: &Path, depth: usize) -> Vec<String> {
 
 fn processes() -> Vec<String> {
     let pids = names("/proc").into_iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit()));
+    // What has ended and waits for an init that takes its time does not run.
+    let runs = |pid: &String| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z'))
+    };
+    let pids = pids.filter(runs);
     let line = |pid: String| {
         // A process that has ended waits for the host's init to take note: nothing of it is left but its number.
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
