@@ -29,6 +29,13 @@ fn program() -> PathBuf {
     std::env::var_os("MONOPOD").map_or_else(|| "monopod".into(), PathBuf::from)
 }
 
+/// The program's size, MiB.
+pub(crate) fn program_size() -> Result<f64> {
+    let path = program();
+    let file = std::fs::metadata(&path).with_context(|| format!("cannot look at {}", path.display()))?;
+    Ok(file.len() as f64 / (1 << 20) as f64)
+}
+
 impl Instance {
     /// Imports the images, starts the program and waits for its two lines.
     pub(crate) async fn start(images: &[&str]) -> Result<Self> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::Options;
@@ -20,14 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// One instance for everything about Pods, so that idle figures come before loaded ones.
 pub(crate) async fn measure(report: &mut Report, options: &Options) -> Result<()> {
     let instance = Instance::start(&["busybox.tar"]).await?;
+    let mut idle = None;
     if options.wants("steady") {
-        steady::idle(report, &instance, options.idle_seconds).await?;
+        idle = Some(steady::idle(report, &instance, options.idle_seconds).await?);
     }
     if options.wants("pods") {
         in_sequence(report, &instance.access, options.sequence).await?;
     }
     if options.wants("burst") || options.wants("steady") {
-        at_once(report, &instance, options).await?;
+        at_once(report, &instance, options, idle).await?;
     }
     instance.end().await
 }
@@ -43,6 +44,7 @@ async fn in_sequence(report: &mut Report, access: &Access, count: usize) -> Resu
         create(&mut connection, &name).await?;
         until(&mut events, |kind, pod| kind != "DELETED" && is_running(pod)).await?;
         starts.push(milliseconds(start.elapsed()));
+        until_trapping(&mut connection, &name).await?;
         let start = Instant::now();
         connection.delete(&format!("{PODS}/{name}")).await?;
         until(&mut events, |kind, _| kind == "DELETED").await?;
@@ -53,10 +55,15 @@ async fn in_sequence(report: &mut Report, access: &Access, count: usize) -> Resu
     Ok(())
 }
 
-async fn at_once(report: &mut Report, instance: &Instance, options: &Options) -> Result<()> {
+async fn at_once(
+    report: &mut Report,
+    instance: &Instance,
+    options: &Options,
+    idle: Option<f64>,
+) -> Result<()> {
     let names: Vec<String> = (0..options.burst).map(|n| format!("many-{n}")).collect();
-    let start = Instant::now();
     let mut connection = instance.access.connect().await?;
+    let start = Instant::now();
     let waiting = wait_running(&instance.access, &names);
     let creating = async {
         for name in &names {
@@ -70,11 +77,14 @@ async fn at_once(report: &mut Report, instance: &Instance, options: &Options) ->
         "s",
         vec![start.elapsed().as_secs_f64()],
     );
-    if options.wants("steady") {
-        steady::loaded(report, instance, names.len());
+    if let Some(idle) = idle {
+        steady::loaded(report, instance, names.len(), idle)?;
     }
-    let start = Instant::now();
+    for name in &names {
+        until_trapping(&mut connection, name).await?;
+    }
     let mut events = Lines::watch(&instance.access, &format!("{PODS}?watch=1")).await?;
+    let start = Instant::now();
     for name in &names {
         connection.delete(&format!("{PODS}/{name}")).await?;
     }
@@ -94,9 +104,20 @@ async fn at_once(report: &mut Report, instance: &Instance, options: &Options) ->
     Ok(())
 }
 
+/// Waits until the program has set its trap: a PID 1 without a handler does not hear TERM, and
+/// the Pod would take its whole grace period.
+async fn until_trapping(connection: &mut Connection, name: &str) -> Result<()> {
+    let path = format!("{PODS}/{name}/log");
+    let begun = Instant::now();
+    while connection.get(&path).await?.is_empty() {
+        ensure!(begun.elapsed() < PATIENCE, "{name} says nothing");
+    }
+    Ok(())
+}
+
 /// Creates a Pod that answers TERM at once, so that the figures are ours and not its own.
 pub(crate) async fn create(connection: &mut Connection, name: &str) -> Result<()> {
-    let script = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done";
+    let script = "trap 'exit 0' TERM; echo ready; while :; do sleep 3600 & wait $!; done";
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
         "spec": {"containers": [{"name": "c", "image": "busybox:1.36", "imagePullPolicy": "Never", "command": ["sh", "-c", script]}]},

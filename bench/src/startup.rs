@@ -10,6 +10,7 @@ use crate::report::Report;
 
 /// Starts `rounds` empty instances, and each once more after a crash.
 pub(crate) async fn measure(report: &mut Report, rounds: usize) -> Result<()> {
+    report.add("program on disk", "MiB", vec![crate::instance::program_size()?]);
     let (mut api, mut ready, mut pod, mut again) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let instance = Instance::start(&["busybox.tar"]).await?;
