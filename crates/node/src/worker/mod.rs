@@ -78,6 +78,9 @@ pub(crate) struct Files {
     plans: Mutex<Plans>,
     held: Mutex<volumes::Held>,
     tokens: Mutex<tokens::Tokens>,
+    /// Held by whoever writes into the volumes or unmounts them: one at a time. True when they
+    /// have been released: a refresh that comes later must not write into what is gone.
+    released: Arc<tokio::sync::Mutex<bool>>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -94,7 +97,8 @@ impl PodWorker {
     ) -> Self {
         let directory = PodDirectory::new(&node.config.pods_directory, state.uid());
         let held = Mutex::new(volumes::Held::new(outbox.clone()));
-        let files = Arc::new(Files { plans: Mutex::default(), held, tokens: Mutex::default() });
+        let released = Arc::default();
+        let files = Arc::new(Files { plans: Mutex::default(), held, tokens: Mutex::default(), released });
         let writer = Writer::new(state.pod.status.clone().unwrap_or_default());
         Self {
             node,
@@ -171,9 +175,10 @@ impl PodWorker {
     fn take(&mut self, message: Message) {
         match message {
             Message::Event(event) => {
-                let labels_may_change = matches!(event, Event::PodChanged(_));
+                let shown_differently =
+                    matches!(&event, Event::PodChanged(new) if shows_differently(&self.state.pod, new));
                 self.apply(event);
-                if labels_may_change {
+                if shown_differently {
                     self.refresh_files();
                 }
             }
@@ -320,9 +325,34 @@ impl PodWorker {
     }
 }
 
+/// Whether files made of the Pod itself (the downward API) may differ: not for a new status,
+/// of which each start brings several.
+fn shows_differently(old: &Pod, new: &Pod) -> bool {
+    old.metadata.labels != new.metadata.labels
+        || old.metadata.annotations != new.metadata.annotations
+        || old.spec != new.spec
+}
+
 async fn sleep(wake: Option<std::time::Duration>) {
     match wake {
         Some(wake) => tokio::time::sleep(wake).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_status_writes_no_files_anew_and_a_new_label_does() {
+        let mut old = Pod::default();
+        old.metadata.labels = Some([("a".to_owned(), "1".to_owned())].into());
+        let mut new = old.clone();
+        new.status = Some(PodStatus { phase: Some("Running".into()), ..PodStatus::default() });
+        new.metadata.resource_version = Some("7".into());
+        assert!(!shows_differently(&old, &new));
+        new.metadata.labels = Some([("a".to_owned(), "2".to_owned())].into());
+        assert!(shows_differently(&old, &new));
     }
 }

@@ -73,6 +73,10 @@ impl PodWorker {
         }
         let (job, outbox) = (self.job(), self.outbox.clone());
         self.tasks.spawn(async move {
+            let released = Arc::clone(&job.files.released).lock_owned().await;
+            if *released {
+                return;
+            }
             let plans: Vec<Plan> = lock(&job.files.plans).values().cloned().collect();
             for plan in plans.into_iter().filter(|plan| !plan.projections.is_empty()) {
                 if let Err(error) = job.mount_one(plan).await {
@@ -95,9 +99,16 @@ impl PodWorker {
 
     pub(super) fn unmount_volumes(&mut self) {
         let (mounts, directory) = (Arc::clone(&self.node.mounts), self.directory.clone());
+        let files = Arc::clone(&self.files);
         self.spawn(async move {
-            let unmounted =
-                tokio::task::spawn_blocking(move || volumes::unmount_all(&*mounts, &directory)).await;
+            let mut released = Arc::clone(&files.released).lock_owned().await;
+            *released = true;
+            let unmounted = tokio::task::spawn_blocking(move || {
+                let unmounted = volumes::unmount_all(&*mounts, &directory);
+                drop(released);
+                unmounted
+            })
+            .await;
             let result = unmounted.map_err(|err| err.to_string()).and_then(|done| done);
             if let Err(error) = &result {
                 tracing::warn!(%error, "volumes could not be unmounted; trying again");
