@@ -297,17 +297,39 @@ fn may_upgrade(
 /// Puts the old managedFields back when nothing but their times changed, so that a
 /// write which changes nothing is no write. Call it on the final object.
 pub fn keep_times(old: &Value, new: &mut Value) {
-    let timeless = |object: &Value| {
-        let mut object = object.clone();
-        for entry in object["metadata"]["managedFields"].as_array_mut().into_iter().flatten() {
-            entry.as_object_mut().map(|entry| entry.remove("time"));
-        }
-        object
-    };
     let managed = &old["metadata"]["managedFields"];
-    if managed.is_array() && *managed != new["metadata"]["managedFields"] && timeless(old) == timeless(new) {
+    if managed.is_array() && *managed != new["metadata"]["managedFields"] && same_but_for_times(old, new) {
         new["metadata"]["managedFields"] = managed.clone();
     }
+}
+
+/// Whether two objects differ at most in the times of their managedFields. Compared in
+/// place: this runs on every write, and most differ.
+fn same_but_for_times(old: &Value, new: &Value) -> bool {
+    same_fields(old, new, "metadata", |old, new| {
+        same_fields(old, new, "managedFields", |old, new| match (old.as_array(), new.as_array()) {
+            (Some(old), Some(new)) => {
+                let pairs = old.iter().zip(new);
+                old.len() == new.len()
+                    && pairs.into_iter().all(|(old, new)| same_fields(old, new, "time", |_, _| true))
+            }
+            _ => old == new,
+        })
+    })
+}
+
+/// Whether two values are the same where the field `special` of objects is compared by `rule`;
+/// what is absent is null there.
+fn same_fields(old: &Value, new: &Value, special: &str, rule: impl Fn(&Value, &Value) -> bool) -> bool {
+    let (Some(before), Some(after)) = (old.as_object(), new.as_object()) else { return old == new };
+    let others =
+        |object: &serde_json::Map<String, Value>| object.len() - usize::from(object.contains_key(special));
+    others(before) == others(after)
+        && rule(&old[special], &new[special])
+        && before
+            .iter()
+            .filter(|(name, _)| *name != special)
+            .all(|(name, value)| after.get(name) == Some(value))
 }
 
 fn managed_of(object: Option<&Value>) -> Managed {

@@ -118,6 +118,25 @@ fn applying_again_changes_nothing_not_even_the_time() {
 }
 
 #[test]
+fn a_new_time_stays_when_anything_else_is_new_too() {
+    let live = applied(None, json!({"a": "1"}), "one", 0);
+    let time = Value::from("2030-01-01T00:00:00Z");
+    let edits: [fn(&mut Value); 4] = [
+        |object| object["data"]["a"] = "2".into(),
+        |object| object["metadata"]["labels"] = json!({"a": "b"}),
+        |object| object["metadata"]["managedFields"][0]["manager"] = "two".into(),
+        |object| drop(object.as_object_mut().map(|object| object.remove("data"))),
+    ];
+    for edit in edits {
+        let mut new = live.clone();
+        new["metadata"]["managedFields"][0]["time"] = time.clone();
+        edit(&mut new);
+        keep_times(&live, &mut new);
+        assert_eq!(new["metadata"]["managedFields"][0]["time"], time);
+    }
+}
+
+#[test]
 fn list_items_are_owned_by_key_and_ports_default_to_tcp() {
     let pod = schema::kind("v1", "Pod").unwrap();
     let body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [
