@@ -152,6 +152,9 @@ fn durability(draft: &Draft<'_>) -> Durability {
         ("leases", Some(old)) if is_renewal(&object::read(&old.value), draft.object) => {
             Durability::Within(RENEWALS_WITHIN)
         }
+        ("nodes", Some(old)) if is_heartbeat(&object::read(&old.value), draft.object) => {
+            Durability::Within(RENEWALS_WITHIN)
+        }
         _ => Durability::Now,
     }
 }
@@ -166,6 +169,23 @@ fn is_renewal(old: &Value, new: &Value) -> bool {
         spec
     };
     kept(old) == kept(new) && old["metadata"]["ownerReferences"] == new["metadata"]["ownerReferences"]
+}
+
+/// Whether a Node changes in nothing but the times at which its conditions were looked at:
+/// what a quiet kubelet reports every five minutes.
+fn is_heartbeat(old: &Value, new: &Value) -> bool {
+    let kept = |node: &Value| {
+        let mut status = node["status"].clone();
+        for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+            condition.as_object_mut().map(|condition| condition.remove("lastHeartbeatTime"));
+        }
+        let mut metadata = node["metadata"].clone();
+        for field in ["managedFields", "resourceVersion"] {
+            metadata.as_object_mut().map(|metadata| metadata.remove(field));
+        }
+        (metadata, node["spec"].clone(), status)
+    };
+    kept(old) == kept(new)
 }
 
 /// The time as objects carry it: whole seconds.
@@ -195,6 +215,18 @@ mod tests {
         let lease = |holder: &str, time: &str| json!({"metadata": {"name": "a", "managedFields": [time]}, "spec": {"holderIdentity": holder, "renewTime": time}});
         assert!(is_renewal(&lease("me", "1"), &lease("me", "2")));
         assert!(!is_renewal(&lease("me", "1"), &lease("you", "1")));
+    }
+
+    #[test]
+    fn only_the_heartbeat_of_a_node_may_be_lazy() {
+        let node = |ready: &str, time: &str, version: &str| {
+            json!({"metadata": {"name": "a", "resourceVersion": version, "managedFields": [time]},
+            "status": {"conditions": [{"type": "Ready", "status": ready, "lastHeartbeatTime": time}]}})
+        };
+        assert!(is_heartbeat(&node("True", "1", "1"), &node("True", "2", "")));
+        assert!(!is_heartbeat(&node("True", "1", "1"), &node("False", "2", "1")));
+        let cordoned = json!({"metadata": {"name": "a"}, "spec": {"unschedulable": true}, "status": node("True", "1", "1")["status"]});
+        assert!(!is_heartbeat(&node("True", "1", "1"), &cordoned));
     }
 
     #[test]
