@@ -8,7 +8,7 @@ pub(crate) mod run;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,8 @@ pub(crate) struct Sandbox {
     shim_pid: AtomicI32,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     execs: Mutex<HashMap<String, oneshot::Sender<i32>>>,
+    /// Shim, cgroups and mounts are gone, for good: a sandbox does not come back.
+    taken_down: AtomicBool,
     events: Arc<Events>,
 }
 
@@ -71,6 +73,7 @@ impl Sandbox {
             shim_pid: AtomicI32::new(0),
             containers: Mutex::default(),
             execs: Mutex::default(),
+            taken_down: AtomicBool::new(false),
             events,
         })
     }
@@ -119,6 +122,16 @@ impl Sandbox {
     pub(crate) fn become_ready(&self, shim_pid: i32) {
         self.shim_pid.store(shim_pid, Ordering::Relaxed);
         self.phase.send_replace(Phase::Ready);
+    }
+
+    /// Nothing of it is left but files.
+    pub(crate) fn is_taken_down(&self) -> bool {
+        self.taken_down.load(Ordering::Acquire)
+    }
+
+    /// Its shim, cgroups and mounts have been removed.
+    pub(crate) fn note_taken_down(&self) {
+        self.taken_down.store(true, Ordering::Release);
     }
 
     /// We are about to end it; false when it is not running.

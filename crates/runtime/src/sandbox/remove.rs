@@ -88,11 +88,17 @@ pub(crate) async fn clean(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<
 
 /// Shim, cgroups (with the processes in them) and mount.
 async fn take_down(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    // Stopped first and removed later, as the kubelet does: once is enough.
+    if sandbox.is_taken_down() {
+        return Ok(());
+    }
     let (inner, sandbox) = (inner.clone(), sandbox.clone());
     tokio::task::spawn_blocking(move || {
         disown_shim(&sandbox.directory)?;
         remove_cgroups(&inner, &sandbox)?;
-        unmount_if_mounted(&sandbox.directory.join("shm"))
+        unmount_if_mounted(&sandbox.directory.join("shm"))?;
+        sandbox.note_taken_down();
+        Ok(())
     })
     .await
     .map_err(|e| Error::host("failed to take the sandbox down", e))?

@@ -70,12 +70,44 @@ async fn bring_up(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Erro
     .map_err(|e| Error::host("failed to make the sandbox", e))??;
     let link = Link::new(stream).map_err(|e| Error::host("failed to talk to the shim", e))?;
     sandbox.attach(link.clone());
+    let moved = move_shim(inner, sandbox, child.id());
     inner.listen(sandbox.clone(), link.clone(), Some(child));
-    let pid = link.greet(Request::Open(spec(inner, sandbox))).await?;
+    let (greeted, moved) = tokio::join!(link.greet(Request::Open(spec(inner, sandbox))), moved);
+    let pid = greeted?;
+    moved?;
     link.call(Request::Subscribe).await?;
     inner.set_ports(sandbox).await?;
     sandbox.become_ready(pid);
     Ok(())
+}
+
+/// The shim moves itself where it forks before it answers (the child must be born in its group).
+fn moves_itself(sandbox: &Sandbox) -> bool {
+    sandbox.record.config.pid == NamespaceMode::Pod
+}
+
+/// Moves the shim into the group of the shims while it makes its namespaces: the kernel lets
+/// whoever moves a process wait for an RCU grace period (some 7 ms), and moves that follow
+/// closely (the container's) for none.
+fn move_shim(
+    inner: &Arc<Inner>,
+    sandbox: &Sandbox,
+    pid: u32,
+) -> impl Future<Output = Result<(), Error>> + use<> {
+    let (inner, needed) = (inner.clone(), !moves_itself(sandbox));
+    let task = needed.then(|| {
+        tokio::task::spawn_blocking(move || {
+            let group = inner.hierarchy.group(&inner.layout.shim_cgroup());
+            group.attach(i32::try_from(pid).unwrap_or_default())
+        })
+    });
+    async move {
+        let failed = "failed to move the shim into its cgroup";
+        match task {
+            Some(task) => task.await.map_err(|e| Error::host(failed, e))?.map_err(|e| Error::host(failed, e)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Files, cgroup, and the shim's process: everything before the first message.
@@ -168,7 +200,7 @@ fn spec(inner: &Inner, sandbox: &Sandbox) -> SandboxSpec {
         hostname: sandbox.has_own_network().then(|| config.hostname.clone()),
         shared_pid: config.pid == NamespaceMode::Pod,
         sysctls: sysctls(config),
-        cgroup: Some(inner.layout.shim_cgroup()),
+        cgroup: moves_itself(sandbox).then(|| inner.layout.shim_cgroup()),
         network,
     }
 }
