@@ -197,15 +197,16 @@ pub(crate) fn remove_everything(data_dir: &Path) -> Result<Vec<String>> {
     let ranges = instance::choose_ranges(&state, None, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let config = runtime_config(data_dir, &ranges)?;
-    if !runtime::Native::has_traces(&config)? {
-        return Ok(Vec::new());
+    let mut removed = Vec::new();
+    if runtime::Native::has_traces(&config)? {
+        removed = runtime.block_on(async {
+            let native = runtime::Native::open(config).await?;
+            native.shutdown_all().await
+        })?;
     }
-    runtime.block_on(async {
-        let native = runtime::Native::open(config).await?;
-        let mut removed = native.shutdown_all().await?;
-        removed.extend(unmount_volumes(&data_dir.join("pods"))?);
-        Ok(removed)
-    })
+    // Also when nothing else is left: a `down` may have been killed just before.
+    removed.extend(unmount_volumes(&data_dir.join("pods"))?);
+    Ok(removed)
 }
 
 /// The volumes of Pods are the node's, and the node has ended without them.
