@@ -7,7 +7,7 @@ use client::events::Recorder;
 use client::{Change, Client, ListOptions, Reflector};
 use futures_util::future::join;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use runtime::{ContainerState, ContainerStatus, Runtime, SandboxStatus};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -230,7 +230,7 @@ impl Dispatcher {
         let sandboxes = found.sandboxes.remove(uid).unwrap_or_default();
         let containers = found.containers.remove(uid).unwrap_or_default();
         let fresh = sandboxes.is_empty() && pod.metadata.deletion_timestamp.is_none() && is_open(&pod);
-        let refusal = if fresh { self.admit(&pod).err() } else { None };
+        let refusal = if fresh { self.admit(&pod).await.err() } else { None };
         let observed = self.observed(uid, &sandboxes, containers);
         let state = PodState::adopted(Arc::clone(&pod), observed, Timestamp::now());
         let (outbox, inbox) = mpsc::channel(INBOX);
@@ -248,14 +248,30 @@ impl Dispatcher {
         self.names.insert(task.id(), uid.into());
     }
 
-    fn admit(&self, pod: &Pod) -> Result<(), admit::Refusal> {
+    /// As the kubelet's predicate handler: what it knows of its Node may be older than what the scheduler
+    /// knew, so a Node whose labels do not fit is asked for once more before the Pod is refused for good.
+    async fn admit(&self, pod: &Pod) -> Result<(), admit::Refusal> {
+        let Err(refusal) = self.admit_on(pod, &self.shared.node()) else { return Ok(()) };
+        if refusal.reason != "NodeAffinity" {
+            return Err(refusal);
+        }
+        match self.shared.client.get::<NodeObject>("", &self.shared.config.node_name).await {
+            Ok(node) => self.admit_on(pod, &node),
+            Err(error) => {
+                tracing::warn!(%error, "cannot ask for the Node");
+                Err(refusal)
+            }
+        }
+    }
+
+    fn admit_on(&self, pod: &Pod, node: &NodeObject) -> Result<(), admit::Refusal> {
         let workers = self.shared.workers();
         let others: Vec<&Pod> = workers
             .values()
             .filter(|worker| !worker.terminated && is_open(&worker.pod))
             .map(|worker| &*worker.pod)
             .collect();
-        admit::admit(pod, &self.shared.node(), &others, &self.shared.config.allowed_sysctls)
+        admit::admit(pod, node, &others, &self.shared.config.allowed_sysctls)
     }
 
     fn observed(&self, uid: &str, sandboxes: &[SandboxStatus], containers: Vec<ContainerStatus>) -> Observed {
