@@ -56,6 +56,11 @@ fn function_lengths(text: &str) -> Vec<(usize, usize)> {
         if !is_function || line.trim_end().ends_with([';', '}']) || line.trim_start().starts_with("//") {
             continue;
         }
+        // A trait's method may have no body: its signature ends with a semicolon.
+        let signature = lines[at..].iter().position(|l| l.trim_end().ends_with(['{', ';', '}']));
+        if signature.is_none_or(|end| !lines[at + end].trim_end().ends_with('{')) {
+            continue;
+        }
         let end = lines[at..].iter().position(|l| l.len() == indent + 1 && l.ends_with('}'));
         found.extend(end.map(|length| (length + 1, at + 1)));
     }
@@ -68,6 +73,10 @@ mod tests {
 
     #[test]
     fn a_function_reaches_to_its_brace() {
+        assert_eq!(
+            function_lengths("trait A {\n    fn a(\n    ) -> B;\n\n    fn b() {\n    }\n}\n"),
+            [(2, 5)]
+        );
         assert_eq!(function_lengths("fn a() {\n    b();\n}\n\nfn c() {}\n"), [(3, 1)]);
     }
 }
