@@ -21,6 +21,7 @@ mod instance;
 mod keys;
 mod kubeconfig;
 mod logging;
+mod network;
 mod notify;
 mod progress;
 mod pull;

@@ -3,7 +3,7 @@
 //! ```text
 //! ground (directories, lock, ranges) → pki → store → server → listeners   "the API answers"
 //!                                                        ├→ runtime → node "the node is Ready"
-//!                                                        └→ scheduler, controllers, proxy
+//!                                                        └→ scheduler, controllers, proxy, dns
 //! TERM → root token cancelled → each room ends → who was late is named
 //! ```
 //!
@@ -28,8 +28,9 @@ use wire::pki::{Authority, ServingCertificate};
 
 use crate::config::Settings;
 use crate::instance::{self, Ranges, Running, canonical, need_root};
+use crate::network::Confirmed;
 use crate::rooms::{LocalNode, Rooms};
-use crate::{kubeconfig, logging, notify, pull, say};
+use crate::{kubeconfig, logging, network, notify, pull, say};
 
 /// The version of Kubernetes whose API is served.
 pub(crate) const KUBERNETES_VERSION: &str = "v1.36.2";
@@ -91,8 +92,18 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
         volumes_dir: ground.data_dir.join("volumes"),
     };
     rooms.run("controllers", controllers::run(manager, volumes, shutdown.clone()));
+    let services = network::Config {
+        instance: instance::id(&ground.data_dir),
+        node: &settings.node_name,
+        ranges: &ground.ranges,
+        client: client("system:kube-proxy", &[]),
+        manager: client("system:kube-controller-manager", &["system:masters"]),
+    };
+    let programmed = network::start(&mut rooms, services, shutdown.clone())?;
     let node_client = client(&format!("system:node:{}", settings.node_name), &["system:nodes"]);
-    let node = Node::start(node_client, Arc::new(native), node_config(settings, &ground, address));
+    let mut config = node_config(settings, &ground, address);
+    config.endpoints = Some(Arc::new(Confirmed(programmed)));
+    let node = Node::start(node_client, Arc::new(native), config);
     local_node.set(node.handler());
     // Only a node that has ended would close the channel, and it ends below.
     let _ = node.ready().wait_for(|ready| *ready).await;
@@ -206,6 +217,10 @@ pub(crate) fn remove_everything(data_dir: &Path) -> Result<Vec<String>> {
     }
     // Also when nothing else is left: a `down` may have been killed just before.
     removed.extend(unmount_volumes(&data_dir.join("pods"))?);
+    let instance = instance::id(data_dir);
+    if runtime.block_on(proxy::cleanup(&instance))? {
+        removed.push(format!("nftables table monopod-{instance}"));
+    }
     Ok(removed)
 }
 
@@ -239,8 +254,8 @@ fn node_config(settings: &Settings, ground: &Ground, address: SocketAddr) -> nod
         kubelet_version: KUBERNETES_VERSION.to_owned(),
         runtime_version: format!("monopod://{}", crate::version()),
         kubelet_port: address.port(),
-        cluster_dns: None,
-        cluster_domain: "cluster.local".to_owned(),
+        cluster_dns: Some(network::dns_address(&ground.ranges)),
+        cluster_domain: network::CLUSTER_DOMAIN.to_owned(),
         api_server: SocketAddr::new(ground.ranges.services.address(1).into(), 443),
         max_pods: 110,
         allowed_sysctls: Vec::new(),

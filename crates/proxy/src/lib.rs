@@ -8,7 +8,8 @@
 //!
 //! Tasks: [`run`] is one loop. It reads two caches, computes the whole table as
 //! a value, and replaces it in one transaction when its text has changed; what
-//! changes while `nft` runs is in the next one.
+//! changes while `nft` runs is in the next one. What the table leads to is told
+//! by [`Programmed`], so that a Pod is only stopped when nobody is sent to it.
 //!
 //! The table `monopod-<instance>` is ours alone; [`cleanup`] deletes it. Not
 //! here: session affinity, IPv6, and the masquerading of what leaves the Pod
@@ -16,9 +17,11 @@
 //!
 //! Start reading at [`ruleset`].
 
+mod programmed;
 mod render;
 mod ruleset;
 mod run;
 
+pub use programmed::Programmed;
 pub use ruleset::{Entry, Instance, Match, Protocol, Ruleset, Target, ruleset};
 pub use run::{Error, cleanup, run};

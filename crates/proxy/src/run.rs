@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use client::{Changes, Client, ListOptions, Reflector};
+use client::{Changes, Reflector};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sys::command::{self, CommandError};
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::render::table_name;
-use crate::{Instance, ruleset};
+use crate::{Instance, Programmed, ruleset};
 
 /// The rules could not be applied.
 #[derive(Debug, thiserror::Error)]
@@ -34,14 +33,20 @@ pub enum Error {
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// The least time between the ends of two transactions: a rollout changes slices many
+/// times a second, and each transaction is a process.
+const INTERVAL_MIN: Duration = Duration::from_millis(20);
+
 /// Programs Services until `shutdown`. The table stays then: Pods go on, and
 /// so do their connections. [`cleanup`] removes it.
-pub async fn run(client: Client, instance: Instance, shutdown: CancellationToken) {
-    let client = client.named("kube-proxy");
-    let mut tasks = JoinSet::new();
-    let options = ListOptions::default;
-    let services = Reflector::<Service>::spawn(client.clone(), "", options(), &mut tasks, shutdown.clone());
-    let slices = Reflector::<EndpointSlice>::spawn(client, "", options(), &mut tasks, shutdown.clone());
+pub async fn run(
+    services: Reflector<Service>,
+    slices: Reflector<EndpointSlice>,
+    instance: Instance,
+    programmed: Programmed,
+    shutdown: CancellationToken,
+) {
+    programmed.follow(slices.clone());
     let ready = async {
         // A table from half the Services would cut the connections of the others.
         services.ready().await;
@@ -49,28 +54,37 @@ pub async fn run(client: Client, instance: Instance, shutdown: CancellationToken
     };
     if shutdown.run_until_cancelled(ready).await.is_some() {
         // Cancel-safe: a transaction that began is finished by its own thread.
-        shutdown.run_until_cancelled(keep(&services, &slices, &instance)).await;
+        shutdown.run_until_cancelled(keep(&services, &slices, &instance, &programmed)).await;
     }
-    while tasks.join_next().await.is_some() {}
 }
 
-async fn keep(services: &Reflector<Service>, slices: &Reflector<EndpointSlice>, instance: &Instance) {
+async fn keep(
+    services: &Reflector<Service>,
+    slices: &Reflector<EndpointSlice>,
+    instance: &Instance,
+    programmed: &Programmed,
+) {
     let (mut service_changes, mut slice_changes) = (services.subscribe(), slices.subscribe());
     let (mut applied, mut backoff) = (None, BACKOFF_MIN);
     loop {
         drain(&mut service_changes);
         drain(&mut slice_changes);
-        let script = ruleset(&services.list(), &slices.list(), instance).script();
+        let listed = slices.list();
+        let script = ruleset(&services.list(), &listed, instance).script();
         if applied.as_ref() != Some(&script) {
             match apply(&instance.id, script.clone()).await {
                 Ok(()) => (applied, backoff) = (Some(script), BACKOFF_MIN),
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, retry = ?backoff, "Services not programmed");
+                    tracing::warn!(error = %chain(&error), retry = ?backoff, "Services not programmed");
                     sleep(backoff).await;
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                     continue;
                 }
             }
+            programmed.publish(listed);
+            sleep(INTERVAL_MIN).await;
+        } else {
+            programmed.publish(listed);
         }
         // Cancel-safe: a change not taken stays in its channel.
         let more = tokio::select! {
@@ -83,6 +97,11 @@ async fn keep(services: &Reflector<Service>, slices: &Reflector<EndpointSlice>, 
     }
 }
 
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 fn drain<K>(changes: &mut Changes<K>) {
     while changes.try_next().is_some() {}
 }
@@ -93,8 +112,18 @@ async fn apply(instance: &str, script: String) -> Result<(), Error> {
     ran.map_err(|_| Error::Interrupted)?.map(drop).map_err(|source| Error::Program { table, source })
 }
 
-/// Deletes the instance's table, if there is one.
-pub async fn cleanup(instance: &str) -> Result<(), Error> {
-    let table = table_name(instance);
-    apply(instance, format!("table ip {table}\ndelete table ip {table}\n")).await
+/// Deletes the instance's table and says whether there was one.
+pub async fn cleanup(instance: &str) -> Result<bool, Error> {
+    let script = format!("delete table ip {}\n", table_name(instance));
+    match apply(instance, script).await {
+        Ok(()) => Ok(true),
+        // Without the program nobody has made a table.
+        Err(Error::Program { source: CommandError::Missing { .. }, .. }) => Ok(false),
+        Err(Error::Program { source: CommandError::Failed { output, .. }, .. })
+            if output.stderr.contains("No such file or directory") =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }

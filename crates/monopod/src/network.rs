@@ -1,0 +1,132 @@
+//! Services and names of this node: the proxy and the DNS server, on one pair of caches.
+//!
+//! ```text
+//! Services, EndpointSlices ─┬─ proxy ─ nftables: 10.43.x.y → Pods; 10.43.0.10 → the bridge's address
+//!                           └─ dns ─── the bridge's address, port 53
+//! ```
+//!
+//! Neither holds up the start: the node becomes Ready while they fill their caches.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use client::{Client, ListOptions, Reflector};
+use proxy::Programmed;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::instance::Ranges;
+use crate::rooms::Rooms;
+
+/// The domain of all names in the cluster.
+pub(crate) const CLUSTER_DOMAIN: &str = "cluster.local";
+/// By convention the tenth address of the Services' range is that of the DNS server.
+const DNS_ADDRESS: u32 = 10;
+const DNS_PORT: u16 = 53;
+
+/// What this room is told.
+pub(crate) struct Config<'a> {
+    pub(crate) instance: String,
+    pub(crate) node: &'a str,
+    pub(crate) ranges: &'a Ranges,
+    /// Reads Services and EndpointSlices.
+    pub(crate) client: Client,
+    /// Writes the Service of the DNS server.
+    pub(crate) manager: Client,
+}
+
+/// Where Pods ask for names.
+pub(crate) fn dns_address(ranges: &Ranges) -> IpAddr {
+    ranges.services.address(DNS_ADDRESS).into()
+}
+
+/// Starts both and returns what knows when a Pod is no longer led to.
+pub(crate) fn start(
+    rooms: &mut Rooms,
+    config: Config<'_>,
+    shutdown: CancellationToken,
+) -> Result<Programmed> {
+    let programmed = Programmed::default();
+    let sockets = listen(config.ranges.pods.address(1))?;
+    let listening = dns::Listening { udp: sockets.udp.local_addr()?, tcp: sockets.tcp.local_addr()? };
+    let instance = proxy::Instance {
+        id: config.instance,
+        node: config.node.to_owned(),
+        pod_cidr: config.ranges.pods.to_string(),
+    };
+    let service = config.ranges.services.address(DNS_ADDRESS);
+    let names = dns::Config {
+        domain: CLUSTER_DOMAIN.to_owned(),
+        resolv_conf: "/etc/resolv.conf".into(),
+        own: vec![listening.udp, SocketAddr::new(service.into(), DNS_PORT)],
+        ranges: vec![config.ranges.pods.to_string(), config.ranges.services.to_string()],
+    };
+    let (client, manager, known) = (config.client, config.manager, programmed.clone());
+    rooms.run("proxy and DNS", async move {
+        let mut caches = JoinSet::new();
+        let all = ListOptions::default;
+        let services = Reflector::spawn(client.clone(), "", all(), &mut caches, shutdown.clone());
+        let slices = Reflector::spawn(client, "", all(), &mut caches, shutdown.clone());
+        tokio::join!(
+            proxy::run(services.clone(), slices.clone(), instance, known, shutdown.clone()),
+            dns::publish(manager, service, listening, shutdown.clone()),
+            dns::run(services, slices, names, sockets, shutdown),
+        );
+        while caches.join_next().await.is_some() {}
+    });
+    Ok(programmed)
+}
+
+/// Port 53 of the bridge's address, or another when a DNS server of the host holds it: Pods
+/// ask the Service's address, and the Service leads to any port.
+fn listen(address: Ipv4Addr) -> Result<dns::Sockets> {
+    let context = || format!("cannot listen on {address} for DNS");
+    Ok(dns::Sockets {
+        udp: first_free(address, udp_socket).with_context(context)?,
+        tcp: first_free(address, tcp_listener).with_context(context)?,
+    })
+}
+
+fn first_free<T>(address: Ipv4Addr, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    match bind(SocketAddr::new(address.into(), DNS_PORT)) {
+        Err(err) if err.kind() == io::ErrorKind::AddrInUse => bind(SocketAddr::new(address.into(), 0)),
+        other => other,
+    }
+}
+
+/// The bridge's address may be gone for a moment; a socket on it must not fail then.
+fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
+    sockopt::set_ip_freebind(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    UdpSocket::from_std(socket.into())
+}
+
+fn tcp_listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    sockopt::set_ip_freebind(&socket, true)?;
+    socket.bind(address)?;
+    socket.listen(128)
+}
+
+/// The proxy as the node knows it.
+pub(crate) struct Confirmed(pub(crate) Programmed);
+
+impl node::ConfirmEndpoints for Confirmed {
+    fn withdrawn(
+        &self,
+        _namespace: &str,
+        _pod: &str,
+        uid: &str,
+        at_most: Duration,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.0.withdrawn(uid, at_most))
+    }
+}
