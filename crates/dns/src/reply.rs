@@ -124,22 +124,30 @@ fn encode(request: &Message, mut message: Message, way: Way) -> Vec<u8> {
         Way::Packet => usize::from(request.max_payload().clamp(512, PACKET_MAX)),
         Way::Stream => usize::from(u16::MAX),
     };
-    loop {
-        let Ok(bytes) = message.to_vec() else { return Vec::new() };
-        if bytes.len() <= limit {
-            return bytes;
-        }
-        if !message.additionals.is_empty() {
-            message.additionals.clear();
-        } else if message.answers.is_empty() {
-            return message.truncate().to_vec().unwrap_or_default();
+    let fits = |message: &Message| message.to_vec().ok().filter(|bytes| bytes.len() <= limit);
+    if let Some(bytes) = fits(&message) {
+        return bytes;
+    }
+    // Nobody needs these: who wants them asks.
+    message.additionals.clear();
+    if let Some(bytes) = fits(&message) {
+        return bytes;
+    }
+    let answers = std::mem::take(&mut message.answers);
+    let mut best = message.truncate();
+    message.metadata.truncation = true;
+    let (mut fitting, mut too_many) = (0, answers.len());
+    while fitting + 1 < too_many {
+        let middle = fitting.midpoint(too_many);
+        message.answers = answers[..middle].to_vec();
+        if fits(&message).is_some() {
+            fitting = middle;
+            best.clone_from(&message);
         } else {
-            message.metadata.truncation = true;
-            // Records are of much the same size; one less in any case.
-            let fitting = message.answers.len() * limit / bytes.len();
-            message.answers.truncate(fitting.min(message.answers.len() - 1));
+            too_many = middle;
         }
     }
+    best.to_vec().unwrap_or_default()
 }
 
 #[cfg(test)]
