@@ -1,6 +1,6 @@
 //! The rules as a script for `nft`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::{Entry, Match, Protocol, Ruleset, Target};
@@ -20,25 +20,73 @@ impl Ruleset {
     /// number of Services.
     pub fn script(&self) -> String {
         let name = table_name(&self.instance.id);
-        let mut parts = Parts::default();
-        for (number, (matched, entry)) in self.entries.iter().enumerate() {
-            parts.add(number, matched, entry, &self.instance.pod_cidr);
-        }
-        let Parts { chains, services, node_ports, refused, refused_ports, targets } = parts;
-        let hairpins: Vec<String> = targets.iter().map(|ip| format!("{ip} . {ip}")).collect();
-        let address_map = "type ipv4_addr . inet_proto . inet_service : verdict;";
-        let port_map = "type inet_proto . inet_service : verdict;";
+        let parts = Parts::of(self);
         let mut script = format!("table ip {name}\ndelete table ip {name}\ntable ip {name} {{\n");
-        collection(&mut script, "map services", address_map, &services);
-        collection(&mut script, "map node-ports", port_map, &node_ports);
-        collection(&mut script, "map refused", address_map, &refused);
-        collection(&mut script, "map refused-ports", port_map, &refused_ports);
-        collection(&mut script, "set hairpins", "type ipv4_addr . ipv4_addr;", &hairpins);
-        script.push_str(&chains);
+        for (number, (kind, collection)) in COLLECTIONS.iter().enumerate() {
+            declare(&mut script, kind, collection, parts.elements[number].iter());
+        }
+        script.extend(parts.chains.iter().map(|(name, rules)| chain(name, rules)));
         script.push_str(HOOKS);
         script.push_str("}\n");
         script
     }
+
+    /// The script that makes this table of the one that `before` describes, in one transaction.
+    ///
+    /// It touches what differs only. A table that is replaced leaves the kernel's hooks and
+    /// joins them again, and each waits for all processors.
+    pub fn change(&self, before: &Ruleset) -> String {
+        let name = table_name(&self.instance.id);
+        let (old, new) = (Parts::of(before), Parts::of(self));
+        let (mut first, mut then) = (String::new(), format!("table ip {name} {{\n"));
+        for (number, (kind, collection)) in COLLECTIONS.iter().enumerate() {
+            let (old, new) = (&old.elements[number], &new.elements[number]);
+            let gone: Vec<&str> = old.difference(new).map(|element| key(element)).collect();
+            if !gone.is_empty() {
+                let collection = collection.name;
+                let _ = writeln!(first, "delete element ip {name} {collection} {{ {} }}", gone.join(", "));
+            }
+            declare(&mut then, kind, collection, new.difference(old));
+        }
+        for (chain, rules) in &old.chains {
+            match new.chains.get(chain) {
+                None => first
+                    .push_str(&format!("flush chain ip {name} {chain}\ndelete chain ip {name} {chain}\n")),
+                Some(now) if now != rules => first.push_str(&format!("flush chain ip {name} {chain}\n")),
+                Some(_) => {}
+            }
+        }
+        let differing = new.chains.iter().filter(|(name, rules)| old.chains.get(*name) != Some(rules));
+        then.extend(differing.map(|(name, rules)| chain(name, rules)));
+        then.push_str("}\n");
+        first + &then
+    }
+}
+
+/// A map or set of the table.
+struct Collection {
+    name: &'static str,
+    elements: &'static str,
+}
+
+const ADDRESS_MAP: &str = "type ipv4_addr . inet_proto . inet_service : verdict;";
+const PORT_MAP: &str = "type inet_proto . inet_service : verdict;";
+const COLLECTIONS: [(&str, Collection); 5] = [
+    ("map", Collection { name: "services", elements: ADDRESS_MAP }),
+    ("map", Collection { name: "node-ports", elements: PORT_MAP }),
+    ("map", Collection { name: "refused", elements: ADDRESS_MAP }),
+    ("map", Collection { name: "refused-ports", elements: PORT_MAP }),
+    ("set", Collection { name: "hairpins", elements: "type ipv4_addr . ipv4_addr;" }),
+];
+const SERVICES: usize = 0;
+const NODE_PORTS: usize = 1;
+const REFUSED: usize = 2;
+const REFUSED_PORTS: usize = 3;
+const HAIRPINS: usize = 4;
+
+/// What of a map's element names it.
+fn key(element: &str) -> &str {
+    element.split_once(" : ").map_or(element, |(key, _)| key)
 }
 
 /// A Pod that reaches itself through a Service must see another sender, or it
@@ -82,53 +130,70 @@ const HOOKS: &str = r#"  chain rejecting {
   }
 "#;
 
+/// What a table holds besides its hooks.
 #[derive(Default)]
 struct Parts {
-    chains: String,
-    services: Vec<String>,
-    node_ports: Vec<String>,
-    refused: Vec<String>,
-    refused_ports: Vec<String>,
-    targets: BTreeSet<std::net::Ipv4Addr>,
+    /// In the order of [`COLLECTIONS`].
+    elements: [BTreeSet<String>; 5],
+    /// Rules by the name of the chain.
+    chains: BTreeMap<String, String>,
 }
 
 impl Parts {
-    fn add(&mut self, number: usize, matched: &Match, entry: &Entry, pod_cidr: &str) {
-        let (key, led, refused) = match matched {
+    fn of(ruleset: &Ruleset) -> Self {
+        let mut parts = Parts::default();
+        for (matched, entry) in &ruleset.entries {
+            parts.add(matched, entry, &ruleset.instance.pod_cidr);
+        }
+        parts
+    }
+
+    fn add(&mut self, matched: &Match, entry: &Entry, pod_cidr: &str) {
+        let (key, chain, led, refused) = match matched {
             Match::Address(address, protocol, port) => {
-                (format!("{address} . {} . {port}", word(*protocol)), &mut self.services, &mut self.refused)
+                let protocol = word(*protocol);
+                let chain = format!("service-{address}-{protocol}-{port}");
+                (format!("{address} . {protocol} . {port}"), chain, SERVICES, REFUSED)
             }
             Match::NodePort(protocol, port) => {
-                (format!("{} . {port}", word(*protocol)), &mut self.node_ports, &mut self.refused_ports)
+                let protocol = word(*protocol);
+                let chain = format!("node-port-{protocol}-{port}");
+                (format!("{protocol} . {port}"), chain, NODE_PORTS, REFUSED_PORTS)
             }
         };
         if entry.drop {
-            return refused.push(format!("{key} : drop"));
+            self.elements[refused].insert(format!("{key} : drop"));
+        } else if entry.targets.is_empty() {
+            self.elements[refused].insert(format!("{key} : goto rejecting"));
+        } else {
+            self.elements[led].insert(format!("{key} : goto {chain}"));
+            let pairs = entry.targets.iter().map(|target| format!("{0} . {0}", target.address));
+            self.elements[HAIRPINS].extend(pairs);
+            self.chains.insert(chain, rules(matched, entry, pod_cidr));
         }
-        if entry.targets.is_empty() {
-            return refused.push(format!("{key} : goto rejecting"));
-        }
-        led.push(format!("{key} : goto service-{number}"));
-        self.targets.extend(entry.targets.iter().map(|target| target.address));
-        self.chains.push_str(&chain(number, matched, entry, pod_cidr));
     }
 }
 
-fn chain(number: usize, matched: &Match, entry: &Entry, pod_cidr: &str) -> String {
-    let mut chain = String::new();
-    // Names of Kubernetes objects cannot hold a quote.
-    let _ = writeln!(chain, "  chain service-{number} {{\n    comment \"{}\"", entry.comment);
-    if entry.from_outside {
-        let _ = writeln!(chain, "    meta mark set meta mark | {MARK}");
-    } else if matches!(matched, Match::Address(..)) {
-        // The node itself, or somebody who routes the Service range to it.
-        let _ = writeln!(chain, "    ip saddr != {pod_cidr} meta mark set meta mark | {MARK}");
-    }
-    let protocol = match matched {
-        Match::Address(_, protocol, _) | Match::NodePort(protocol, _) => word(*protocol),
+fn chain(name: &str, rules: &str) -> String {
+    format!("  chain {name} {{\n{rules}  }}\n")
+}
+
+fn rules(matched: &Match, entry: &Entry, pod_cidr: &str) -> String {
+    let mut rules = String::new();
+    let (protocol, by_address) = match matched {
+        Match::Address(_, protocol, _) => (word(*protocol), true),
+        Match::NodePort(protocol, _) => (word(*protocol), false),
     };
-    let _ = writeln!(chain, "    meta l4proto {protocol} {}\n  }}", dnat(&entry.targets));
-    chain
+    if entry.from_outside {
+        let _ = writeln!(rules, "    meta mark set meta mark | {MARK}");
+    } else if by_address {
+        // The node itself, or somebody who routes the Service range to it.
+        let _ = writeln!(rules, "    ip saddr != {pod_cidr} meta mark set meta mark | {MARK}");
+    }
+    // Names of Kubernetes objects cannot hold a quote.
+    let (comment, lead) = (&entry.comment, dnat(&entry.targets));
+    let _ = writeln!(rules, "    meta l4proto {protocol} {lead} comment \"{comment}\"");
+    rules
 }
 
 fn dnat(targets: &[Target]) -> String {
@@ -140,8 +205,14 @@ fn dnat(targets: &[Target]) -> String {
     format!("dnat ip to numgen random mod {} map {{ {} }}", targets.len(), choices.join(", "))
 }
 
-fn collection(script: &mut String, name: &str, kind: &str, elements: &[String]) {
-    let _ = writeln!(script, "  {name} {{\n    {kind}");
+fn declare<'a>(
+    script: &mut String,
+    kind: &str,
+    collection: &Collection,
+    elements: impl Iterator<Item = &'a String>,
+) {
+    let _ = writeln!(script, "  {kind} {} {{\n    {}", collection.name, collection.elements);
+    let elements: Vec<&str> = elements.map(String::as_str).collect();
     if !elements.is_empty() {
         let _ = writeln!(script, "    elements = {{ {} }}", elements.join(", "));
     }
@@ -203,8 +274,11 @@ mod tests {
         let script = rules(&services, &slices).script();
         let dnat = "dnat ip to numgen random mod 2 map { 0 : 10.42.0.1 . 8080, 1 : 10.42.0.2 . 8080 }";
         assert_eq!(script.matches(dnat).count(), 2, "{script}");
-        assert!(script.contains("elements = { 10.43.0.5 . tcp . 80 : goto service-0 }"), "{script}");
-        assert!(script.contains("elements = { tcp . 30080 : goto service-1 }"), "{script}");
+        assert!(
+            script.contains("elements = { 10.43.0.5 . tcp . 80 : goto service-10.43.0.5-tcp-80 }"),
+            "{script}"
+        );
+        assert!(script.contains("elements = { tcp . 30080 : goto node-port-tcp-30080 }"), "{script}");
         assert!(
             script.starts_with("table ip monopod-0123abcd\ndelete table ip monopod-0123abcd\n"),
             "{script}"
@@ -222,6 +296,35 @@ mod tests {
             rules(&services, &[slice("last", json!([endpoint("10.42.0.3", "n1", false, true)]))]).script();
         assert!(script.contains("elements = { 10.43.0.5 . tcp . 80 : goto rejecting }"), "{script}");
         assert!(script.contains("meta l4proto tcp dnat to 10.42.0.3:8080"), "{script}");
+    }
+
+    #[test]
+    fn a_change_touches_what_differs_only() {
+        let services = [
+            service("same", json!({"clusterIP": "10.43.0.5", "ports": [{"port": 80}]})),
+            service("web", json!({"clusterIP": "10.43.0.6", "ports": [{"port": 80}]})),
+        ];
+        let same = slice("same", json!([endpoint("10.42.0.1", "n1", true, false)]));
+        let both =
+            json!([endpoint("10.42.0.2", "n1", true, false), endpoint("10.42.0.3", "n1", true, false)]);
+        let before = rules(&services, &[same.clone(), slice("web", both)]);
+        let one = slice("web", json!([endpoint("10.42.0.2", "n1", true, false)]));
+        let after = rules(&services, &[same.clone(), one]);
+        let script = after.change(&before);
+        assert!(!script.contains("10.43.0.5") && !script.contains("delete chain"), "{script}");
+        assert!(
+            script.contains("delete element ip monopod-0123abcd hairpins { 10.42.0.3 . 10.42.0.3 }"),
+            "{script}"
+        );
+        assert!(script.contains("flush chain ip monopod-0123abcd service-10.43.0.6-tcp-80"), "{script}");
+        let none = rules(&services, &[same]);
+        let script = none.change(&after);
+        assert!(
+            script.contains("delete element ip monopod-0123abcd services { 10.43.0.6 . tcp . 80 }"),
+            "{script}"
+        );
+        assert!(script.contains("delete chain ip monopod-0123abcd service-10.43.0.6-tcp-80"), "{script}");
+        assert!(script.contains("elements = { 10.43.0.6 . tcp . 80 : goto rejecting }"), "{script}");
     }
 
     #[test]

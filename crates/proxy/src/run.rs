@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::render::table_name;
-use crate::{Instance, Programmed, ruleset};
+use crate::{Instance, Programmed, Ruleset, ruleset};
 
 /// The rules could not be applied.
 #[derive(Debug, thiserror::Error)]
@@ -65,15 +65,18 @@ async fn keep(
     programmed: &Programmed,
 ) {
     let (mut service_changes, mut slice_changes) = (services.subscribe(), slices.subscribe());
-    let (mut applied, mut backoff) = (None, BACKOFF_MIN);
+    let (mut applied, mut backoff): (Option<Ruleset>, _) = (None, BACKOFF_MIN);
     loop {
         drain(&mut service_changes);
         drain(&mut slice_changes);
         let listed = slices.list();
-        let script = ruleset(&services.list(), &listed, instance).script();
-        if applied.as_ref() != Some(&script) {
-            match apply(&instance.id, script.clone()).await {
-                Ok(()) => (applied, backoff) = (Some(script), BACKOFF_MIN),
+        let wanted = ruleset(&services.list(), &listed, instance);
+        if applied.as_ref() == Some(&wanted) {
+            programmed.publish(listed);
+        } else {
+            // Taken: after a failure nobody knows what is there, and the table is replaced.
+            match program(&wanted, applied.take()).await {
+                Ok(()) => (applied, backoff) = (Some(wanted), BACKOFF_MIN),
                 Err(error) => {
                     tracing::warn!(error = %chain(&error), retry = ?backoff, "Services not programmed");
                     sleep(backoff).await;
@@ -83,8 +86,6 @@ async fn keep(
             }
             programmed.publish(listed);
             sleep(INTERVAL_MIN).await;
-        } else {
-            programmed.publish(listed);
         }
         // Cancel-safe: a change not taken stays in its channel.
         let more = tokio::select! {
@@ -95,6 +96,20 @@ async fn keep(
             return;
         }
     }
+}
+
+/// Changes the table, or replaces it when it is not as it was left: somebody flushed the ruleset.
+async fn program(wanted: &Ruleset, before: Option<Ruleset>) -> Result<(), Error> {
+    let instance = &wanted.instance.id;
+    if let Some(before) = before {
+        match apply(instance, wanted.change(&before)).await {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                tracing::info!(error = %chain(&error), "the table was changed by others, replacing it")
+            }
+        }
+    }
+    apply(instance, wanted.script()).await
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -19,6 +19,7 @@ mod full_disk;
 mod harness;
 mod host;
 mod images;
+mod network;
 mod one_pod;
 mod seeds;
 mod side_by_side;

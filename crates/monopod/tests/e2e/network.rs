@@ -1,0 +1,267 @@
+//! Services, names and ports of the node, with real packets.
+
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::process::Command;
+use std::time::Instant;
+
+use crate::harness::Instance;
+
+/// A server of which there are several, one that asks, and Services over them.
+const WEB: &str = r#"apiVersion: v1
+kind: Pod
+metadata: {name: web-0, labels: {app: web, number: "0"}}
+spec:
+  hostname: web-0
+  subdomain: pods
+  containers: [{name: main, image: "testserver:1", readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, labels: {app: web, number: "1"}}
+spec:
+  hostname: web-1
+  subdomain: pods
+  containers: [{name: main, image: "testserver:1", readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: NodePort, selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: self}
+spec: {selector: {number: "0"}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: nobody}
+spec: {selector: {app: nobody}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: pods}
+spec: {clusterIP: None, selector: {app: web}, ports: [{name: http, port: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: alias}
+spec: {type: ExternalName, externalName: self.default.svc.cluster.local}
+"#;
+
+/// Asks from inside a Pod; the answer or what went wrong.
+fn fetch(instance: &Instance, pod: &str, url: &str) -> Result<String, String> {
+    let said = instance.kubectl(&["exec", pod, "--", "/bin/testserver", "fetch", url]);
+    if said.code == 0 { Ok(said.out.trim().to_owned()) } else { Err(said.err) }
+}
+
+/// Asks from the node.
+fn curl(url: &str) -> Result<String, String> {
+    let said = Command::new("curl").args(["-sS", "--max-time", "5", url]).output().expect("curl runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if said.status.success() { Ok(text(&said.stdout)) } else { Err(text(&said.stderr)) }
+}
+
+/// Asks until both servers have answered: the choice is random.
+#[track_caller]
+fn both_answer(instance: &Instance, what: &str, ask: impl Fn() -> Result<String, String>) {
+    let mut seen = std::collections::BTreeSet::new();
+    instance.eventually(what, || {
+        seen.insert(ask()?);
+        if seen.len() == 2 { Ok(()) } else { Err(format!("only {seen:?}")) }
+    });
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["hello from web-0", "hello from web-1"]);
+}
+
+/// Another address of the node than the loopback's.
+fn node_address() -> Option<Ipv4Addr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Only asks the routing table; nothing is sent.
+    socket.connect("192.0.2.1:9").ok()?;
+    match socket.local_addr().ok()?.ip() {
+        std::net::IpAddr::V4(ip) => Some(ip),
+        std::net::IpAddr::V6(_) => None,
+    }
+}
+
+#[test]
+fn services_lead_to_their_pods_from_everywhere() {
+    let instance = Instance::start(&["testserver.tar"]);
+    instance.apply(WEB);
+    instance.wait("condition=Ready", "pod/web-0");
+    instance.wait("condition=Ready", "pod/web-1");
+    both_answer(&instance, "by name from a Pod", || fetch(&instance, "web-0", "http://web"));
+    let address = instance.field("service/web", "{.spec.clusterIP}");
+    both_answer(&instance, "by address from the node", || curl(&format!("http://{address}")));
+    let port = instance.field("service/web", "{.spec.ports[0].nodePort}");
+    let outer = node_address().expect("the node has an address");
+    both_answer(&instance, "node port from the node", || curl(&format!("http://{outer}:{port}")));
+    both_answer(&instance, "node port from a Pod", || {
+        fetch(&instance, "web-1", &format!("http://{outer}:{port}"))
+    });
+    // A Pod that its own Service leads back to itself.
+    let own = instance.eventually("hairpin", || fetch(&instance, "web-0", "http://self"));
+    assert_eq!(own, "hello from web-0");
+    let refused = fetch(&instance, "web-0", "http://nobody").expect_err("nobody is there");
+    assert!(refused.contains("Connection refused"), "{refused}");
+}
+
+#[test]
+fn names_are_those_of_kubernetes() {
+    let instance = Instance::start(&["testserver.tar", "busybox.tar"]);
+    instance.apply(WEB);
+    instance.apply(
+        r#"{apiVersion: v1, kind: Pod, metadata: {name: ask}, spec: {terminationGracePeriodSeconds: 0,
+            containers: [{name: c, image: "busybox:1.36", command: [sleep, "3600"]}]}}"#,
+    );
+    for pod in ["pod/web-0", "pod/web-1", "pod/ask"] {
+        instance.wait("condition=Ready", pod);
+    }
+    let service = instance.field("-n=kube-system service/kube-dns", "{.spec.clusterIP}");
+    let resolv = instance.kubectl(&["exec", "ask", "--", "cat", "/etc/resolv.conf"]).ok();
+    assert!(resolv.contains(&format!("nameserver {service}\n")), "{resolv}");
+    assert!(
+        resolv.starts_with("search default.svc.cluster.local svc.cluster.local cluster.local"),
+        "{resolv}"
+    );
+    assert!(resolv.contains("options ndots:5"), "{resolv}");
+    let answers = |name: &str, url: &str| {
+        instance.eventually(name, || {
+            fetch(&instance, "web-1", url).and_then(|said| match said {
+                said if said == format!("hello from {name}") => Ok(()),
+                said => Err(said),
+            })
+        });
+    };
+    answers("web-0", "http://web-0.pods:8080");
+    answers("web-1", "http://web-1.pods.default.svc.cluster.local:8080");
+    answers("web-0", "http://alias.default");
+    let look_up = |name: &str| instance.kubectl(&["exec", "ask", "--", "nslookup", name]);
+    let missing = look_up("nosuch.default.svc.cluster.local");
+    assert!(missing.out.contains("NXDOMAIN") || missing.err.contains("NXDOMAIN"), "{missing:?}");
+    let address = instance.field("service/web", "{.spec.clusterIP}");
+    let reverse = look_up(&address).ok();
+    assert!(reverse.contains("web.default.svc.cluster.local"), "{reverse}");
+    let pods = look_up("pods.default.svc.cluster.local").out;
+    for pod in ["pod/web-0", "pod/web-1"] {
+        let ip = instance.field(pod, "{.status.podIP}");
+        assert!(pods.contains(&ip), "{ip} in {pods}");
+    }
+    let events = instance.kubectl(&["get", "events", "-o", "name"]).ok();
+    let reasons = instance.kubectl(&["get", "events", "-o", "custom-columns=R:.reason"]).ok();
+    assert!(!reasons.contains("MissingClusterDNS"), "{events}{reasons}");
+}
+
+#[test]
+fn a_pod_speaks_to_the_api_as_its_service_account() {
+    let instance = Instance::start(&["nginx.tar"]);
+    instance.apply(
+        r#"{apiVersion: v1, kind: Pod, metadata: {name: asks}, spec: {terminationGracePeriodSeconds: 0,
+            containers: [{name: c, image: "nginx:1.27", command: [sleep, "3600"]}]}}"#,
+    );
+    instance.wait("condition=Ready", "pod/asks");
+    let review = r#"S=/var/run/secrets/kubernetes.io/serviceaccount
+        curl -sS --max-time 10 --cacert $S/ca.crt -H "Authorization: Bearer $(cat $S/token)" -H 'Content-Type: application/json' \
+          -d '{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}' \
+          https://HOST/apis/authentication.k8s.io/v1/selfsubjectreviews"#;
+    for host in ["kubernetes.default.svc", "$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT"] {
+        let answer = instance.eventually("the API's answer", || {
+            let said = instance.kubectl(&["exec", "asks", "--", "sh", "-c", &review.replace("HOST", host)]);
+            if said.code == 0 { Ok(said.out) } else { Err(said.err) }
+        });
+        assert!(answer.contains("system:serviceaccount:default:default"), "{host}: {answer}");
+        assert!(answer.contains("authentication.kubernetes.io/pod-name"), "{host}: {answer}");
+    }
+}
+
+#[test]
+fn a_host_port_leads_to_its_pod_and_is_given_once() {
+    let instance = Instance::start(&["testserver.tar"]);
+    let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+    let pod = |name: &str| {
+        format!(
+            r#"{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: 1,
+                containers: [{{name: c, image: "testserver:1", ports: [{{containerPort: 8080, hostPort: {port}}}]}}]}}}}"#
+        )
+    };
+    instance.apply(&pod("first"));
+    instance.wait("condition=Ready", "pod/first");
+    let outer = node_address().expect("the node has an address");
+    for address in [Ipv4Addr::LOCALHOST, outer] {
+        let said = instance.eventually("the host port", || curl(&format!("http://{address}:{port}")));
+        assert_eq!(said, "hello from first", "{address}");
+    }
+    instance.apply(&pod("second"));
+    let why = instance.eventually("the second Pod is refused", || {
+        let why = instance.field("pod/second", "{.status.conditions[?(@.type=='PodScheduled')].message}");
+        if why.is_empty() { Err("no reason yet".to_owned()) } else { Ok(why) }
+    });
+    assert!(why.contains("node(s) didn't have free ports for the requested pod ports"), "{why}");
+    instance.kubectl(&["delete", "pod", "first"]).ok();
+    instance.wait("condition=Ready", "pod/second");
+    let said = instance.eventually("the port's next owner", || curl(&format!("http://127.0.0.1:{port}")));
+    assert_eq!(said, "hello from second");
+}
+
+#[test]
+fn a_pod_on_the_nodes_network_serves_there_and_finds_services() {
+    let instance = Instance::start(&["testserver.tar"]);
+    let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+    instance.apply(&format!(
+        r#"{{apiVersion: v1, kind: Pod, metadata: {{name: onhost, labels: {{app: onhost}}}}, spec: {{terminationGracePeriodSeconds: 1,
+            hostNetwork: true, dnsPolicy: ClusterFirstWithHostNet,
+            containers: [{{name: c, image: "testserver:1", args: [serve, --port, "{port}"]}}]}}}}"#
+    ));
+    instance.apply(&format!(
+        r#"{{apiVersion: v1, kind: Service, metadata: {{name: onhost}},
+            spec: {{selector: {{app: onhost}}, ports: [{{port: 80, targetPort: {port}}}]}}}}"#
+    ));
+    instance.wait("condition=Ready", "pod/onhost");
+    instance.eventually("the node's port", || curl(&format!("http://127.0.0.1:{port}")));
+    let by_name = instance.eventually("by name", || fetch(&instance, "onhost", "http://onhost.default"));
+    assert!(by_name.starts_with("hello from "), "{by_name}");
+}
+
+#[test]
+fn two_instances_have_services_side_by_side() {
+    let (one, two) = (Instance::start(&["testserver.tar"]), Instance::start(&["testserver.tar"]));
+    for instance in [&one, &two] {
+        instance.apply(WEB);
+        instance.wait("condition=Ready", "pod/web-0");
+        instance.wait("condition=Ready", "pod/web-1");
+    }
+    let addresses: Vec<String> =
+        [&one, &two].map(|instance| instance.field("service/web", "{.spec.clusterIP}")).to_vec();
+    assert_ne!(addresses[0].split('.').nth(1), addresses[1].split('.').nth(1), "ranges are apart");
+    both_answer(&one, "the first's Service", || fetch(&one, "web-0", "http://web"));
+    both_answer(&two, "the second's Service", || fetch(&two, "web-0", "http://web"));
+    drop(two);
+    both_answer(&one, "the first's Service alone", || fetch(&one, "web-0", "http://web"));
+}
+
+#[test]
+fn a_pod_is_stopped_only_after_its_endpoint_is_withdrawn_and_without_service_at_once() {
+    let instance = Instance::start(&["testserver.tar"]);
+    instance.apply(WEB);
+    instance.wait("condition=Ready", "pod/web-0");
+    instance.wait("condition=Ready", "pod/web-1");
+    let address = instance.field("service/web", "{.spec.clusterIP}");
+    both_answer(&instance, "both serve", || curl(&format!("http://{address}")));
+    // One after another, each a new connection, while one of the two goes away.
+    let mut delete = instance
+        .kubectl_command(&["delete", "pod", "web-1"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("kubectl runs");
+    let start = Instant::now();
+    let mut failed = Vec::new();
+    let mut asked = 0;
+    while delete.try_wait().expect("waited").is_none() || asked < 20 {
+        asked += 1;
+        if let Err(error) = curl(&format!("http://{address}")) {
+            failed.push((start.elapsed(), error));
+        }
+    }
+    assert!(failed.is_empty(), "{} of {asked} failed: {failed:?}", failed.len());
+    assert_eq!(curl(&format!("http://{address}")).as_deref(), Ok("hello from web-0"));
+}
