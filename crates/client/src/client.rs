@@ -298,7 +298,12 @@ impl Client {
     ) -> Result<Watch<K>, Error> {
         let which = ListOptions { resource_version: resource_version.into(), limit: 0, ..which.clone() };
         let query = which.query().with("watch", "true").with("allowWatchBookmarks", "true");
-        let path = query.on(path::<K>(namespace, "", ""));
+        self.watch_path(query.on(path::<K>(namespace, "", ""))).await
+    }
+
+    /// A watch of whatever a path with its query names, read as `T`: for kinds that are
+    /// not known when the program is built, and for those who want a part of the objects.
+    pub async fn watch_path<T: DeserializeOwned>(&self, path: String) -> Result<Watch<T>, Error> {
         let response = self.send(Method::GET, &path, "", Bytes::new()).await?;
         if response.status().is_success() {
             return Ok(Watch::new(path, response.into_body()));
@@ -379,15 +384,25 @@ fn encode<T: Serialize>(path: &str, object: &T) -> Result<Bytes, Error> {
 
 /// `/api/v1/namespaces/<ns>/<plural>/<name>/<subresource>`; empty parts are left out.
 fn path<K: Resource>(namespace: &str, name: &str, subresource: &str) -> String {
-    let mut path = match K::GROUP {
-        "" => format!("/api/{}", K::VERSION),
-        group => format!("/apis/{group}/{}", K::VERSION),
+    let mut path = object_path(K::GROUP, K::VERSION, K::URL_PATH_SEGMENT, namespace, name);
+    if !subresource.is_empty() {
+        path.push('/');
+        escape(subresource, &mut path);
+    }
+    path
+}
+
+/// The path of an object, or of a collection when `name` is empty.
+pub fn object_path(group: &str, version: &str, plural: &str, namespace: &str, name: &str) -> String {
+    let mut path = match group {
+        "" => format!("/api/{version}"),
+        group => format!("/apis/{group}/{version}"),
     };
     if !namespace.is_empty() {
         path.push_str("/namespaces/");
         escape(namespace, &mut path);
     }
-    for part in [K::URL_PATH_SEGMENT, name, subresource] {
+    for part in [plural, name] {
         if !part.is_empty() {
             path.push('/');
             escape(part, &mut path);

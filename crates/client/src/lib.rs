@@ -23,7 +23,9 @@ mod reflector;
 mod transport;
 mod watch;
 
-pub use client::{Client, DeleteOptions, List, ListOptions, Object, Patch, PatchKind, Propagation};
+pub use client::{
+    Client, DeleteOptions, List, ListOptions, Object, Patch, PatchKind, Propagation, object_path,
+};
 pub use error::{Error, Retry};
 pub use https::{Credential, Https, HttpsConfig};
 pub use reflector::{Change, Changes, Reflector, key};

@@ -6,9 +6,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::{Error, Object, TransportError};
+use crate::{Error, TransportError};
 
 /// One change.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ struct Bookmark {
     metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
 }
 
-impl<K: Object> Watch<K> {
+impl<K: DeserializeOwned> Watch<K> {
     pub(crate) fn new(path: String, body: wire::Body) -> Self {
         Self { path, body, received: BytesMut::new(), kind: PhantomData }
     }

@@ -7,17 +7,22 @@ use client::events::{EventType, Recorder, reference};
 use client::{Client, ListOptions, Object, Reflector};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service,
-    ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota,
+    Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::census::{self, Census};
 use crate::work::{self, Keys, Next};
-use crate::{endpoint_slice, namespace, node_lifecycle, pod_gc, service_account, taint_eviction, volume};
+use crate::{
+    disruption, endpoint_slice, garbage_collector, namespace, node_lifecycle, pod_gc, resource_quota,
+    service_account, taint_eviction, volume,
+};
 
 /// What the controllers cannot read from the API.
 #[derive(Debug, Clone)]
@@ -42,6 +47,11 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
         volume::spawn(&context, &mut tasks);
         endpoint_slice::spawn(&context, &mut tasks);
         pod_gc::spawn(&context, &mut tasks);
+        disruption::spawn(&context, &mut tasks);
+        let (mut census, (missing, ready)) = (Census::default(), census::readiness());
+        garbage_collector::spawn(&context, &mut census, ready, &mut tasks);
+        resource_quota::spawn(&context, &mut census, &mut tasks);
+        census.start(&context.client, missing, &mut tasks, &context.shutdown);
     }
     while tasks.join_next().await.is_some() {}
 }
@@ -96,6 +106,8 @@ pub(crate) struct Caches {
     pub(crate) services: Reflector<Service>,
     pub(crate) endpoints: Reflector<Endpoints>,
     pub(crate) slices: Reflector<EndpointSlice>,
+    pub(crate) quotas: Reflector<ResourceQuota>,
+    pub(crate) budgets: Reflector<PodDisruptionBudget>,
 }
 
 impl Caches {
@@ -117,6 +129,8 @@ impl Caches {
             services: mirror(client, "", ListOptions::default(), tasks, shutdown),
             endpoints: mirror(client, "", ListOptions::default(), tasks, shutdown),
             slices: mirror(client, "", ListOptions::default(), tasks, shutdown),
+            quotas: mirror(client, "", ListOptions::default(), tasks, shutdown),
+            budgets: mirror(client, "", ListOptions::default(), tasks, shutdown),
         }
     }
 
@@ -134,6 +148,8 @@ impl Caches {
         self.services.ready().await;
         self.endpoints.ready().await;
         self.slices.ready().await;
+        self.quotas.ready().await;
+        self.budgets.ready().await;
     }
 }
 

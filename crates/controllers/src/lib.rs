@@ -15,18 +15,26 @@
 //! - `pod_gc` deletes Pods that nobody will ever finish.
 //! - `volume` binds, provisions and reclaims volumes.
 //! - `endpoint_slice` lists the Pods behind each Service.
+//! - `garbage_collector` deletes what has lost its owners.
+//! - `resource_quota` counts what quotas limit.
+//! - `disruption` says how many Pods of a budget may be evicted.
 //!
-//! Not here: workload controllers (ReplicaSet, Deployment, Job), and the garbage
-//! collection by owner references.
+//! Owners and quotas hear of every kind through `census`, which keeps nothing.
+//!
+//! Not here: workload controllers (ReplicaSet, Deployment, Job).
 //!
 //! Start reading at [`run`], then `work.rs`.
 
+mod census;
 mod conditions;
 mod context;
+mod disruption;
 mod endpoint_slice;
+mod garbage_collector;
 mod namespace;
 mod node_lifecycle;
 mod pod_gc;
+mod resource_quota;
 mod service_account;
 mod taint_eviction;
 mod volume;
