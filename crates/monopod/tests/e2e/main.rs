@@ -21,6 +21,7 @@ mod host;
 mod images;
 mod network;
 mod one_pod;
+mod owners;
 mod seeds;
 mod side_by_side;
 mod streams;
