@@ -1,6 +1,6 @@
 //! One event in, the next state and what to do out.
 //!
-//! A step has two halves. [`note`] writes the fact into the state; [`advance`] then looks
+//! A step has two halves. `note` writes the fact into the state; `advance` then looks
 //! at the whole and decides what is missing. What has been asked for is in the state, so
 //! that nothing is asked for twice, and what failed carries the time of the next try.
 

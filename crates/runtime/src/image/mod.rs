@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Everything works with and without a running daemon: what two processes may do at once is
-//! decided by file locks ([`store`]), and a reader notices a new `index.json` by itself.
+//! decided by file locks (`store`), and a reader notices a new `index.json` by itself.
 //! A layer's directory depends on its own tar only, never on the layers below, so it is shared
 //! by all images that have it.
 //!

@@ -30,7 +30,6 @@ pub fn is_upgrade(request: &Request) -> bool {
 
 /// Answers the upgrade. `supported` is in order of preference. The error is
 /// the response to send: upstream lists there what would have been accepted.
-#[expect(clippy::result_large_err, reason = "the error is the answer, sent once")]
 pub fn accept(request: &mut Request, supported: &[&'static str]) -> Result<(Response, Pending), Response> {
     if !is_upgrade(request) {
         let text = "unable to upgrade: missing upgrade headers in request";
