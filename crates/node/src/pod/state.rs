@@ -443,6 +443,9 @@ impl Container {
             self.probes.startup = if started { Tracker::succeeded() } else { Tracker::default() };
             self.probes.readiness = if ready { Tracker::succeeded() } else { Tracker::default() };
         }
+        // A start that failed leaves no instance, but it has been counted and told.
+        let told = status.map_or(0, |status| u32::try_from(status.restart_count).unwrap_or_default());
+        self.attempt = self.attempt.max(told);
         let ended = self.exited.as_ref().map_or(now, |exit| exit.finished_at);
         let tries = if self.phase.run().is_some() {
             self.attempt
