@@ -10,9 +10,9 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-    UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change,
-    mount_move, move_mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    mount_change, mount_move, move_mount, open_tree, unmount,
 };
 
 use crate::{Context, Error, Result};
@@ -128,25 +128,20 @@ impl Detached {
     /// An overlay; `lowers` from the top. `volatile`: nothing of it is ever synced, which makes
     /// its end cheap; its work directory cannot be used again.
     ///
-    /// Layers are given one by one (Linux 6.5), so neither their number nor the length of
-    /// their names is limited by a page; before that all in one option.
+    /// Layers are given one by one, so neither their number nor the length of their names is
+    /// limited by a page. A kernel that cannot (before 6.5) says so as late as at the creation,
+    /// and in the same word that a wrong layer gets; it is then asked again in its own form, which
+    /// lies on `work` for an instant: have a mount namespace of one's own, with private mounts.
     ///
     /// # Errors
     /// A directory is missing, or the file system below cannot hold an upper layer.
     pub fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path) -> Result<Self> {
-        let attempt = || format!("mount overlay of {} layers on {}", lowers.len(), upper.display());
-        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).attempt(attempt)?;
-        let fs = context.as_fd();
-        match lowers.iter().try_for_each(|lower| fsconfig_set_string(fs, "lowerdir+", lower.as_path())) {
-            Err(Errno::INVAL) => fsconfig_set_string(fs, "lowerdir", joined(lowers)).attempt(attempt)?,
-            other => other.attempt(attempt)?,
+        match overlay_by_parts(lowers, upper, work) {
+            Err(Errno::INVAL) => overlay_by_one_option(lowers, upper, work),
+            other => other,
         }
-        fsconfig_set_string(fs, "upperdir", upper).on("use as upper layer", upper)?;
-        fsconfig_set_string(fs, "workdir", work).on("use as work directory", work)?;
-        // Without it an overlay works too, only slower at its end (before 5.10).
-        let _ = fsconfig_set_flag(fs, "volatile");
-        fsconfig_create(fs).attempt(attempt)?;
-        fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).attempt(attempt).map(Detached)
+        .map(Detached)
+        .attempt(|| format!("mount overlay of {} layers on {}", lowers.len(), upper.display()))
     }
 
     /// Adds attributes.
@@ -202,21 +197,59 @@ impl Detached {
     }
 }
 
-/// `a:b:c` with colons and backslashes of the names escaped.
-fn joined(lowers: &[PathBuf]) -> Vec<u8> {
-    let mut text = Vec::new();
-    for lower in lowers {
-        if !text.is_empty() {
-            text.push(b':');
-        }
-        for byte in lower.as_os_str().as_bytes() {
-            if matches!(byte, b':' | b'\\') {
-                text.push(b'\\');
-            }
-            text.push(*byte);
-        }
+/// What an overlay has beside its layers, whatever the kernel was built to do by default: no hard
+/// links known across layers (an upper layer would be bound to the first lower ones it was used
+/// with), and no marks of the layers believed that could lead to other files than those they name.
+const OVERLAY_OPTIONS: [(&str, &str); 3] =
+    [("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow")];
+
+fn overlay_by_parts(lowers: &[PathBuf], upper: &Path, work: &Path) -> std::result::Result<OwnedFd, Errno> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let fs = context.as_fd();
+    lowers.iter().try_for_each(|lower| fsconfig_set_string(fs, "lowerdir+", lower.as_path()))?;
+    fsconfig_set_string(fs, "upperdir", upper)?;
+    fsconfig_set_string(fs, "workdir", work)?;
+    OVERLAY_OPTIONS.iter().try_for_each(|(key, value)| fsconfig_set_string(fs, *key, *value))?;
+    fsconfig_set_flag(fs, "volatile")?;
+    fsconfig_create(fs)?;
+    fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
+/// All options are one page, and a value given by `fsconfig` has at most 256 bytes there: so it is
+/// the call `mount`, and each directory has the short name of a descriptor. Such a name needs no
+/// escape, and the container does not see where the node keeps its layers.
+fn overlay_by_one_option(
+    lowers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+) -> std::result::Result<OwnedFd, Errno> {
+    let open = |path: &Path| {
+        rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    };
+    let layers = lowers.iter().map(|lower| open(lower)).collect::<std::result::Result<Vec<_>, _>>()?;
+    let (upper, work_opened) = (open(upper)?, open(work)?);
+    let options = one_option(&layers, &upper, &work_opened);
+    if options.as_bytes_with_nul().len() > PAGE {
+        return Err(Errno::TOOBIG);
     }
-    text
+    rustix::mount::mount("overlay", work, "overlay", MountFlags::empty(), options.as_c_str())?;
+    let copy = open_tree(CWD, work, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC);
+    unmount(work, UnmountFlags::DETACH)?;
+    copy
+}
+
+/// What `mount` reads of its options.
+const PAGE: usize = 4096;
+
+fn one_option(lowers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> CString {
+    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let layers: Vec<String> = lowers.iter().map(name).collect();
+    let mut options =
+        format!("lowerdir={},upperdir={},workdir={},volatile", layers.join(":"), name(upper), name(work));
+    for (key, value) in OVERLAY_OPTIONS {
+        options += &format!(",{key}={value}");
+    }
+    CString::new(options).expect("made of names and numbers")
 }
 
 /// Cuts the ties of all mounts of this mount namespace to others: what is mounted from now on
@@ -374,9 +407,85 @@ pub fn c_path(path: &Path) -> Result<CString> {
 mod tests {
     use super::*;
 
+    type Form = fn(&[PathBuf], &Path, &Path) -> std::result::Result<OwnedFd, Errno>;
+
+    /// Mounts an overlay of layers with one file each in a mount namespace of its own, and returns
+    /// the names of the files seen in it and what was written to the upper layer.
+    fn overlay_of(layers: &[&str], form: Form) -> (usize, Vec<String>) {
+        let home = tempfile::tempdir().unwrap();
+        let base = home.path().to_path_buf();
+        let lowers: Vec<PathBuf> = layers.iter().map(|name| base.join("layers").join(name)).collect();
+        for (number, lower) in lowers.iter().enumerate() {
+            std::fs::create_dir_all(lower).unwrap();
+            std::fs::write(lower.join(format!("file-{number}")), "").unwrap();
+        }
+        for name in ["upper", "work", "root"] {
+            std::fs::create_dir(base.join(name)).unwrap();
+        }
+        // A namespace is a thread's own, and ends with it.
+        std::thread::spawn(move || {
+            crate::namespace::unshare(crate::namespace::Namespaces::MOUNT).unwrap();
+            make_all_private().unwrap();
+            let mount = Detached(form(&lowers, &base.join("upper"), &base.join("work")).unwrap());
+            assert!(!is_mounted(&base.join("work")), "nothing stays on the work directory");
+            mount.attach_at(&base.join("root")).unwrap();
+            let seen = std::fs::read_dir(base.join("root")).unwrap().count();
+            std::fs::write(base.join("root/new"), "").unwrap();
+            let written = std::fs::read_dir(base.join("upper")).unwrap();
+            (seen, written.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect())
+        })
+        .join()
+        .unwrap()
+    }
+
+    fn is_mounted(path: &Path) -> bool {
+        let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        mounts.lines().any(|line| line.split(' ').nth(4) == path.to_str())
+    }
+
+    fn root() -> bool {
+        let root = rustix::process::geteuid().is_root();
+        if !root {
+            eprintln!("skipped: needs root");
+        }
+        root
+    }
+
+    /// Longer in all than a page, with what old kernels split options and layers at in some names.
+    fn many_layers() -> Vec<String> {
+        (0..120).map(|number| format!("a:b,c\\d-{number}-{}", "e".repeat(100))).collect()
+    }
+
     #[test]
-    fn colons_in_layer_names_do_not_split_them() {
-        assert_eq!(joined(&["/a:b".into(), "/c\\d".into()]), b"/a\\:b:/c\\\\d");
+    fn kernels_that_take_all_layers_in_one_option_mount_more_than_a_page_of_names() {
+        if !root() {
+            return;
+        }
+        let layers = many_layers();
+        let layers: Vec<&str> = layers.iter().map(String::as_str).collect();
+        assert_eq!(overlay_of(&layers, overlay_by_one_option), (120, vec!["new".to_owned()]));
+        assert_eq!(overlay_of(&["one"], overlay_by_one_option).0, 1);
+    }
+
+    #[test]
+    fn any_kernel_mounts_more_than_a_page_of_names() {
+        if !root() {
+            return;
+        }
+        let layers = many_layers();
+        let layers: Vec<&str> = layers.iter().map(String::as_str).collect();
+        let form: Form = |lowers, upper, work| {
+            Detached::overlay(lowers, upper, work).map(|made| made.0).map_err(|e| e.errno)
+        };
+        assert_eq!(overlay_of(&layers, form), (120, vec!["new".to_owned()]));
+    }
+
+    #[test]
+    fn layers_that_do_not_fit_into_a_page_even_so_are_an_error() {
+        let home = tempfile::tempdir().unwrap();
+        let lowers = vec![home.path().to_path_buf(); 400];
+        let made = overlay_by_one_option(&lowers, home.path(), home.path());
+        assert_eq!(made.unwrap_err(), Errno::TOOBIG);
     }
 
     #[test]

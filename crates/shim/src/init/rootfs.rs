@@ -40,10 +40,11 @@ pub(super) fn build(
     directory: &Path,
     cgroups: Option<&Hierarchy>,
 ) -> std::result::Result<(), Failure> {
-    let root = open_root(&spec.rootfs)?;
     let sources = open_sources(&spec.mounts)?;
     let devices = device::extra(spec)?;
     mount::make_all_private()?;
+    // Older kernels mount an overlay in the tree for an instant: nobody else may see it there.
+    let root = open_root(&spec.rootfs)?;
     // Any directory serves as the place to turn from; this one is there.
     root.attach_at(directory)?;
     mount::pivot_into(directory)?;
