@@ -22,8 +22,6 @@ use crate::view;
 
 /// The largest body upstream reads.
 pub(crate) const BODY_MAX: usize = 3 * 1024 * 1024;
-/// As much of a refused body is read to its end, so that the client hears the refusal.
-const DRAINED_MAX: usize = 32 * 1024 * 1024;
 
 /// A request that was understood and is permitted.
 #[derive(Debug)]
@@ -123,23 +121,9 @@ pub(crate) async fn read_body(mut body: Body) -> Result<Bytes, Status> {
         let frame = frame.map_err(|err| Status::bad_request(format!("failed to read the body: {err}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if read.len() + data.len() > BODY_MAX {
-            drop(read);
-            drain(body, DRAINED_MAX).await;
             return Err(Status::too_large(format!("limit is {BODY_MAX}")));
         }
         read.extend_from_slice(&data);
     }
     Ok(read.freeze())
-}
-
-/// Reads what is left of a refused body and throws it away: a client that is cut while it still
-/// writes sees a reset instead of the answer. One that sends without end is cut all the same.
-async fn drain(mut body: Body, mut allowance: usize) {
-    while let Some(Ok(frame)) = body.frame().await {
-        let length = frame.data_ref().map_or(0, Bytes::len);
-        match allowance.checked_sub(length) {
-            Some(left) => allowance = left,
-            None => return,
-        }
-    }
 }

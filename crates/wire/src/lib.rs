@@ -18,6 +18,7 @@
 
 mod handler;
 pub mod pki;
+mod rest;
 mod serve;
 pub mod spdy;
 pub mod websocket;

@@ -7,6 +7,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::EXPECT;
+use http::{StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -20,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::rest::lend;
 use crate::{Handler, Identity, Response, pki};
 
 /// Bounds that keep a slow or hostile client from costing more than it should.
@@ -211,13 +214,23 @@ fn answer(
     peer: SocketAddr,
     identity: Option<Identity>,
 ) -> impl Future<Output = Result<Response, Infallible>> + use<> {
-    let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+    let (head, body) = request.into_parts();
+    let (body, rest) = lend(body);
+    let mut request = http::Request::from_parts(head, body.map_err(Into::into).boxed_unsync());
     request.extensions_mut().insert(Peer(peer));
     if let Some(identity) = identity {
         request.extensions_mut().insert(identity);
     }
+    // Whoever waits to be told to go on has not sent anything, and is told the answer instead.
+    let waits = request.headers().contains_key(EXPECT) && request.version() < Version::HTTP_2;
     let answered = handler.handle(request);
-    async move { Ok(answered.await) }
+    async move {
+        let response = answered.await;
+        if !waits && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            rest.drain().await;
+        }
+        Ok(response)
+    }
 }
 
 fn report(result: hyper::Result<()>, peer: SocketAddr) {
