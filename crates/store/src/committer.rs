@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::disk::{Counters, Disk, Row, explain};
+use crate::health::Health;
 use crate::interface::{Durability, Entry, Error, Event, EventKind, Expect, Stamp};
 use crate::memory::Memory;
 
@@ -18,8 +19,10 @@ use crate::memory::Memory;
 const BATCH_MAX: usize = 1_024;
 /// Revisions that lazy writes may take before the file is told.
 const CEILING_STEP: u64 = 1_000;
-/// How long a disk that failed is left alone before it is tried again.
+/// How long a disk that failed is left alone before a write tries it again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// How soon a disk that failed is tried again when nobody writes.
+const PROBE_AFTER: Duration = Duration::from_secs(1);
 
 /// One write on its way.
 #[derive(Debug)]
@@ -47,9 +50,6 @@ struct Decided {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Events of a commit that failed: the file may hold them all the same.
-type Doubtful = Vec<Event>;
-
 pub(crate) struct Committer {
     memory: Arc<RwLock<Memory>>,
     disk: Disk,
@@ -59,17 +59,40 @@ pub(crate) struct Committer {
     /// As the file has it.
     ceiling: u64,
     /// Rows of lazy writes that are visible but not in the file, the latest of each key.
-    lazy: HashMap<Arc<str>, Option<Arc<Entry>>>,
+    lazy: HashMap<Arc<str>, Row>,
     flush_at: Option<Instant>,
-    doubtful: Doubtful,
-    failed: Option<(Instant, Error)>,
+    failed: Option<Failure>,
+    health: Health,
+}
+
+/// The disk did not take a commit.
+struct Failure {
+    at: Instant,
+    err: Error,
+    /// How large the commit was: the disk is well again when it takes as much.
+    bytes: usize,
 }
 
 impl Committer {
-    pub(crate) fn new(memory: Arc<RwLock<Memory>>, disk: Disk, stamp: Stamp, counters: Counters) -> Self {
+    pub(crate) fn new(
+        memory: Arc<RwLock<Memory>>,
+        disk: Disk,
+        stamp: Stamp,
+        counters: Counters,
+        health: Health,
+    ) -> Self {
         let (revision, ceiling) = (counters.revision.max(counters.ceiling), counters.ceiling);
-        let (lazy, doubtful) = (HashMap::new(), Vec::new());
-        Self { memory, disk, stamp, revision, ceiling, lazy, flush_at: None, doubtful, failed: None }
+        Self {
+            memory,
+            disk,
+            stamp,
+            revision,
+            ceiling,
+            lazy: HashMap::new(),
+            flush_at: None,
+            failed: None,
+            health,
+        }
     }
 
     /// Runs until the store is closed or dropped.
@@ -89,7 +112,7 @@ impl Committer {
                     let _ = reply.send(self.close());
                     return;
                 }
-                Err(RecvTimeoutError::Timeout) => self.flush_lazy(),
+                Err(RecvTimeoutError::Timeout) => self.wake(),
                 Err(RecvTimeoutError::Disconnected) => {
                     if let Err(err) = self.close() {
                         tracing::error!(%err, "the last writes are not on disk");
@@ -101,7 +124,8 @@ impl Committer {
     }
 
     fn next(&self, jobs: &Receiver<Job>) -> Result<Job, RecvTimeoutError> {
-        match self.flush_at {
+        let probe_at = self.failed.as_ref().map(|failure| failure.at + PROBE_AFTER);
+        match self.flush_at.into_iter().chain(probe_at).min() {
             Some(at) => jobs.recv_timeout(at.saturating_duration_since(Instant::now())),
             None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
         }
@@ -127,7 +151,10 @@ impl Committer {
             _ => self.write(decided.iter().map(|decided| row(&decided.event))),
         };
         match durable {
-            Ok(()) => self.publish_and_answer(decided),
+            Ok(()) => {
+                self.publish_and_answer(decided);
+                self.shrink();
+            }
             Err(err) => self.refuse(decided, first, &err),
         }
     }
@@ -178,22 +205,36 @@ impl Committer {
         Event { kind, entry: Arc::new(Entry::new(write.key, value, created, revision)), previous }
     }
 
-    /// One durable transaction of all lazy rows and these.
+    /// One durable commit of all lazy rows and these.
     fn write(&mut self, rows: impl Iterator<Item = Row>) -> Result<(), Error> {
         let mut latest = self.lazy.clone();
-        latest.extend(rows);
-        let rows: Vec<Row> = latest.into_iter().collect();
-        let ceiling = self.revision + CEILING_STEP;
-        let counters = Counters { revision: self.revision, ceiling };
-        self.disk.commit(rows.iter(), counters).map_err(explain)?;
+        latest.extend(rows.map(|row| (Arc::clone(&row.1.key), row)));
+        // Told to the file ahead of time and seldom: it costs a frame.
+        let near = self.revision + CEILING_STEP / 2 >= self.ceiling;
+        let ceiling = if near { self.revision + CEILING_STEP } else { self.ceiling };
+        if let Err(err) = self.disk.commit(latest.values(), ceiling) {
+            let bytes = latest.values().map(|(_, entry)| entry.weight()).sum();
+            return Err(self.failed(err, bytes));
+        }
         self.ceiling = ceiling;
         self.lazy.clear();
         self.flush_at = None;
         Ok(())
     }
 
+    fn failed(&mut self, err: std::io::Error, bytes: usize) -> Error {
+        let err = explain(err);
+        if self.failed.is_none() {
+            tracing::error!(%err, "the data directory takes no writes");
+        }
+        self.failed = Some(Failure { at: Instant::now(), err: err.clone(), bytes });
+        self.health.set(Err(err.clone()));
+        err
+    }
+
     fn postpone(&mut self, decided: &[Decided], within: Duration) {
-        self.lazy.extend(decided.iter().map(|decided| row(&decided.event)));
+        let rows = decided.iter().map(|decided| row(&decided.event));
+        self.lazy.extend(rows.map(|row| (Arc::clone(&row.1.key), row)));
         let Some(latest) = Instant::now().checked_add(within) else { return };
         self.flush_at = Some(self.flush_at.map_or(latest, |at| at.min(latest)));
     }
@@ -218,63 +259,70 @@ impl Committer {
         memory.wake(keys.iter().map(|key| &**key));
     }
 
+    /// The revisions are given out again: a file that may hold these writes all the same is not
+    /// read by anybody before it was written anew, without them.
     fn refuse(&mut self, decided: Vec<Decided>, first: u64, err: &Error) {
-        tracing::error!(%err, writes = decided.len(), "writes were not made durable");
+        tracing::debug!(%err, writes = decided.len(), "writes were not made durable");
         self.revision = first;
-        self.failed = Some((Instant::now(), err.clone()));
         for decided in decided {
             let _ = decided.reply.send(Err(err.clone()));
-            self.doubtful.push(decided.event);
         }
     }
 
-    /// Opens the file again after a failure, not too often. A failed commit may
-    /// have reached the disk after all (a sync that failed after the write): then
-    /// its writes are published now, so that memory and file stay one.
+    /// Sees that the disk takes writes; one that failed is tried again, not too often.
     fn ready(&mut self, now: Instant) -> Result<(), Error> {
-        if self.disk.is_open() {
-            return Ok(());
+        let Some(failure) = &self.failed else { return Ok(()) };
+        if now.saturating_duration_since(failure.at) < RETRY_AFTER {
+            return Err(failure.err.clone());
         }
-        if let Some((at, err)) = &self.failed
-            && now.saturating_duration_since(*at) < RETRY_AFTER
-        {
-            return Err(err.clone());
-        }
-        let counters = self.disk.reopen().map_err(explain).inspect_err(|err| {
-            self.failed = Some((now, err.clone()));
-        })?;
-        let doubtful = std::mem::take(&mut self.doubtful);
-        if let Some(last) = doubtful.last()
-            && last.entry.revision == counters.revision
-        {
-            self.revision = counters.revision;
-            self.lazy.clear();
-            self.publish(doubtful);
-        }
-        self.ceiling = counters.ceiling;
+        let bytes = failure.bytes;
+        let tried = if self.disk.is_trusted() { self.disk.probe(bytes) } else { self.rewrite() };
+        tried.map_err(|err| self.failed(err, bytes))?;
         self.failed = None;
+        self.health.set(Ok(()));
         tracing::info!(revision = self.revision, "the data directory takes writes again");
         Ok(())
     }
 
-    fn flush_lazy(&mut self) {
-        let written = self.ready(Instant::now()).and_then(|()| self.write(std::iter::empty()));
-        if let Err(err) = written {
-            tracing::warn!(%err, "heartbeats are not on disk yet");
-            self.failed = Some((Instant::now(), err));
-            self.flush_at = Some(Instant::now() + Duration::from_secs(1));
+    /// Writes the file anew from memory, lazy writes included.
+    fn rewrite(&mut self) -> std::io::Result<()> {
+        let entries = self.memory.read().unwrap_or_else(PoisonError::into_inner).entries();
+        let ceiling = self.revision + CEILING_STEP;
+        self.disk.rewrite(&entries, Counters { revision: self.revision, ceiling })?;
+        self.ceiling = ceiling;
+        self.lazy.clear();
+        self.flush_at = None;
+        Ok(())
+    }
+
+    /// A file that has grown beyond what it is worth is written anew between two commits. That it
+    /// failed is no harm yet: the old one goes on.
+    fn shrink(&mut self) {
+        if self.disk.is_outgrown()
+            && let Err(err) = self.rewrite()
+        {
+            tracing::warn!(%err, "the store's file could not be written anew");
+        }
+    }
+
+    /// Nobody wrote for a while: something is due.
+    fn wake(&mut self) {
+        let now = Instant::now();
+        let due = self.ready(now).is_ok() && self.flush_at.is_some_and(|at| at <= now);
+        if due && self.write(std::iter::empty()).is_err() {
+            self.flush_at = Some(now + PROBE_AFTER);
         }
     }
 
     /// Leaves the file so that the next open goes on with the next revision.
     fn close(&mut self) -> Result<(), Error> {
-        self.ready(Instant::now())?;
-        let rows: Vec<Row> = self.lazy.drain().collect();
-        if rows.is_empty() && self.ceiling == self.revision {
-            return Ok(());
+        if self.failed.is_some() {
+            self.ready(Instant::now() + RETRY_AFTER)?;
         }
-        let counters = Counters { revision: self.revision, ceiling: self.revision };
-        self.disk.commit(rows.iter(), counters).map_err(explain)
+        if !self.lazy.is_empty() {
+            self.write(std::iter::empty())?;
+        }
+        self.disk.close(self.revision).map_err(explain)
     }
 }
 
@@ -303,6 +351,5 @@ fn is_as_expected(write: &Write, current: Option<&Entry>) -> bool {
 }
 
 fn row(event: &Event) -> Row {
-    let entry = (event.kind == EventKind::Put).then(|| Arc::clone(&event.entry));
-    (Arc::clone(&event.entry.key), entry)
+    (event.kind, Arc::clone(&event.entry))
 }

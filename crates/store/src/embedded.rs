@@ -11,11 +11,15 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::committer::{Committer, Job, Write};
-use crate::disk::{Disk, Medium};
+use crate::disk::{Disk, InDirectory, Medium, Unreadable};
+use crate::frame::HeaderError;
+use crate::health::Health;
 use crate::interface::{Answer, Delete, Entry, Error, Event, Page, Put, Range, Stamp, Store, Watch};
 use crate::memory::{History, Memory};
+use crate::migrate;
 
-const FILE: &str = "store.redb";
+/// The file of a store within its directory.
+pub(crate) const FILE: &str = "store.log";
 const LOCK: &str = "lock";
 /// Writes that may wait for the committer. More wait in their own tasks.
 const QUEUE_MAX: usize = 4_096;
@@ -42,15 +46,54 @@ pub enum OpenError {
         #[source]
         err: io::Error,
     },
-    /// The file in it cannot be read.
-    #[error("failed to read the store in data directory {}", path.display())]
-    File {
-        /// The directory.
+    /// The file is not a store, or not one that this program knows.
+    #[error("{} is no store", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        err: HeaderError,
+    },
+    /// The file was a store, and is not as it was written.
+    #[error("{} is damaged at byte {at}{}; nothing was changed", path.display(), others(*places))]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where the first damaged part begins.
+        at: u64,
+        /// How many parts are damaged.
+        places: usize,
+    },
+    /// The file of the engine before this one cannot be read.
+    #[error("failed to read {}", path.display())]
+    Former {
+        /// The file.
         path: PathBuf,
         /// What the engine said.
         #[source]
         err: Box<redb::Error>,
     },
+}
+
+fn others(places: usize) -> String {
+    if places > 1 { format!(" and in {} more places", places - 1) } else { String::new() }
+}
+
+impl OpenError {
+    /// What is wrong with the file at `path`.
+    pub(crate) fn of(path: &Path, err: Unreadable) -> Self {
+        let path = path.to_owned();
+        match err {
+            Unreadable::Io(err) => OpenError::Directory { path, err },
+            Unreadable::Header(HeaderError::Damaged) => OpenError::Damaged { path, at: 0, places: 1 },
+            Unreadable::Header(err) => OpenError::Foreign { path, err },
+            Unreadable::Damaged(damage) => {
+                let at = damage.first().map_or(0, |first| first.bytes.start);
+                OpenError::Damaged { path, at, places: damage.len() }
+            }
+        }
+    }
 }
 
 /// The store of one directory.
@@ -60,6 +103,9 @@ pub struct Embedded {
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     queue: Arc<Semaphore>,
     committer: Mutex<Option<JoinHandle<()>>>,
+    health: Health,
+    /// Closed when the committer's thread ends.
+    ended: watch::Receiver<()>,
     /// Held as long as the store is open.
     lock: Mutex<Option<File>>,
 }
@@ -71,11 +117,9 @@ impl Embedded {
         fs::create_dir_all(directory).map_err(at)?;
         let lock = lock(directory)?;
         let path = directory.join(FILE);
-        // Opened here once so that a read-only directory is reported as such.
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(at)?;
-        let medium = move |builder: &redb::Builder| builder.create(&path);
-        let file = |err| OpenError::File { path: directory.to_owned(), err: Box::new(err) };
-        Self::open_medium(Box::new(medium), stamp, history, Some(lock)).map_err(file)
+        migrate::from_redb(directory, &path)?;
+        let medium = Box::new(InDirectory::new(path.clone()));
+        Self::open_medium(medium, stamp, history, Some(lock)).map_err(|err| OpenError::of(&path, err))
     }
 
     pub(crate) fn open_medium(
@@ -83,21 +127,36 @@ impl Embedded {
         stamp: Stamp,
         history: History,
         lock: Option<File>,
-    ) -> Result<Self, redb::Error> {
-        let disk = Disk::open(medium)?;
-        let (counters, entries) = disk.load()?;
+    ) -> Result<Self, Unreadable> {
+        let (disk, contents) = Disk::open(medium)?;
+        let counters = contents.counters;
         let revision = counters.revision.max(counters.ceiling);
-        let memory = Arc::new(RwLock::new(Memory::new(revision, entries.into_iter(), history)));
-        let committer = Committer::new(Arc::clone(&memory), disk, stamp, counters);
+        let memory = Arc::new(RwLock::new(Memory::new(revision, contents.entries.into_iter(), history)));
+        let health = Health::default();
+        let committer = Committer::new(Arc::clone(&memory), disk, stamp, counters, health.clone());
         let (jobs, queued) = mpsc::channel();
-        let thread = std::thread::Builder::new().name("store".into()).spawn(move || committer.run(&queued));
+        let (alive, ended) = watch::channel(());
+        let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
+            // Dropped however the thread ends.
+            let _alive = alive;
+            committer.run(&queued);
+        });
         Ok(Self {
             memory,
             jobs: Mutex::new(Some(jobs)),
             queue: Arc::new(Semaphore::new(QUEUE_MAX)),
             committer: Mutex::new(Some(thread?)),
+            health,
+            ended,
             lock: Mutex::new(lock),
         })
+    }
+
+    /// Waits until nothing is committed any more: after [`Store::close`], or because the committer
+    /// died, which whoever runs the store should take for the end of everything.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut ended = self.ended.clone();
+        async move { while ended.changed().await.is_ok() {} }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Memory> {
@@ -134,6 +193,13 @@ impl Drop for Embedded {
 impl Store for Embedded {
     fn revision(&self) -> u64 {
         self.read().revision()
+    }
+
+    fn health(&self) -> Result<(), Error> {
+        if self.ended.has_changed().is_err() {
+            return Err(Error::Closed);
+        }
+        self.health.get()
     }
 
     fn get(&self, key: &str) -> Answer<'_, Option<Arc<Entry>>> {
@@ -236,7 +302,7 @@ impl Watch for MemoryWatch {
 
 /// Takes the directory for this process. The lock is the kernel's and goes with
 /// the process; the number in the file is for the message only.
-fn lock(directory: &Path) -> Result<File, OpenError> {
+pub(crate) fn lock(directory: &Path) -> Result<File, OpenError> {
     let at = |err| OpenError::Directory { path: directory.to_owned(), err };
     let path = directory.join(LOCK);
     let mut file =

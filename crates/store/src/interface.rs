@@ -27,6 +27,10 @@ pub trait Store: Send + Sync + 'static {
     /// The revision of the last write that is visible.
     fn revision(&self) -> u64;
 
+    /// Whether writes are taken: the last commit reached the disk, and there is somebody to make
+    /// the next. Found out without a write by those who ask.
+    fn health(&self) -> Result<(), Error>;
+
     /// The latest state of a key.
     fn get(&self, key: &str) -> Answer<'_, Option<Arc<Entry>>>;
 

@@ -89,6 +89,11 @@ impl Memory {
         self.index.get(key)
     }
 
+    /// The latest state of every key, in order.
+    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
+        self.index.values().cloned().collect()
+    }
+
     /// Makes one write visible. Revisions come in order.
     pub(crate) fn publish(&mut self, event: Event, now: Instant) {
         let event = Arc::new(event);

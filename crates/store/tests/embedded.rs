@@ -49,7 +49,7 @@ fn lazy_writes_are_on_disk_after_close_and_after_their_time() {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         // A copy of the file is what a crash would leave.
-        std::fs::copy(directory.path().join("store.redb"), copy.path().join("store.redb")).expect("copied");
+        std::fs::copy(directory.path().join("store.log"), copy.path().join("store.log")).expect("copied");
         let crashed = Embedded::open(copy.path(), stamp, History::default());
         if crashed.is_ok_and(|store| block_on(store.get("/leases/a")).is_ok_and(|found| found.is_some())) {
             break;
