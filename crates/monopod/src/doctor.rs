@@ -55,11 +55,6 @@ fn examine() -> Vec<Finding> {
         needed("nft", sys::command::find("nft").is_some(), "install nftables: apt-get install nftables"),
         nftables(),
         needed("bridge and veth links", links(), "load the kernel modules: modprobe -a bridge veth"),
-        optional(
-            "iptables rules see bridged packets",
-            Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists(),
-            "modprobe br_netfilter, for Pods that reach themselves through a Service",
-        ),
         optional("no swap", no_swap(), "swapoff -a: memory limits count swap otherwise"),
     ]
 }

@@ -23,6 +23,7 @@ mod entry;
 mod failure;
 mod init;
 mod log;
+mod network;
 pub mod protocol;
 mod record;
 mod sandbox;

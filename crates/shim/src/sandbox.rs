@@ -1,16 +1,14 @@
 //! The namespaces that the shim holds for its Pod.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use sys::namespace::{self, Namespaces};
-use sys::netlink::{Link, Route, Veth};
+use sys::netlink::Link;
 use sys::process::{self, Forked, SingleThreaded};
 use sys::{Context, Result};
 
-use crate::protocol::{Interface, SandboxNetwork, SandboxSpec};
-
-/// The loopback of a network namespace has this number always.
-const LOOPBACK: u32 = 1;
+use crate::network;
+use crate::protocol::{SandboxNetwork, SandboxSpec};
 
 /// PID 1 of a shared PID namespace.
 #[derive(Debug)]
@@ -43,32 +41,9 @@ pub(crate) fn enter(spec: &SandboxSpec) -> Result<()> {
         rustix::system::sethostname(name.as_bytes()).attempt(|| format!("set host name {name}"))?;
     }
     if let SandboxNetwork::Own(interface) = &spec.network {
-        set_up_network(node.as_ref(), interface.as_ref())?;
+        network::set_up(node.as_ref(), interface.as_ref())?;
     }
     spec.sysctls.iter().try_for_each(|(name, value)| sys::sysctl::set(name, value))
-}
-
-fn set_up_network(node: Option<&Link>, interface: Option<&Interface>) -> Result<()> {
-    let pod = Link::open()?;
-    pod.set_up(LOOPBACK)?;
-    let (Some(node), Some(interface)) = (node, interface) else { return Ok(()) };
-    let own = namespace::open("/proc/self/ns/net")?;
-    let bridge = node.find(&interface.bridge)?;
-    node.make_veth(&Veth {
-        name: &interface.host_name,
-        master: bridge.index,
-        peer: &interface.name,
-        namespace: own.as_fd(),
-        mtu: interface.mtu,
-    })?;
-    node.set_hairpin(node.find(&interface.host_name)?.index)?;
-    let inner = pod.find(&interface.name)?.index;
-    pod.add_address(inner, interface.address, interface.prefix)?;
-    pod.set_up(inner)?;
-    match interface.gateway {
-        Some(gateway) => pod.add_route(&Route { to: None, via: Some(gateway), link: inner }),
-        None => Ok(()),
-    }
 }
 
 /// Makes the PID namespace that containers share, with its PID 1.

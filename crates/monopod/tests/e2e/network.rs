@@ -1,8 +1,12 @@
 //! Services, names and ports of the node, with real packets.
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::Instant;
+
+use sys::namespace::{self, Namespaces};
+use sys::netlink::{Link, Route, Veth};
 
 use crate::harness::Instance;
 
@@ -270,4 +274,85 @@ fn a_pod_is_stopped_only_after_its_endpoint_is_withdrawn() {
     }
     assert!(failed.is_empty(), "{} of {asked} failed: {failed:?}", failed.len());
     assert_eq!(curl(&format!("http://{address}")).as_deref(), Ok("hello from web-0"));
+}
+
+/// The rules of IP see bridged packets only where the module `br_netfilter` is loaded, and most hosts do not
+/// load it. What it does is a parameter of each network namespace, so the test has one of its own.
+#[test]
+fn services_and_host_ports_lead_to_pods_of_the_same_node_without_br_netfilter() {
+    in_a_host_of_its_own(|outer| {
+        let instance = Instance::start(&["testserver.tar", "busybox.tar"]);
+        instance.apply(WEB);
+        instance.apply(
+            r#"---
+{apiVersion: v1, kind: Pod, metadata: {name: ask}, spec: {terminationGracePeriodSeconds: 0,
+            containers: [{name: c, image: "busybox:1.36", command: [sleep, "3600"]}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: ported}, spec: {terminationGracePeriodSeconds: 1,
+            containers: [{name: c, image: "testserver:1", ports: [{containerPort: 8080, hostPort: 18080}]}]}}"#,
+        );
+        for pod in ["pod/web-0", "pod/web-1", "pod/ask", "pod/ported"] {
+            instance.wait("condition=Ready", pod);
+        }
+        let address = instance.field("service/web", "{.spec.clusterIP}");
+        both_answer(&instance, "by address from a Pod", || {
+            fetch(&instance, "web-0", &format!("http://{address}"))
+        });
+        both_answer(&instance, "by name from a Pod", || fetch(&instance, "ported", "http://web"));
+        let host_port = format!("http://{outer}:18080");
+        for asking in ["web-0", "ported"] {
+            let said = instance.eventually("a host port", || fetch(&instance, asking, &host_port));
+            assert_eq!(said, "hello from ported", "asked by {asking}");
+        }
+        // Each packet from Pod to Pod leaves the node's bridge as it came, and nobody is told of a shorter way.
+        let shell = |script: &str| instance.kubectl(&["exec", "ask", "--", "sh", "-c", script]).ok();
+        let request = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc {address} 80");
+        let said = shell(&format!("for i in 1 2 3 4 5 6 7 8; do {request}; done"));
+        assert_eq!(said.matches("hello from web-").count(), 8, "{said}");
+        assert_eq!(icmp(&shell("cat /proc/net/snmp"), "InRedirects"), 0);
+    });
+}
+
+/// Runs in a network namespace that plays a host with one interface, whose address is given, and the
+/// parameters that a host without `br_netfilter` has; in a mount namespace with a `/run` of its own too, where
+/// instances leave word for each other about the host's parameters.
+fn in_a_host_of_its_own(test: impl FnOnce(Ipv4Addr) + Send + 'static) {
+    let host = std::thread::spawn(move || {
+        namespace::unshare(Namespaces::NETWORK | Namespaces::MOUNT).expect("root may");
+        let private =
+            rustix::mount::MountPropagationFlags::REC | rustix::mount::MountPropagationFlags::PRIVATE;
+        rustix::mount::mount_change("/", private).expect("mounts are our own");
+        rustix::mount::mount("tmpfs", "/run", "tmpfs", rustix::mount::MountFlags::empty(), c"mode=755")
+            .expect("/run is our own");
+        let parameter = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+        if std::path::Path::new(parameter).exists() {
+            std::fs::write(parameter, "0").expect("the namespace is ours");
+        }
+        let links = Link::open().expect("a socket");
+        links.set_up(1).expect("loopback is up");
+        let own = namespace::open("/proc/thread-self/ns/net").expect("our namespace");
+        // Two ends in one namespace: what has a link has a carrier.
+        let (name, peer, namespace) = ("eth0", "eth1", own.as_fd());
+        let veth = Veth { name, master: 0, peer, namespace, peer_mac: [2, 0, 0, 0, 0, 1], mtu: 0 };
+        links.make_veth(&veth).expect("a veth pair");
+        links.set_up(links.find(peer).expect("made").index).expect("up");
+        let eth0 = links.find(name).expect("made").index;
+        let outer = Ipv4Addr::new(192, 0, 2, 7);
+        links.add_address(eth0, outer.into(), 24).expect("an address");
+        let via = Some([192, 0, 2, 1].into());
+        links.add_route(&Route { to: None, via, link: eth0 }).expect("a default route");
+        test(outer);
+    });
+    if let Err(panic) = host.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A counter of /proc/net/snmp.
+fn icmp(snmp: &str, name: &str) -> u64 {
+    let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Icmp: "));
+    let names = lines.next().expect("names").split(' ');
+    let values = lines.next().expect("values").split(' ');
+    let found = names.zip(values).find(|(candidate, _)| *candidate == name);
+    found.expect("the counter is there").1.parse().expect("a number")
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use sys::netlink::Link;
+use sys::netlink::{Ipv4Parameter, Link, mac_of};
 
 use super::Subnet;
 use super::ports::{HostPorts, Table, ruleset};
@@ -12,6 +12,20 @@ use crate::layout::Layout;
 
 /// Kernel parameters of the whole node that Pods need, and what they need them to be.
 const NODE_PARAMETERS: [(&str, &str); 1] = [("net.ipv4.ip_forward", "1")];
+
+/// Parameters of the bridge itself: Pods hold NET_RAW, and may send any packet. The kernel hears of a
+/// shorter way only from itself (the two Pods are on one link) and keeps it to itself: each packet
+/// passes here.
+const BRIDGE_PARAMETERS: [(Ipv4Parameter, u32); 4] = [
+    (Ipv4Parameter::AcceptRedirects, 0),
+    (Ipv4Parameter::SendRedirects, 0),
+    (Ipv4Parameter::AcceptSourceRoute, 0),
+    (Ipv4Parameter::ReversePathFilter, 1),
+];
+
+/// The same of IPv6, which Pods do not have: the node takes no router and no address from them.
+const BRIDGE_PARAMETERS_OF_IPV6: [(&str, &str); 3] =
+    [("accept_ra", "0"), ("autoconf", "0"), ("disable_ipv6", "1")];
 
 /// The name of a link of this node, other than the instance's own bridge, that has an address in
 /// the range: the range is another's. Asked before the first start with a default range.
@@ -55,18 +69,41 @@ impl Bridge {
         let failed = |e: sys::Error| Error::host(format!("failed to set up bridge {}", self.link_name()), e);
         let links = Link::open().map_err(failed)?;
         let index = links.make_bridge(self.link_name()).map_err(failed)?;
+        links.set_ipv4(index, &BRIDGE_PARAMETERS).map_err(failed)?;
+        self.refuse_ipv6().map_err(failed)?;
         // A bridge takes the lowest address of its ports and changes it with them, which would
         // leave every Pod with a stale neighbour: it gets one of its own, made from its name.
-        links.set_mac(index, self.mac()).map_err(failed)?;
+        links.set_mac(index, mac_of(self.table.pods.gateway().into())).map_err(failed)?;
         let gateway = IpAddr::V4(self.table.pods.gateway());
         links.add_address(index, gateway, self.table.pods.prefix()).map_err(failed)?;
+        links.set_up(index).map_err(failed)?;
         self.set_parameters()
     }
 
-    fn mac(&self) -> [u8; 6] {
-        let address = self.table.pods.gateway().octets();
-        // 0x0a: locally administered, unicast.
-        [0x0a, 0x58, address[0], address[1], address[2], address[3]]
+    /// A node without IPv6 has no such parameters.
+    fn refuse_ipv6(&self) -> sys::Result<()> {
+        for (name, value) in BRIDGE_PARAMETERS_OF_IPV6 {
+            match sys::sysctl::set(&format!("net/ipv6/conf/{}/{name}", self.link_name()), value) {
+                Ok(()) | Err(sys::Error { errno: sys::Errno::NOENT, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets where a Pod was. Who asks for it then learns that it is gone, instead of nothing.
+    pub(crate) fn forget(&self, address: IpAddr) -> sys::Result<()> {
+        let links = Link::open()?;
+        links.remove_neighbour(links.find(self.link_name())?.index, address)
+    }
+
+    /// Forgets all Pods but these: of others a killed daemon may have left word.
+    pub(crate) fn forget_all_but(&self, kept: &[IpAddr]) -> sys::Result<()> {
+        let links = Link::open()?;
+        let index = links.find(self.link_name())?.index;
+        let known = links.neighbours(index)?;
+        let mut gone = known.into_iter().filter(|address| !kept.contains(address));
+        gone.try_for_each(|address| links.remove_neighbour(index, address))
     }
 
     fn set_parameters(&self) -> Result<(), Error> {

@@ -1,9 +1,12 @@
 //! The Pod network of this node: a bridge, an address for each sandbox, ports of the node.
 //!
 //! ```text
-//!  sandbox: eth0 10.42.0.7/24 ── veth ──┐
-//!  sandbox: eth0 10.42.0.8/24 ── veth ──┼── bridge mp<instance> 10.42.0.1/24 ── node
+//!  sandbox: eth0 10.42.0.7/32 ── veth ──┐
+//!  sandbox: eth0 10.42.0.8/32 ── veth ──┼── bridge mp<instance> 10.42.0.1/24 ── node
 //! ```
+//!
+//! Sandboxes reach each other through the node, not across the bridge: what was translated on the way
+//! (Services, host ports) is translated back there, with `br_netfilter` and without.
 //!
 //! One nftables table of our own, `monopod-<instance>-ports`: it masquerades what leaves the
 //! Pod network and leads host ports to Pods. Services are the proxy's, in its own table.

@@ -41,12 +41,16 @@ pub(crate) fn ruleset(table: &Table, ports: &[HostPorts]) -> String {
     // `table …` before `delete` makes the first run not fail. The guard is the price of
     // route_localnet, which 127.0.0.1:<host port> needs: without it a Pod could reach what
     // listens on the node's loopback only. It runs before conntrack translates replies back.
+    // From Pod to Pod the way leads back out of the bridge, of which the kernel tells the sender
+    // as long as the parameter that all links share says so, whatever the bridge's own is.
     format!(
         "table ip {name}\n\
          delete table ip {name}\n\
          table ip {name} {{\n  \
            chain guard {{\n    type filter hook prerouting priority raw; policy accept;\n    \
              iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop\n  }}\n  \
+           chain redirects {{\n    type filter hook output priority raw; policy accept;\n    \
+             oifname \"{bridge}\" icmp type redirect drop\n  }}\n  \
            chain lead {{\n{lead}  }}\n  \
            chain arriving {{\n    type nat hook prerouting priority dstnat; policy accept;\n    \
              fib daddr type local jump lead\n  }}\n  \
@@ -101,6 +105,10 @@ table ip monopod-0123abcd-ports {
   chain guard {
     type filter hook prerouting priority raw; policy accept;
     iifname "mp0123abcd" ip daddr 127.0.0.0/8 drop
+  }
+  chain redirects {
+    type filter hook output priority raw; policy accept;
+    oifname "mp0123abcd" icmp type redirect drop
   }
   chain lead {
     tcp dport 8080 dnat to 10.42.0.5:80

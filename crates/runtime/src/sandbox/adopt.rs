@@ -6,6 +6,7 @@
 //! node can learn how they ended.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +57,10 @@ pub(crate) async fn adopt_all(inner: &Arc<Inner>) -> Result<(), Error> {
     // Links whose namespace something else keeps alive.
     let known: Vec<String> = inner.all().iter().map(|s| inner.layout.veth(s.id())).collect();
     inner.remove_links(&known);
+    let kept: Vec<_> = inner.all().iter().filter_map(|s| s.record.address.map(IpAddr::V4)).collect();
+    if let Err(error) = inner.bridge.forget_all_but(&kept) {
+        tracing::warn!(%error, "cannot forget the neighbours of Pods that are gone");
+    }
     Ok(())
 }
 

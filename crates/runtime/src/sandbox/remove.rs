@@ -97,11 +97,19 @@ async fn take_down(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Err
         disown_shim(&sandbox.directory)?;
         remove_cgroups(&inner, &sandbox)?;
         unmount_if_mounted(&sandbox.directory.join("shm"))?;
+        forget_neighbour(&inner, &sandbox);
         sandbox.note_taken_down();
         Ok(())
     })
     .await
     .map_err(|e| Error::host("failed to take the sandbox down", e))?
+}
+
+/// What is left over is replaced by the next Pod at the address.
+fn forget_neighbour(inner: &Inner, sandbox: &Sandbox) {
+    if let Some(Err(error)) = sandbox.record.address.map(|address| inner.bridge.forget(address.into())) {
+        tracing::warn!(%error, pod = %sandbox.pod_uid(), "cannot forget the neighbour of a Pod");
+    }
 }
 
 /// The Pod's group is shared with the sandbox that came after this one, if one did.

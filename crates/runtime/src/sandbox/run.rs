@@ -188,7 +188,8 @@ fn spec(inner: &Inner, sandbox: &Sandbox) -> SandboxSpec {
             host_name: inner.layout.veth(id),
             bridge: inner.bridge.link_name().into(),
             address: IpAddr::V4(*address),
-            prefix: subnet.prefix(),
+            // Nothing but the gateway is on the link: see the shim's network.
+            prefix: 32,
             gateway: Some(IpAddr::V4(subnet.gateway())),
             mtu: 0,
         })),

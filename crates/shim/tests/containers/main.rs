@@ -37,6 +37,7 @@ tests![
     lifecycle::containers_share_the_sandboxs_namespaces,
     lifecycle::a_shared_pid_namespace_has_the_reaper_as_pid_1,
     lifecycle::a_sandbox_has_its_network_when_open_returns,
+    lifecycle::a_pod_with_its_network_on_the_link_reaches_one_without_and_is_reached,
     lifecycle::limits_are_in_force,
     lifecycle::a_life_is_short,
     lifecycle::the_shim_is_small,

@@ -5,14 +5,19 @@
 //! make a veth pair between the two: the far end straight in its place, with its final name.
 //! Moving an end afterwards costs 15 to 50 ms of the kernel's time.
 
+mod message;
+
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with};
+use rustix::net::SocketFlags;
 
 use crate::{Context, Error, Result};
+use message::{
+    ACK, Builder, CREATE, DUMP, EXCL, REPLACE, Socket, address_of, family, next_attribute, octets, u16_at,
+    u32_at,
+};
 
 const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
@@ -21,17 +26,11 @@ const SETLINK: u16 = 19;
 const NEWADDR: u16 = 20;
 const GETADDR: u16 = 22;
 const NEWROUTE: u16 = 24;
+const NEWNEIGH: u16 = 28;
+const DELNEIGH: u16 = 29;
+const GETNEIGH: u16 = 30;
 
-const REQUEST: u16 = 0x1;
-const ACK: u16 = 0x4;
-const EXCL: u16 = 0x200;
-const CREATE: u16 = 0x400;
-const REPLACE: u16 = 0x100;
-const DUMP: u16 = 0x300;
 const NESTED: u16 = 0x8000;
-
-const MESSAGE_ERROR: u16 = 2;
-const MESSAGE_DONE: u16 = 3;
 
 const IFF_UP: u32 = 1;
 const IFLA_ADDRESS: u16 = 1;
@@ -40,11 +39,25 @@ const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_LEARNING: u16 = 8;
+const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
+const IFLA_INET_CONF: u16 = 1;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NUD_NOARP: u16 = 0x40;
+const NUD_PERMANENT: u16 = 0x80;
+const NTF_MASTER: u8 = 0x04;
+const FAMILY_INET: u16 = 2;
+const FAMILY_BRIDGE: u8 = 7;
+const FAMILY_INET6: u16 = 10;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
@@ -54,8 +67,32 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 
-/// Room for one answer: the kernel never makes a part of a dump larger than this.
-const ANSWER_MAX: usize = 32 << 10;
+/// A link-layer address.
+pub type Mac = [u8; 6];
+
+/// The link-layer address that belongs to a network address: whoever takes the address after
+/// another is found where the other was, whatever neighbours remember. Locally administered.
+pub fn mac_of(address: IpAddr) -> Mac {
+    let bytes = octets(address);
+    let mut mac = [0x0a, 0x58, 0, 0, 0, 0];
+    mac[2..].copy_from_slice(&bytes[bytes.len() - 4..]);
+    mac
+}
+
+/// Parameters of IPv4 that a link has for itself (`net.ipv4.conf.<link>.…`), by their numbers in
+/// messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Ipv4Parameter {
+    /// Believes who says that there is a shorter way.
+    AcceptRedirects = 4,
+    /// Tells senders that there is a shorter way.
+    SendRedirects = 6,
+    /// Takes packets only from where their senders are reached.
+    ReversePathFilter = 8,
+    /// Takes packets that say which way they want to go.
+    AcceptSourceRoute = 9,
+}
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +122,8 @@ pub struct Veth<'a> {
     pub peer: &'a str,
     /// Network namespace of the other end.
     pub namespace: BorrowedFd<'a>,
+    /// Link-layer address of the other end.
+    pub peer_mac: Mac,
     /// Largest packet of both; 0: the kernel's default.
     pub mtu: u32,
 }
@@ -100,70 +139,9 @@ pub struct Route {
     pub link: u32,
 }
 
-/// A message under construction.
-struct Builder(Vec<u8>);
-
-impl Builder {
-    fn new(kind: u16, flags: u16) -> Self {
-        let mut bytes = Vec::with_capacity(256);
-        bytes.extend([0; 4]);
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend((REQUEST | flags).to_ne_bytes());
-        bytes.extend([0; 8]);
-        Builder(bytes)
-    }
-
-    /// `struct ifinfomsg`
-    fn link(mut self, family: u8, index: u32, flags: u32, mask: u32) -> Self {
-        self.0.extend([family, 0, 0, 0]);
-        for word in [index, flags, mask] {
-            self.0.extend(word.to_ne_bytes());
-        }
-        self
-    }
-
-    fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
-        let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-        self.0.extend(length.to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-        self
-    }
-
-    fn number(self, kind: u16, value: u32) -> Self {
-        self.attribute(kind, &value.to_ne_bytes())
-    }
-
-    fn number_unless_0(self, kind: u16, value: u32) -> Self {
-        if value == 0 { self } else { self.number(kind, value) }
-    }
-
-    fn name(self, kind: u16, name: &str) -> Self {
-        let mut bytes = name.as_bytes().to_vec();
-        bytes.push(0);
-        self.attribute(kind, &bytes)
-    }
-
-    /// An attribute that holds others.
-    fn nest(mut self, kind: u16, inner: impl FnOnce(Self) -> Self) -> Self {
-        let start = self.0.len();
-        self = inner(self.attribute(kind, &[]));
-        let length = u16::try_from(self.0.len() - start).unwrap_or(u16::MAX);
-        self.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
-        self
-    }
-
-    fn finish(mut self) -> Vec<u8> {
-        let length = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
-        self.0[..4].copy_from_slice(&length.to_ne_bytes());
-        self.0
-    }
-}
-
 /// A socket for links, addresses and routes of the network namespace that it was opened in.
 #[derive(Debug)]
-pub struct Link(OwnedFd);
+pub struct Link(Socket);
 
 impl Link {
     /// Opens a socket in the calling thread's network namespace.
@@ -171,29 +149,24 @@ impl Link {
     /// # Errors
     /// Too many open files.
     pub fn open() -> Result<Self> {
-        // Without a protocol the family gives rtnetlink, its number 0.
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None);
-        socket.attempt(|| "open a netlink socket").map(Link)
+        Socket::open(None, SocketFlags::empty()).map(Link)
     }
 
-    /// Makes a bridge and sets it up; one that exists is fine. Gives its number.
+    /// Makes a bridge; one that exists is fine. Gives its number. A new one is down, so that it hears
+    /// nothing before its parameters are set.
     ///
     /// # Errors
     /// No permission, or the name belongs to something else.
     pub fn make_bridge(&self, name: &str) -> Result<u32> {
         let request = Builder::new(NEWLINK, ACK | CREATE | EXCL)
-            .link(0, 0, IFF_UP, IFF_UP)
+            .link(0, 0, 0, 0)
             .name(IFLA_IFNAME, name)
             .nest(IFLA_LINKINFO, |info| info.name(IFLA_INFO_KIND, "bridge"));
-        match self.ask(request) {
+        match self.0.ask(request) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno).attempt(|| format!("make bridge {name}")),
         }
-        let link = self.find(name)?;
-        if !link.up {
-            self.set_up(link.index)?;
-        }
-        Ok(link.index)
+        Ok(self.find(name)?.index)
     }
 
     /// Makes a veth pair, the end here up and a port of its bridge, the other in its namespace.
@@ -213,23 +186,114 @@ impl Link {
                         peer.link(0, 0, 0, 0)
                             .name(IFLA_IFNAME, veth.peer)
                             .number_unless_0(IFLA_MTU, veth.mtu)
+                            .attribute(IFLA_ADDRESS, &veth.peer_mac)
                             .number(IFLA_NET_NS_FD, namespace)
                     })
                 })
             });
-        self.ask(request).attempt(|| format!("make veth {}", veth.name))
+        self.0.ask(request).attempt(|| format!("make veth {}", veth.name))
     }
 
-    /// Lets a bridge send frames back out of the port that they came in by: a Pod reaches itself
-    /// through a Service or a port of the node.
+    /// Makes a port of a bridge lead to one station, whose link-layer address is told and not learnt:
+    /// frames with a forged sender take nobody's place, and frames for nobody do not come by.
+    ///
+    /// The bridge may also send a frame back out of the port that it came in by, which it does where
+    /// bridged packets meet the rules of IP (`br_netfilter`) and a Pod reaches itself through a Service.
     ///
     /// # Errors
     /// The link is not a port of a bridge.
-    pub fn set_hairpin(&self, index: u32) -> Result<()> {
-        let request = Builder::new(SETLINK, ACK)
-            .link(u8::try_from(libc::AF_BRIDGE).unwrap_or(7), index, 0, 0)
-            .nest(IFLA_PROTINFO | NESTED, |port| port.attribute(IFLA_BRPORT_MODE, &[1]));
-        self.ask(request).attempt(|| format!("set hairpin of link {index}"))
+    pub fn lead_port_to(&self, port: u32, station: Mac) -> Result<()> {
+        let request = Builder::new(SETLINK, ACK).link(FAMILY_BRIDGE, port, 0, 0).nest(
+            IFLA_PROTINFO | NESTED,
+            |options| {
+                options
+                    .attribute(IFLA_BRPORT_MODE, &[1])
+                    .attribute(IFLA_BRPORT_LEARNING, &[0])
+                    .attribute(IFLA_BRPORT_UNICAST_FLOOD, &[0])
+            },
+        );
+        self.0.ask(request).attempt(|| format!("set up bridge port {port}"))?;
+        let request = Builder::new(NEWNEIGH, ACK | CREATE | REPLACE)
+            .header(&neighbour_header(FAMILY_BRIDGE, port, NUD_NOARP, NTF_MASTER))
+            .attribute(NDA_LLADDR, &station);
+        self.0.ask(request).attempt(|| format!("lead bridge port {port} to its station"))
+    }
+
+    /// Keeps a link from giving itself an IPv6 address: it is a port, and those of its bridge count.
+    /// Fine where there is no IPv6.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn set_no_ipv6_address(&self, index: u32) -> Result<()> {
+        let request = Builder::new(SETLINK, ACK).link(0, index, 0, 0).nest(IFLA_AF_SPEC, |families| {
+            families.nest(FAMILY_INET6, |inet6| {
+                inet6.attribute(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE])
+            })
+        });
+        match self.0.ask(request) {
+            Ok(()) | Err(Errno::AFNOSUPPORT) => Ok(()),
+            Err(errno) => Err(errno).attempt(|| format!("keep link {index} from an IPv6 address")),
+        }
+    }
+
+    /// Sets parameters of a link, all at once.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn set_ipv4(&self, index: u32, parameters: &[(Ipv4Parameter, u32)]) -> Result<()> {
+        let request = Builder::new(SETLINK, ACK).link(0, index, 0, 0).nest(IFLA_AF_SPEC, |families| {
+            families.nest(FAMILY_INET, |inet| {
+                inet.nest(IFLA_INET_CONF, |all| {
+                    parameters.iter().fold(all, |all, (name, value)| all.number(*name as u16, *value))
+                })
+            })
+        });
+        self.0.ask(request).attempt(|| format!("set parameters of link {index}"))
+    }
+
+    /// Says for good which link-layer address a neighbour has: nobody is asked, and nobody is believed
+    /// who says otherwise. One that is there is replaced.
+    ///
+    /// # Errors
+    /// The link is gone.
+    pub fn set_neighbour(&self, link: u32, address: IpAddr, mac: Mac) -> Result<()> {
+        let request = Builder::new(NEWNEIGH, ACK | CREATE | REPLACE)
+            .header(&neighbour_header(family(address), link, NUD_PERMANENT, 0))
+            .attribute(NDA_DST, &octets(address))
+            .attribute(NDA_LLADDR, &mac);
+        self.0.ask(request).attempt(|| format!("set neighbour {address}"))
+    }
+
+    /// Forgets what [`Link::set_neighbour`] said. One that is not there is fine.
+    ///
+    /// # Errors
+    /// The link is gone.
+    pub fn remove_neighbour(&self, link: u32, address: IpAddr) -> Result<()> {
+        let request = Builder::new(DELNEIGH, ACK)
+            .header(&neighbour_header(family(address), link, 0, 0))
+            .attribute(NDA_DST, &octets(address));
+        match self.0.ask(request) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno).attempt(|| format!("remove neighbour {address}")),
+        }
+    }
+
+    /// The neighbours of a link that were set for good.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn neighbours(&self, link: u32) -> Result<Vec<IpAddr>> {
+        let mut found = Vec::new();
+        let request = Builder::new(GETNEIGH, DUMP).header(&neighbour_header(0, 0, 0, 0));
+        self.0
+            .talk(request, |kind, body| {
+                let ours = kind == NEWNEIGH
+                    && u32_at(body, 4) == Some(link)
+                    && u16_at(body, 8).is_some_and(|state| state & NUD_PERMANENT != 0);
+                found.extend(ours.then(|| destination(body)).flatten());
+            })
+            .attempt(|| "list neighbours")?;
+        Ok(found)
     }
 
     /// Sets a link up.
@@ -238,7 +302,7 @@ impl Link {
     /// It is gone.
     pub fn set_up(&self, index: u32) -> Result<()> {
         let request = Builder::new(SETLINK, ACK).link(0, index, IFF_UP, IFF_UP);
-        self.ask(request).attempt(|| format!("set link {index} up"))
+        self.0.ask(request).attempt(|| format!("set link {index} up"))
     }
 
     /// Gives a link a fixed link-layer address. A bridge takes the lowest of its ports' unless
@@ -246,9 +310,9 @@ impl Link {
     ///
     /// # Errors
     /// It is gone or has no such addresses.
-    pub fn set_mac(&self, index: u32, mac: [u8; 6]) -> Result<()> {
+    pub fn set_mac(&self, index: u32, mac: Mac) -> Result<()> {
         let request = Builder::new(SETLINK, ACK).link(0, index, 0, 0).attribute(IFLA_ADDRESS, &mac);
-        self.ask(request).attempt(|| format!("set address of link {index}"))
+        self.0.ask(request).attempt(|| format!("set address of link {index}"))
     }
 
     /// Removes a link and, of a veth pair, its peer. One that is gone is fine.
@@ -257,7 +321,7 @@ impl Link {
     /// No permission.
     pub fn remove(&self, name: &str) -> Result<()> {
         let request = Builder::new(DELLINK, ACK).link(0, 0, 0, 0).name(IFLA_IFNAME, name);
-        match self.ask(request) {
+        match self.0.ask(request) {
             Ok(()) | Err(Errno::NODEV) => Ok(()),
             Err(errno) => Err(errno).attempt(|| format!("remove link {name}")),
         }
@@ -271,12 +335,13 @@ impl Link {
         let attempt = || format!("find link {name}");
         let request = Builder::new(GETLINK, 0).link(0, 0, 0, 0).name(IFLA_IFNAME, name);
         let mut found = None;
-        self.talk(request, |kind, body| {
-            if kind == NEWLINK {
-                found = parse_link(body);
-            }
-        })
-        .attempt(attempt)?;
+        self.0
+            .talk(request, |kind, body| {
+                if kind == NEWLINK {
+                    found = parse_link(body);
+                }
+            })
+            .attempt(attempt)?;
         found.ok_or_else(|| Error::new(attempt(), Errno::NODEV))
     }
 
@@ -286,12 +351,13 @@ impl Link {
     /// None in practice.
     pub fn list(&self) -> Result<Vec<LinkInfo>> {
         let mut links = Vec::new();
-        self.talk(Builder::new(GETLINK, DUMP).link(0, 0, 0, 0), |kind, body| {
-            if kind == NEWLINK {
-                links.extend(parse_link(body));
-            }
-        })
-        .attempt(|| "list links")?;
+        self.0
+            .talk(Builder::new(GETLINK, DUMP).link(0, 0, 0, 0), |kind, body| {
+                if kind == NEWLINK {
+                    links.extend(parse_link(body));
+                }
+            })
+            .attempt(|| "list links")?;
         Ok(links)
     }
 
@@ -302,8 +368,7 @@ impl Link {
     pub fn add_address(&self, link: u32, address: IpAddr, prefix: u8) -> Result<()> {
         let bytes = octets(address);
         let mut request = Builder::new(NEWADDR, ACK | CREATE | REPLACE);
-        request.0.extend([family(address), prefix, 0, 0]);
-        request.0.extend(link.to_ne_bytes());
+        request = request.header(&[family(address), prefix, 0, 0]).header(&link.to_ne_bytes());
         request = request.attribute(IFA_LOCAL, &bytes).attribute(IFA_ADDRESS, &bytes);
         request = match address {
             IpAddr::V4(v4) if prefix < 31 => {
@@ -314,7 +379,7 @@ impl Link {
             IpAddr::V6(_) => request.number(IFA_FLAGS, IFA_F_NODAD),
             IpAddr::V4(_) => request,
         };
-        self.ask(request).attempt(|| format!("add address {address}/{prefix}"))
+        self.0.ask(request).attempt(|| format!("add address {address}/{prefix}"))
     }
 
     /// All addresses: number of the link, address, length of its prefix.
@@ -322,15 +387,15 @@ impl Link {
     /// # Errors
     /// None in practice.
     pub fn addresses(&self) -> Result<Vec<(u32, IpAddr, u8)>> {
-        let mut request = Builder::new(GETADDR, DUMP);
-        request.0.extend([0; 8]);
+        let request = Builder::new(GETADDR, DUMP).header(&[0; 8]);
         let mut found = Vec::new();
-        self.talk(request, |kind, body| {
-            if kind == NEWADDR {
-                found.extend(parse_address(body));
-            }
-        })
-        .attempt(|| "list addresses")?;
+        self.0
+            .talk(request, |kind, body| {
+                if kind == NEWADDR {
+                    found.extend(parse_address(body));
+                }
+            })
+            .attempt(|| "list addresses")?;
         Ok(found)
     }
 
@@ -346,9 +411,9 @@ impl Link {
         let sample = route.via.or(route.to.map(|(address, _)| address)).unwrap_or(IpAddr::from([0, 0, 0, 0]));
         let prefix = route.to.map_or(0, |(_, prefix)| prefix);
         let scope = if route.via.is_none() { SCOPE_LINK } else { 0 };
-        let mut request = Builder::new(NEWROUTE, ACK | CREATE | REPLACE);
-        request.0.extend([family(sample), prefix, 0, 0, TABLE_MAIN, PROTOCOL_STATIC, scope, UNICAST]);
-        request.0.extend([0; 4]);
+        let mut request = Builder::new(NEWROUTE, ACK | CREATE | REPLACE)
+            .header(&[family(sample), prefix, 0, 0, TABLE_MAIN, PROTOCOL_STATIC, scope, UNICAST])
+            .header(&[0; 4]);
         if let Some((to, _)) = route.to {
             request = request.attribute(RTA_DST, &octets(to));
         }
@@ -356,63 +421,29 @@ impl Link {
             request = request.attribute(RTA_GATEWAY, &octets(via));
         }
         request = request.number(RTA_OIF, route.link);
-        self.ask(request).attempt(|| format!("add route via {:?}", route.via))
+        self.0.ask(request).attempt(|| format!("add route via {:?}", route.via))
     }
+}
 
-    /// Sends a request that is answered by yes or no.
-    fn ask(&self, request: Builder) -> std::result::Result<(), Errno> {
-        self.talk(request, |_, _| {})
-    }
+/// `struct ndmsg`
+fn neighbour_header(family: u8, link: u32, state: u16, flags: u8) -> [u8; 12] {
+    let mut header = [0; 12];
+    header[0] = family;
+    header[4..8].copy_from_slice(&link.to_ne_bytes());
+    header[8..10].copy_from_slice(&state.to_ne_bytes());
+    header[10] = flags;
+    header
+}
 
-    /// Sends a request and shows each message of the answer.
-    fn talk(&self, request: Builder, mut see: impl FnMut(u16, &[u8])) -> std::result::Result<(), Errno> {
-        let kernel = SocketAddrNetlink::new(0, 0);
-        sendto(self.0.as_fd(), &request.finish(), SendFlags::empty(), &kernel)?;
-        let mut bytes = vec![0; ANSWER_MAX];
-        loop {
-            let got = rustix::io::retry_on_intr(|| recv(self.0.as_fd(), &mut bytes[..], RecvFlags::empty()))?;
-            let mut rest = &bytes[..got.0];
-            while let Some(message) = next_message(&mut rest) {
-                match message.kind {
-                    MESSAGE_DONE => return Ok(()),
-                    MESSAGE_ERROR => return error_of(message.body),
-                    kind => see(kind, message.body),
-                }
-                // A single answer without ACK has no end mark.
-                if !message.multiple && request_is_single(message.kind) {
-                    return Ok(());
-                }
-            }
+/// The network address of a neighbour.
+fn destination(body: &[u8]) -> Option<IpAddr> {
+    let mut rest = body.get(12..)?;
+    while let Some((kind, value)) = next_attribute(&mut rest) {
+        if kind == NDA_DST {
+            return address_of(value);
         }
     }
-}
-
-/// A GETLINK by name is answered by one NEWLINK.
-fn request_is_single(kind: u16) -> bool {
-    kind == NEWLINK
-}
-
-struct Message<'a> {
-    kind: u16,
-    multiple: bool,
-    body: &'a [u8],
-}
-
-/// Takes a message off the front.
-fn next_message<'a>(rest: &mut &'a [u8]) -> Option<Message<'a>> {
-    let length = u32_at(rest, 0)? as usize;
-    let message = rest.get(..length).filter(|message| message.len() >= 16)?;
-    let (kind, flags) = (u16_at(message, 4)?, u16_at(message, 6)?);
-    *rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-    Some(Message { kind, multiple: flags & 2 != 0, body: &message[16..] })
-}
-
-/// The body of an error message begins with the negative error number; 0 is an acknowledgement.
-fn error_of(body: &[u8]) -> std::result::Result<(), Errno> {
-    match u32_at(body, 0).unwrap_or(0).cast_signed() {
-        0 => Ok(()),
-        negative => Err(Errno::from_raw_os_error(-negative)),
-    }
+    None
 }
 
 fn parse_link(body: &[u8]) -> Option<LinkInfo> {
@@ -452,43 +483,10 @@ fn parse_address(body: &[u8]) -> Option<(u32, IpAddr, u8)> {
     Some((link, found?, prefix))
 }
 
-fn next_attribute<'a>(rest: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
-    let length = usize::from(u16_at(rest, 0)?);
-    let value = rest.get(4..length)?;
-    let kind = u16_at(rest, 2)? & 0x3fff;
-    *rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-    Some((kind, value))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|chunk| u32::from_ne_bytes(*chunk))
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().map(|chunk| u16::from_ne_bytes(*chunk))
-}
-
-fn family(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 2 } else { 10 }
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
-}
-
-fn address_of(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => bytes.first_chunk::<4>().map(|four| IpAddr::from(*four)),
-        16 => bytes.first_chunk::<16>().map(|sixteen| IpAddr::from(*sixteen)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
     use crate::namespace::{self, Namespaces};
 
@@ -515,21 +513,38 @@ mod tests {
             assert_eq!(node.make_bridge("br-test").unwrap(), bridge, "a second time it is found");
             let gateway: IpAddr = [10, 9, 0, 1].into();
             node.add_address(bridge, gateway, 24).unwrap();
+            node.set_up(bridge).unwrap();
             namespace::unshare(Namespaces::NETWORK).unwrap();
             let own = namespace::open("/proc/thread-self/ns/net").unwrap();
-            let veth =
-                Veth { name: "veth-test", master: bridge, peer: "eth0", namespace: own.as_fd(), mtu: 1400 };
+            let (address, peer_mac) = (IpAddr::from([10, 9, 0, 2]), mac_of([10, 9, 0, 2].into()));
+            let (name, peer, namespace) = ("veth-test", "eth0", own.as_fd());
+            let veth = Veth { name, master: bridge, peer, namespace, peer_mac, mtu: 1400 };
             node.make_veth(&veth).unwrap();
             let outer = node.find("veth-test").unwrap();
             assert_eq!((outer.up, outer.master, outer.mtu), (true, bridge, 1400));
-            node.set_hairpin(outer.index).unwrap();
+            node.lead_port_to(outer.index, peer_mac).unwrap();
+            node.set_no_ipv6_address(outer.index).unwrap();
+            node.set_neighbour(bridge, address, peer_mac).unwrap();
+            assert_eq!(node.neighbours(bridge).unwrap(), [address]);
+            node.remove_neighbour(bridge, address).unwrap();
+            node.remove_neighbour(bridge, address).unwrap();
+            assert_eq!(node.neighbours(bridge).unwrap(), [] as [IpAddr; 0]);
             let pod = Link::open().unwrap();
             let eth0 = pod.find("eth0").unwrap();
+            assert_eq!(eth0.mac, [0x0a, 0x58, 10, 9, 0, 2]);
+            pod.set_ipv4(
+                eth0.index,
+                &[(Ipv4Parameter::SendRedirects, 0), (Ipv4Parameter::AcceptSourceRoute, 0)],
+            )
+            .unwrap();
+            assert_eq!(crate::sysctl::get("net.ipv4.conf.eth0.send_redirects").unwrap(), "0");
+            assert_eq!(crate::sysctl::get("net.ipv4.conf.lo.send_redirects").unwrap(), "1", "no other's");
             pod.set_up(1).unwrap();
-            pod.add_address(eth0.index, [10, 9, 0, 2].into(), 24).unwrap();
+            pod.add_address(eth0.index, address, 32).unwrap();
             pod.set_up(eth0.index).unwrap();
+            pod.add_route(&Route { to: Some((gateway, 32)), via: None, link: eth0.index }).unwrap();
             pod.add_route(&Route { to: None, via: Some(gateway), link: eth0.index }).unwrap();
-            assert!(pod.addresses().unwrap().contains(&(eth0.index, [10, 9, 0, 2].into(), 24)));
+            assert!(pod.addresses().unwrap().contains(&(eth0.index, address, 32)));
             node.remove("veth-test").unwrap();
             node.remove("veth-test").unwrap();
             assert_eq!(pod.find("eth0").unwrap_err().errno, Errno::NODEV);
