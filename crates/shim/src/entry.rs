@@ -56,6 +56,9 @@ fn last_words(directory: &Path, failure: &Failure) {
 fn run(directory: &Path) -> Result<(), Failure> {
     let proof = SingleThreaded::prove()?;
     process::set_name(c"monopod-shim");
+    // Nor are its children: what becomes a container's process must not be looked into by others
+    // of the Pod while it may still do more than they.
+    process::forbid_inspection();
     let start = take_start_connection()?;
     // Not of the daemon's session: its terminal's signals are not ours. A shim started by hand
     // as the leader of a group is one already.
@@ -132,7 +135,7 @@ fn open(proof: SingleThreaded, directory: &Path, spec: &SandboxSpec) -> Result<S
         group.attach(rustix::process::getpid().as_raw_nonzero().get())?;
     }
     sandbox::enter(spec)?;
-    let reaper = if spec.shared_pid { Some(sandbox::make_reaper(&proof)?) } else { None };
+    let reaper = if spec.shared_pid { Some(crate::reaper::make(&proof, directory)?) } else { None };
     // Only the first is acted on. The others end a process that does not expect them; a shim
     // ends when its sandbox does.
     let signals = process::signal_descriptor(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;

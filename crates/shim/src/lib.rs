@@ -25,6 +25,7 @@ mod init;
 mod log;
 mod network;
 pub mod protocol;
+mod reaper;
 mod record;
 mod sandbox;
 mod server;

@@ -4,7 +4,6 @@ use std::os::fd::OwnedFd;
 
 use sys::namespace::{self, Namespaces};
 use sys::netlink::Link;
-use sys::process::{self, Forked, SingleThreaded};
 use sys::{Context, Result};
 
 use crate::network;
@@ -15,6 +14,8 @@ use crate::protocol::{SandboxNetwork, SandboxSpec};
 pub(crate) struct Reaper {
     pub(crate) pid: i32,
     pub(crate) pidfd: OwnedFd,
+    /// A mount namespace without processes, whose /proc shows that PID namespace.
+    pub(crate) mounts: OwnedFd,
 }
 
 /// Leaves the node's namespaces for fresh ones, as the specification says, and sets them up.
@@ -44,18 +45,4 @@ pub(crate) fn enter(spec: &SandboxSpec) -> Result<()> {
         network::set_up(node.as_ref(), interface.as_ref())?;
     }
     spec.sysctls.iter().try_for_each(|(name, value)| sys::sysctl::set(name, value))
-}
-
-/// Makes the PID namespace that containers share, with its PID 1.
-pub(crate) fn make_reaper(proof: &SingleThreaded) -> Result<Reaper> {
-    match process::fork(proof, Namespaces::PID, None)? {
-        Forked::Parent { pid, pidfd } => Ok(Reaper { pid, pidfd }),
-        Forked::Child => {
-            process::set_name(c"monopod-pause");
-            let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-            process::close_all_but(&[]);
-            process::reset_signals();
-            process::live_as_reaper()
-        }
-    }
 }

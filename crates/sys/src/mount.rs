@@ -21,6 +21,9 @@ use crate::{Context, Error, Result};
 #[derive(Debug)]
 pub struct Detached(OwnedFd);
 
+/// Number of the root directory of each procfs.
+const PROC_ROOT: u64 = 1;
+
 /// How mounts made later travel between this mount and its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Propagation {
@@ -102,6 +105,32 @@ impl Detached {
             flags |= OpenTreeFlags::AT_RECURSIVE;
         }
         open_tree(CWD, path, flags).on("bind", path).map(Detached)
+    }
+
+    /// A copy of the mount that a file was opened on, with that file as its root.
+    ///
+    /// # Errors
+    /// The mount is not one of this mount namespace.
+    pub fn bind_opened(file: BorrowedFd<'_>) -> Result<Self> {
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        open_tree(file, "", flags).attempt(|| "bind an opened file").map(Detached)
+    }
+
+    /// A copy of the procfs at /proc of this mount namespace, without what covers parts of it.
+    ///
+    /// # Errors
+    /// Something else is there.
+    pub fn proc_from_here() -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = openat2(CWD, "/proc", flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+        let opened = opened.on("open", "/proc")?;
+        let kind = rustix::fs::fstatfs(&opened).on("look at", "/proc")?.f_type;
+        let root = fstat(&opened).on("look at", "/proc")?.st_ino == PROC_ROOT;
+        if !root || kind != rustix::fs::PROC_SUPER_MAGIC {
+            return Err(Error::new("find a procfs at /proc", Errno::NODEV));
+        }
+        Self::bind_opened(opened.as_fd())
     }
 
     /// A fresh file system of a kind (`proc`, `sysfs`, `tmpfs`, `mqueue`, `devpts`, `cgroup2`);
@@ -393,6 +422,28 @@ fn make_directory(at: &OwnedFd, name: &std::ffi::OsStr) -> std::result::Result<O
 pub fn make_device(path: &Path, kind: FileType, mode: u32, device: u64) -> Result<()> {
     let mode = Mode::from_raw_mode(mode);
     rustix::fs::mknodat(CWD, path, kind, mode, device).on("mknod", path)
+}
+
+/// A null device that nobody else has: whoever has it open as root changes its mode for himself
+/// alone. Where no node can be made it is the one at /dev/null.
+///
+/// # Errors
+/// There is none there either.
+pub fn null_device() -> Result<OwnedFd> {
+    own_null_device().or_else(|_| {
+        rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).on("open", "/dev/null")
+    })
+}
+
+fn own_null_device() -> Result<OwnedFd> {
+    let options = [("size", "4k"), ("nr_inodes", "2"), ("mode", "500")];
+    let place = Detached::new("tmpfs", &options, Attributes::NOSUID.and(Attributes::NOEXEC))?;
+    let (kind, device) = (FileType::CharacterDevice, rustix::fs::makedev(1, 3));
+    let attempt = || "make a null device";
+    rustix::fs::mknodat(&place.0, "null", kind, Mode::from_raw_mode(0o666), device).attempt(attempt)?;
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    // The file keeps what it is on when the mount goes.
+    rustix::fs::openat(&place.0, "null", flags, Mode::empty()).attempt(attempt)
 }
 
 /// A path as the kernel takes it.

@@ -75,6 +75,20 @@ pub fn enter(namespace: BorrowedFd<'_>) -> Result<()> {
     rustix::thread::move_into_link_name_space(namespace, None).attempt(|| "setns")
 }
 
+/// Runs a function among the mounts of another namespace, given by its file or by a process in it,
+/// and comes back. The working directory and the root are this namespace's afterwards.
+///
+/// # Errors
+/// It cannot be joined, or the function fails.
+pub fn among_mounts<T>(there: BorrowedFd<'_>, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let here = open("/proc/self/ns/mnt")?;
+    rustix::thread::move_into_link_name_space(there, Some(LinkNameSpaceType::Mount))
+        .attempt(|| "join mount namespace")?;
+    let result = run();
+    enter(here.as_fd())?;
+    result
+}
+
 /// Opens a namespace file, such as `/proc/<pid>/ns/net`.
 ///
 /// # Errors

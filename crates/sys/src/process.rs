@@ -101,6 +101,40 @@ pub fn fork(
     }
 }
 
+/// Makes a child of this process's parent, where [`crate::namespace::enter_of_process`] has told
+/// children to be born. The parent reaps it, and may outlive this process.
+///
+/// # Errors
+/// The kernel refuses: limits of processes, or a system call filter.
+pub fn fork_beside(_proof: &SingleThreaded) -> Result<Forked> {
+    let mut pidfd: libc::c_int = -1;
+    // Not clone3: filters of containers refuse it, and this is a child that has one already. With
+    // CLONE_PIDFD the descriptor is put where the parent's copy of the number would be.
+    // SAFETY: without CLONE_VM and a stack the child runs on a copy of this memory, as after
+    // fork(2); `pidfd` lives across the call; the places for numbers and thread storage are not
+    // asked for. The proof says that no other thread exists, so no lock is left held in the child.
+    let answer = unsafe { libc::syscall(libc::SYS_clone, BESIDE, 0, &raw mut pidfd, 0, 0) };
+    match check(answer).attempt(|| "clone")? {
+        0 => Ok(Forked::Child),
+        // SAFETY: the kernel has put a new descriptor there for us; nobody else has it.
+        pid => Ok(Forked::Parent { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+    }
+}
+
+/// The flags of [`fork_beside`], the first argument of its clone(2).
+pub const BESIDE: u64 = (libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD) as u64;
+
+/// The number of a child that has not been waited for; `None` when the descriptor is that of
+/// another process, or of none.
+pub fn number_of_child(process: BorrowedFd<'_>) -> Option<i32> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(process), look)).ok()?;
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).ok()?;
+    let number = text.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    number.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
 /// Replaces the program; returns only if that fails.
 pub fn exec(path: &CStr, arguments: &[CString], environment: &[CString]) -> Errno {
     let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
@@ -150,11 +184,16 @@ impl From<WaitStatus> for Ending {
     }
 }
 
-/// The next child that has ended, if one has.
-pub fn reap() -> Option<(i32, Ending)> {
-    let ended = rustix::io::retry_on_intr(|| rustix::process::wait(WaitOptions::NOHANG));
-    let (pid, status) = ended.ok()??;
-    Some((pid.as_raw_nonzero().get(), status.into()))
+/// The number of a child that has ended, if one has; it is left to be waited for.
+pub fn next_ended() -> Option<i32> {
+    let mut found: MaybeUninit<libc::siginfo_t> = MaybeUninit::zeroed();
+    let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the kernel fills the structure, which all zeros are a valid value of, or leaves it.
+    let (answer, pid) = unsafe {
+        let answer = libc::waitid(libc::P_ALL, 0, found.as_mut_ptr(), look);
+        (answer, found.assume_init().si_pid())
+    };
+    (answer == 0 && pid > 0).then_some(pid)
 }
 
 /// Sends a signal to the process behind a descriptor: never to another that got its number.
@@ -294,16 +333,27 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) {
     }
 }
 
-/// Lives as PID 1 of a PID namespace: the kernel reaps orphans by itself, because this ignores
-/// SIGCHLD; every other signal has no effect on a PID 1 without handlers.
-pub fn live_as_reaper() -> ! {
-    // SAFETY: SIG_IGN is a valid action; pause has no preconditions.
-    unsafe {
-        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
-        loop {
-            libc::pause();
-        }
+/// Lets the kernel reap children by itself, those too that this process inherits as PID 1.
+pub fn ignore_children() {
+    // SAFETY: SIG_IGN is a valid action.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Waits for signals for ever. Those without a handler have no effect on PID 1 of a namespace,
+/// unless they come from outside.
+pub fn wait_for_ever() -> ! {
+    loop {
+        // SAFETY: pause has no preconditions.
+        unsafe { libc::pause() };
     }
+}
+
+/// Keeps everybody without `SYS_PTRACE` from looking into this process, and its core from being
+/// written. Children are born so; a program that is executed is not.
+pub fn forbid_inspection() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    // Only an unknown value could fail.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 /// Starts an own, empty session keyring, so that keys of the node cannot be seen.

@@ -13,7 +13,7 @@ use sys::process;
 use sys::seccomp::{self, Profile, Program};
 use sys::{Context, Errno, errno_words};
 
-use super::lookup;
+use super::{Child, birth, lookup};
 use crate::protocol::{Failure, FailureKind, ResolvedUser, Rlimit, Seccomp, Security, UserSpec};
 
 /// More of /etc/passwd is not read: an image must not make the shim's child eat memory.
@@ -93,9 +93,9 @@ fn database(path: &str) -> String {
 ///
 /// The order is runc's: a filter without `no_new_privs` needs `SYS_ADMIN` and so comes before
 /// everything is given up; with it the filter comes last, so that it need not permit these steps.
-pub(super) fn execute(identity: &Identity<'_>) -> Result<(), Failure> {
+pub(super) fn execute(child: &Child<'_>, identity: &Identity<'_>) -> Result<(), Failure> {
     let capabilities = capabilities(identity.security)?;
-    let no_new_privs = identity.security.no_new_privileges;
+    let no_new_privs = identity.security.no_new_privileges || forbids_birth(child, identity.filter);
     for limit in identity.rlimits {
         set_limit(limit)?;
     }
@@ -109,11 +109,16 @@ pub(super) fn execute(identity: &Identity<'_>) -> Result<(), Failure> {
     }
     capabilities.bound()?;
     become_user(identity.user, capabilities)?;
-    // Without the shim the container is nobody's: it must not live on unseen.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).attempt(|| "set death signal")?;
+    // The change of user may have let others look into it again.
+    process::forbid_inspection();
     change_directory(identity.cwd)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let (program, arguments, environment) = program(identity)?;
+    if child.among.is_some() {
+        birth::be_born(child)?;
+    }
+    // Without the shim the container is nobody's: it must not live on unseen.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).attempt(|| "set death signal")?;
     if no_new_privs {
         rustix::thread::set_no_new_privs(true).attempt(|| "set no_new_privs")?;
         if let Some(filter) = identity.filter {
@@ -125,6 +130,11 @@ pub(super) fn execute(identity: &Identity<'_>) -> Result<(), Failure> {
         FailureKind::StartError,
         format!("exec {}: {}", program.to_string_lossy(), errno_words(errno)),
     ))
+}
+
+/// A filter that the last steps cannot be done under comes behind them.
+fn forbids_birth(child: &Child<'_>, filter: Option<&Program>) -> bool {
+    child.among.is_some() && filter.is_some_and(|filter| !birth::is_possible_under(filter))
 }
 
 fn set_limit(limit: &Rlimit) -> Result<(), Failure> {
@@ -162,7 +172,19 @@ fn change_directory(cwd: &str) -> Result<(), Failure> {
     rustix::process::chdir(cwd).map_err(|errno| {
         let message = format!("chdir to cwd ({cwd:?}) set in config.json failed: {}", errno_words(errno));
         Failure::new(FailureKind::StartError, message)
-    })
+    })?;
+    // A link may lead to a directory that is none of the container's; the kernel then names it
+    // with something else in front than a slash.
+    match rustix::process::getcwd(Vec::new()) {
+        Ok(real) if real.as_bytes().starts_with(b"/") => Ok(()),
+        _ => {
+            let message = "current working directory is outside of container mount namespace root";
+            Err(Failure::new(
+                FailureKind::StartError,
+                format!("{message} -- possible container breakout detected"),
+            ))
+        }
+    }
 }
 
 type Arguments = (CString, Vec<CString>, Vec<CString>);

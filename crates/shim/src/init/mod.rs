@@ -11,9 +11,12 @@
 //!  │ <── or Failed, at any point
 //! ```
 //!
+//! What runs among processes that are there already is born among them at the very end (`birth`).
+//!
 //! The child is a copy of a process with one thread, so it may run any code; it ends by exec or
 //! by [`sys::process::exit_now`], never by returning.
 
+mod birth;
 mod device;
 mod finish;
 mod lookup;
@@ -25,9 +28,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sys::cgroup::Hierarchy;
-use sys::mount::{Depth, Detached, Missing};
+use sys::mount::{Detached, Missing};
 use sys::namespace::Namespaces;
-use sys::process;
+use sys::process::{self, SingleThreaded};
 
 use crate::protocol::{ContainerSpec, ExecSpec, Failure, FailureKind, ResolvedUser};
 pub(crate) use device::rules as device_rules;
@@ -43,6 +46,8 @@ pub(crate) enum Report {
         /// That user's home directory.
         home: String,
     },
+    /// From now on another child of the shim's is the program; its descriptor comes along.
+    Born,
     /// It cannot be done; the child ends.
     Failed(Failure),
 }
@@ -73,31 +78,59 @@ pub(crate) struct Child<'a> {
     pub(crate) control: BorrowedFd<'a>,
     /// Standard input, output and error; `None`: a terminal is made.
     pub(crate) stdio: Option<[BorrowedFd<'a>; 3]>,
+    /// That it may fork.
+    pub(crate) proof: &'a SingleThreaded,
+    /// Processes that the program runs among; `None`: it has a PID namespace of its own, or the
+    /// node's.
+    pub(crate) among: Option<Neighbours<'a>>,
+}
+
+/// Processes of others in one PID namespace.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Neighbours<'a> {
+    /// One of them.
+    pub(crate) process: BorrowedFd<'a>,
+    /// A mount namespace, or a process in one, whose /proc shows them.
+    pub(crate) mounts: BorrowedFd<'a>,
+}
+
+impl Neighbours<'_> {
+    /// The /proc of a container among them. Only a process that they see could mount a new one.
+    fn procfs(&self) -> sys::Result<Detached> {
+        sys::namespace::among_mounts(self.mounts, Detached::proc_from_here)
+    }
 }
 
 /// Becomes a container's first process.
 pub(crate) fn container(child: &Child<'_>, spec: &ContainerSpec, directory: &Path, cgroups: &Hierarchy) -> ! {
-    run(child, &[], || {
+    run(child, || {
         process::set_name(c"monopod-init");
         sys::limits::set_oom_score_adj(spec.oom_score_adj)?;
         // Without them the container sees the node's paths; all else works.
         let own_view = sys::namespace::unshare(Namespaces::CGROUP).is_ok();
         let filter = finish::filter(&spec.security)?;
-        rootfs::build(spec, directory, own_view.then_some(cgroups))?;
+        let procfs = child.among.map(|neighbours| neighbours.procfs()).transpose()?;
+        rootfs::build(spec, directory, own_view.then_some(cgroups), procfs)?;
+        if let Some(neighbours) = child.among {
+            sys::namespace::enter_of_process(neighbours.process, Namespaces::PID)?;
+        }
         let terminal = standard_streams(child, spec.tty, true)?;
         let (user, home) = finish::resolve_user(&spec.user)?;
         report(child, &Report::Prepared { user: user.clone(), home: home.clone() }, terminal.as_ref());
         drop(terminal);
         wait_for(child, START);
-        finish::execute(&Identity {
-            user: &user,
-            security: &spec.security,
-            filter: filter.as_ref(),
-            environment: environment(&spec.env, &home, &[], spec.tty),
-            argv: &spec.argv,
-            cwd: &spec.cwd,
-            rlimits: &spec.rlimits,
-        })
+        finish::execute(
+            child,
+            &Identity {
+                user: &user,
+                security: &spec.security,
+                filter: filter.as_ref(),
+                environment: environment(&spec.env, &home, &[], spec.tty),
+                argv: &spec.argv,
+                cwd: &spec.cwd,
+                rlimits: &spec.rlimits,
+            },
+        )
     })
 }
 
@@ -110,40 +143,42 @@ pub(crate) struct Inside<'a> {
     pub(crate) process: BorrowedFd<'a>,
 }
 
-/// Becomes a further command in a container. The shim has chosen the PID namespace already.
+/// Becomes a further command in a container.
 pub(crate) fn exec(child: &Child<'_>, inside: &Inside<'_>, exec: &ExecSpec) -> ! {
-    run(child, &[inside.process], || {
+    run(child, || {
         process::set_name(c"monopod-exec");
         sys::limits::set_oom_score_adj(inside.spec.oom_score_adj)?;
         let filter = finish::filter(&inside.spec.security)?;
-        sys::namespace::enter_of_process(inside.process, Namespaces::MOUNT | Namespaces::CGROUP)?;
+        let namespaces = Namespaces::MOUNT | Namespaces::CGROUP | Namespaces::PID;
+        sys::namespace::enter_of_process(inside.process, namespaces)?;
         let terminal = standard_streams(child, exec.tty, false)?;
         let user = inside.user;
         report(child, &Report::Prepared { user: user.clone(), home: String::new() }, terminal.as_ref());
         drop(terminal);
-        finish::execute(&Identity {
-            user,
-            security: &inside.spec.security,
-            filter: filter.as_ref(),
-            environment: environment(&inside.spec.env, inside.home, &exec.env, exec.tty),
-            argv: &exec.argv,
-            cwd: &inside.spec.cwd,
-            rlimits: &inside.spec.rlimits,
-        })
+        finish::execute(
+            child,
+            &Identity {
+                user,
+                security: &inside.spec.security,
+                filter: filter.as_ref(),
+                environment: environment(&inside.spec.env, inside.home, &exec.env, exec.tty),
+                argv: &exec.argv,
+                cwd: &inside.spec.cwd,
+                rlimits: &inside.spec.rlimits,
+            },
+        )
     })
 }
 
 /// The frame around both: waits for the word, reports a failure, and never returns.
-fn run(child: &Child<'_>, keep: &[BorrowedFd<'_>], work: impl FnOnce() -> Result<(), Failure>) -> ! {
+fn run(child: &Child<'_>, work: impl FnOnce() -> Result<(), Failure>) -> ! {
     let done = catch_unwind(AssertUnwindSafe(|| {
-        let mut kept = keep.to_vec();
-        kept.push(child.control);
+        let mut kept = vec![child.control];
         kept.extend(child.stdio.iter().flatten());
+        kept.extend(child.among.iter().flat_map(|neighbours| [neighbours.process, neighbours.mounts]));
         process::close_all_but(&kept);
         wait_for(child, GO);
         rustix::process::umask(rustix::fs::Mode::empty());
-        // A Pod's other processes must not look into this one while it may still do everything.
-        let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
         rustix::process::setsid().map_err(|errno| sys::Error::new("setsid", errno))?;
         work()
     }));
@@ -183,13 +218,13 @@ fn standard_streams(child: &Child<'_>, tty: bool, console: bool) -> Result<Optio
     let terminal = sys::pty::open()?;
     let slave = terminal.slave.as_fd();
     process::set_standard_streams(slave, slave, slave)?;
-    process::take_terminal(slave)?;
+    if child.among.is_none() {
+        process::take_terminal(slave)?;
+    }
     if console {
         let target = sys::mount::open_target(Path::new("/dev/console"), Missing::MakeFile)?;
-        let name = rustix::termios::ttyname(slave, Vec::new())
-            .map_err(|errno| sys::Error::new("name of the terminal", errno))?;
-        let path = name.to_string_lossy().into_owned();
-        Detached::bind(Path::new(&path), Depth::This)?.attach(target.as_fd())?;
+        // By descriptor: a mount of the Pod's may have put anything at the terminal's path.
+        Detached::bind_opened(slave)?.attach(target.as_fd())?;
     }
     Ok(Some(terminal.master))
 }

@@ -35,10 +35,12 @@ const MASKED: [&str; 12] = [
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Makes the container's file tree and makes it the root. `cgroups`: shown under /sys/fs/cgroup.
+/// `procfs`: shown at /proc; `None`: a new one, of this process's own PID namespace.
 pub(super) fn build(
     spec: &ContainerSpec,
     directory: &Path,
     cgroups: Option<&Hierarchy>,
+    procfs: Option<Detached>,
 ) -> std::result::Result<(), Failure> {
     let sources = open_sources(&spec.mounts)?;
     let devices = device::extra(spec)?;
@@ -48,7 +50,7 @@ pub(super) fn build(
     // Any directory serves as the place to turn from; this one is there.
     root.attach_at(directory)?;
     mount::pivot_into(directory)?;
-    mount_kernel(spec, cgroups)?;
+    mount_kernel(spec, cgroups, procfs)?;
     device::populate(&devices)?;
     device::mount_below(spec.mounts.iter().any(|mount| mount.destination == Path::new("/dev/shm")))?;
     for (mount, source) in spec.mounts.iter().zip(sources) {
@@ -143,10 +145,10 @@ fn mount_failure(mount: &Mount, error: &sys::Error) -> Failure {
 }
 
 /// /proc, /dev (empty), /sys and the cgroups.
-fn mount_kernel(spec: &ContainerSpec, cgroups: Option<&Hierarchy>) -> Result<()> {
+fn mount_kernel(spec: &ContainerSpec, cgroups: Option<&Hierarchy>, procfs: Option<Detached>) -> Result<()> {
     let quiet = Attributes::NOSUID.and(Attributes::NODEV).and(Attributes::NOEXEC);
     let guarded = if spec.security.privileged { quiet } else { quiet.and(Attributes::READ_ONLY) };
-    put("/proc", Detached::new("proc", &[], quiet)?)?;
+    put("/proc", procfs.map_or_else(|| Detached::new("proc", &[], quiet), Ok)?)?;
     put("/dev", Detached::new("tmpfs", &[("mode", "755"), ("size", "65536k")], Attributes::NOSUID)?)?;
     put("/sys", Detached::new("sysfs", &[], guarded)?)?;
     if let Some(hierarchy) = cgroups {

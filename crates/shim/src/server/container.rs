@@ -7,10 +7,10 @@ use sys::cgroup::{Group, OomWatch, Version};
 use sys::namespace::Namespaces;
 use sys::process::{Ending, Forked};
 
+use super::Shim;
 use super::output::Output;
 use super::poll::{Interest, Source};
-use super::setup::{Asker, News, Setup, control_pair, duplicate, input_pipe, null, output_pipe};
-use super::{Children, Shim};
+use super::setup::{Asker, Birth, News, Setup, control_pair, duplicate, input_pipe, output_pipe};
 use crate::clock;
 use crate::init::{self, Report, Sequence};
 use crate::log::{Log, Stream};
@@ -56,7 +56,7 @@ struct Streams {
 }
 
 impl Streams {
-    fn new(spec: &ContainerSpec) -> Result<Self, Failure> {
+    fn new(spec: &ContainerSpec, null: &OwnedFd) -> Result<Self, Failure> {
         if spec.tty {
             return Ok(Streams { theirs: None, stdin: None, outputs: Vec::new() });
         }
@@ -64,7 +64,7 @@ impl Streams {
             let pipe = input_pipe()?;
             (Some(pipe.ours), pipe.theirs)
         } else {
-            (None, null()?)
+            (None, duplicate(null)?)
         };
         let (stdout, stderr) = (output_pipe()?, output_pipe()?);
         Ok(Streams {
@@ -139,7 +139,7 @@ impl Shim {
             ),
             None => None,
         };
-        let streams = Streams::new(&spec)?;
+        let streams = Streams::new(&spec, &self.null)?;
         let (ours, theirs) = control_pair()?;
         let serial = self.next_number();
         let (pid, pidfd) = self.fork_container(&spec, group, &theirs, streams.theirs.as_ref())?;
@@ -149,7 +149,7 @@ impl Shim {
             home: String::new(),
             group: group.clone(),
             pidfd,
-            setup: Some(Setup::new(&self.poll, serial, ours, asker)?),
+            setup: Some(Setup::new(&self.poll, serial, ours, asker, birth(&spec.pid))?),
             outputs: Vec::new(),
             stdin: streams.stdin,
             log,
@@ -175,31 +175,34 @@ impl Shim {
         stdio: Option<&[OwnedFd; 3]>,
     ) -> Result<(i32, OwnedFd), Failure> {
         let own = if spec.pid == PidMode::Own { Namespaces::PID } else { Namespaces::NONE };
-        let forked = self.fork(self.children_of(&spec.pid)?, own | Namespaces::MOUNT, group)?;
+        let among = self.neighbours(&spec.pid)?;
+        let forked = self.fork(own | Namespaces::MOUNT, group)?;
         match forked {
             Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
             Forked::Child => {
                 let stdio =
                     stdio.map(|[stdin, stdout, stderr]| [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
-                let child = init::Child { control: control.as_fd(), stdio };
+                let child = init::Child { control: control.as_fd(), stdio, proof: &self.proof, among };
                 init::container(&child, spec, &self.directory, &self.cgroups)
             }
         }
     }
 
-    /// Whose PID namespace the next child is born in.
-    fn children_of(&self, mode: &PidMode) -> Result<Children, Failure> {
+    /// Processes that are there already where a container will run.
+    fn neighbours(&self, mode: &PidMode) -> Result<Option<init::Neighbours<'_>>, Failure> {
         match mode {
-            PidMode::Own | PidMode::Host => Ok(Children::Here),
+            PidMode::Own | PidMode::Host => Ok(None),
             PidMode::Sandbox => {
                 let none = || Failure::new(FailureKind::Invalid, "the sandbox has no shared PID namespace");
                 let reaper = self.reaper.as_ref().ok_or_else(none)?;
-                Ok(Children::With(duplicate(&reaper.pidfd)?))
+                let (process, mounts) = (reaper.pidfd.as_fd(), reaper.mounts.as_fd());
+                Ok(Some(init::Neighbours { process, mounts }))
             }
             PidMode::Container(id) => {
                 let target = self.container(id)?;
                 target.must_run()?;
-                Ok(Children::With(duplicate(&target.pidfd)?))
+                let process = target.pidfd.as_fd();
+                Ok(Some(init::Neighbours { process, mounts: process }))
             }
         }
     }
@@ -266,8 +269,12 @@ impl Shim {
                         return self.setup_failed(place, failure);
                     }
                 }
+                News::Report(Report::Born, process) => match setup.born(process) {
+                    Ok(born) => self.born(place, born),
+                    Err(failure) => return self.setup_failed(place, failure),
+                },
                 News::Report(Report::Failed(failure), _) => return self.setup_failed(place, failure),
-                News::Closed if setup.sequence == Sequence::Starting => return self.started(place),
+                News::Closed if setup.is_born() => return self.started(place),
                 News::Closed if setup.sequence == Sequence::Prepared => return self.drop_setup(place),
                 News::Closed => {
                     let failure = Failure::new(FailureKind::Host, "container init died");
@@ -305,6 +312,12 @@ impl Shim {
             self.reply(asker, Ok(reply), Vec::new());
         }
         Ok(())
+    }
+
+    /// Another child of the shim's is the container from now on.
+    fn born(&mut self, place: usize, (pid, pidfd): (i32, OwnedFd)) {
+        let container = &mut self.containers[place];
+        (container.state.pid, container.pidfd) = (pid, pidfd);
     }
 
     fn started(&mut self, place: usize) {
@@ -349,14 +362,18 @@ impl Shim {
     }
 
     /// Its first process has ended and was reaped.
-    pub(super) fn exited(&mut self, place: usize, ending: Ending) {
+    pub(super) fn exited(&mut self, place: usize, pid: i32, ending: Ending) {
         // The exec may not have been noticed yet.
         let serial = self.containers[place].serial;
         self.container_setup_ready(place);
         match self.containers.get(place) {
-            Some(container) if container.serial == serial && container.state.status != Status::Exited => {}
-            // It was the end of a failed setup.
+            Some(container) if container.serial == serial && container.state.pid == pid => {}
+            // It was the end of a failed setup, or of one that is through.
             _ => return,
+        }
+        if self.containers[place].setup.as_ref().is_some_and(Setup::is_born) {
+            // The one that gave birth to it may hold the socket for a moment yet.
+            self.started(place);
         }
         self.drop_setup(place);
         self.finish(place, ending, String::new());
@@ -421,13 +438,18 @@ impl Shim {
 
     /// Kills a container and waits for its end, which cannot be held up.
     pub(super) fn end_now(&mut self, place: usize) {
-        let container = &self.containers[place];
-        if container.state.status == Status::Exited {
-            return;
+        let serial = self.containers[place].serial;
+        // The first process of a PID namespace has ended when all others in it were waited for.
+        self.end_execs_of(place);
+        // Twice where the first to end has just given birth to the program.
+        while let Some(container) = self.containers.get(place).filter(|one| one.serial == serial) {
+            if container.state.status == Status::Exited {
+                return;
+            }
+            container.kill();
+            let ending = sys::process::wait_exactly(container.pidfd.as_fd()).unwrap_or_default();
+            self.exited(place, container.state.pid, ending);
         }
-        container.kill();
-        let ending = sys::process::wait_exactly(container.pidfd.as_fd()).unwrap_or_default();
-        self.exited(place, ending);
     }
 
     fn discard(&self, container: Container) {
@@ -446,6 +468,13 @@ impl Shim {
         if let Some(output) = container.outputs.get_mut(place) {
             output.read(&self.poll, &mut self.buffer, &mut container.log, clock::now(), false);
         }
+    }
+}
+
+fn birth(mode: &PidMode) -> Birth {
+    match mode {
+        PidMode::Own | PidMode::Host => Birth::Itself,
+        PidMode::Sandbox | PidMode::Container(_) => Birth::Awaited,
     }
 }
 

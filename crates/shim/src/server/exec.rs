@@ -1,13 +1,13 @@
 //! Further commands in containers, and joining a container's own streams.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use sys::namespace::Namespaces;
 use sys::process::{Ending, Forked};
 
+use super::Shim;
 use super::container::Container;
-use super::setup::{Asker, News, Setup, control_pair, duplicate, input_pipe, null, output_pipe};
-use super::{Children, Shim};
+use super::setup::{Asker, Birth, News, Setup, control_pair, duplicate, input_pipe, output_pipe};
 use crate::clock;
 use crate::init::{self, Report, Sequence};
 use crate::protocol::{Event, ExecSpec, ExecState, Failure, FailureKind, Reply};
@@ -31,7 +31,7 @@ struct Streams {
 }
 
 impl Streams {
-    fn new(spec: &ExecSpec) -> Result<Self, Failure> {
+    fn new(spec: &ExecSpec, null: &OwnedFd) -> Result<Self, Failure> {
         let mut streams = Streams::default();
         if spec.tty {
             return Ok(streams);
@@ -46,7 +46,7 @@ impl Streams {
                 streams.theirs.push(pipe.theirs);
                 streams.daemons.push(pipe.ours);
             } else {
-                streams.theirs.push(null()?);
+                streams.theirs.push(duplicate(null)?);
             }
         }
         Ok(streams)
@@ -60,11 +60,11 @@ impl Shim {
             let message = format!("exec {:?} already exists", spec.id);
             return Err(Failure::new(FailureKind::AlreadyExists, message));
         }
-        let streams = Streams::new(spec)?;
+        let streams = Streams::new(spec, &self.null)?;
         let (ours, theirs) = control_pair()?;
         let serial = self.next_number();
         let (pid, pidfd) = self.fork_exec(spec, &theirs, &streams.theirs)?;
-        let mut setup = Setup::new(&self.poll, serial, ours, asker)?;
+        let mut setup = Setup::new(&self.poll, serial, ours, asker, Birth::Awaited)?;
         setup.go()?;
         let state = ExecState { id: spec.id.clone(), container: spec.container.clone(), pid };
         self.execs.push(Exec { serial, state, setup: Some(setup), pidfd, streams: streams.daemons });
@@ -77,31 +77,31 @@ impl Shim {
         control: &OwnedFd,
         stdio: &[OwnedFd],
     ) -> Result<(i32, OwnedFd), Failure> {
-        let container = self.container(&spec.container)?;
-        let born_with = Children::With(duplicate(&container.pidfd)?);
-        let group = container.group.clone();
-        match self.fork(born_with, Namespaces::NONE, &group)? {
+        let group = self.container(&spec.container)?.group.clone();
+        match self.fork(Namespaces::NONE, &group)? {
             Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
             Forked::Child => {
                 let stdio = match stdio {
                     [stdin, stdout, stderr] => Some([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
                     _ => None,
                 };
-                self.become_exec(spec, &init::Child { control: control.as_fd(), stdio })
+                self.become_exec(spec, control, stdio)
             }
         }
     }
 
     /// In the child.
-    fn become_exec(&self, spec: &ExecSpec, child: &init::Child<'_>) -> ! {
+    fn become_exec(&self, spec: &ExecSpec, control: &OwnedFd, stdio: Option<[BorrowedFd<'_>; 3]>) -> ! {
         let Ok(container) = self.container(&spec.container) else { sys::process::exit_now(1) };
+        let process = container.pidfd.as_fd();
         let inside = init::Inside {
             spec: &container.spec,
             user: &container.state.user,
             home: &container.home,
-            process: container.pidfd.as_fd(),
+            process,
         };
-        init::exec(child, &inside, spec)
+        let among = Some(init::Neighbours { process, mounts: process });
+        init::exec(&init::Child { control: control.as_fd(), stdio, proof: &self.proof, among }, &inside, spec)
     }
 
     /// Takes what a child between fork and exec has told.
@@ -117,8 +117,12 @@ impl Shim {
                         exec.streams = vec![master];
                     }
                 }
+                News::Report(Report::Born, process) => match setup.born(process) {
+                    Ok((pid, pidfd)) => (exec.state.pid, exec.pidfd) = (pid, pidfd),
+                    Err(failure) => return self.exec_failed(place, failure),
+                },
                 News::Report(Report::Failed(failure), _) => return self.exec_failed(place, failure),
-                News::Closed if setup.sequence == Sequence::Starting => return self.exec_started(place),
+                News::Closed if setup.is_born() => return self.exec_started(place),
                 News::Closed => {
                     return self.exec_failed(place, Failure::new(FailureKind::Host, "exec init died"));
                 }
@@ -147,15 +151,36 @@ impl Shim {
         }
     }
 
-    /// It has ended and was reaped.
-    pub(super) fn exec_exited(&mut self, place: usize, ending: Ending) {
+    /// Its process has ended and was reaped.
+    pub(super) fn exec_exited(&mut self, place: usize, pid: i32, ending: Ending) {
         let serial = self.execs[place].serial;
         self.exec_setup_ready(place);
-        if self.execs.get(place).is_none_or(|exec| exec.serial != serial) {
+        if self.execs.get(place).is_none_or(|exec| exec.serial != serial || exec.state.pid != pid) {
+            // It was the end of a failed setup, or of one that is through.
             return;
+        }
+        if self.execs[place].setup.as_ref().is_some_and(Setup::is_born) {
+            // The one that gave birth to it may hold the socket for a moment yet.
+            self.exec_started(place);
         }
         let ExecState { id, container, .. } = self.execs.remove(place).state;
         self.broadcast(&Event::ExecExited { id, container, code: ending.code, time: clock::now() });
+    }
+
+    /// Kills the commands in a container and takes their ends.
+    pub(super) fn end_execs_of(&mut self, place: usize) {
+        let container = self.containers[place].state.id.clone();
+        while let Some(place) = self.execs.iter().position(|exec| exec.state.container == container) {
+            let ExecState { pid, .. } = self.execs[place].state;
+            let serial = self.execs[place].serial;
+            let _ = sys::process::kill_exactly(self.execs[place].pidfd.as_fd(), libc::SIGKILL);
+            let ending = sys::process::wait_exactly(self.execs[place].pidfd.as_fd());
+            self.exec_exited(place, pid, ending.unwrap_or_default());
+            // It had just given birth to its program: that one is next. Otherwise it is gone.
+            debug_assert!(
+                self.execs.get(place).is_none_or(|one| one.serial != serial || one.state.pid != pid)
+            );
+        }
     }
 
     pub(super) fn signal_exec(&self, id: &str, signal: i32) -> Result<(), Failure> {
@@ -181,7 +206,7 @@ impl Shim {
         let tty = container.spec.tty;
         let mut fds = Vec::new();
         if stdin {
-            fds.push(attach_stdin(container)?);
+            fds.push(attach_stdin(container, &self.null)?);
         }
         for (index, (wanted, number)) in [stdout, stderr && !tty].into_iter().zip(numbers).enumerate() {
             if let (true, Some(output)) = (wanted, container.outputs.get_mut(index)) {
@@ -198,8 +223,8 @@ impl Shim {
 
 /// A descriptor to feed standard input. A container without one swallows what comes, as
 /// containerd has it.
-fn attach_stdin(container: &mut Container) -> Result<OwnedFd, Failure> {
-    let Some(stdin) = &container.stdin else { return null() };
+fn attach_stdin(container: &mut Container, null: &OwnedFd) -> Result<OwnedFd, Failure> {
+    let Some(stdin) = &container.stdin else { return duplicate(null) };
     let theirs = duplicate(stdin)?;
     if container.spec.stdin_once && !container.spec.tty {
         // The attached daemon's is now the only one: when it closes, the input has ended.

@@ -16,7 +16,7 @@ use std::time::Instant;
 use rustix::fs::inotify;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sys::cgroup::{Group, Hierarchy};
-use sys::namespace::{self, Namespaces};
+use sys::namespace::Namespaces;
 use sys::process::{self, Forked, SingleThreaded};
 use sys::{Context, Errno, Result};
 
@@ -45,24 +45,16 @@ pub(crate) struct Shim {
     listener: OwnedFd,
     signals: OwnedFd,
     directory_watch: OwnedFd,
-    /// The shim's PID namespace, to come back to.
-    own_pids: OwnedFd,
     reaper: Option<Reaper>,
     connections: Vec<Connection>,
     containers: Vec<Container>,
     execs: Vec<Exec>,
     last_number: u32,
     buffer: Vec<u8>,
+    /// For streams that nobody has.
+    null: OwnedFd,
     /// The loop ends.
     over: bool,
-}
-
-/// Where the next child's PID namespace comes from.
-enum Children {
-    /// The shim's own (or a new one, by the flags of the fork).
-    Here,
-    /// That of a process.
-    With(OwnedFd),
 }
 
 impl Shim {
@@ -91,13 +83,13 @@ impl Shim {
             listener,
             signals,
             directory_watch,
-            own_pids: namespace::open("/proc/self/ns/pid")?,
             reaper,
             connections: Vec::new(),
             containers: Vec::new(),
             execs: Vec::new(),
             last_number: 0,
             buffer: vec![0; BUFFER],
+            null: sys::mount::null_device()?,
             over: false,
         })
     }
@@ -246,14 +238,26 @@ impl Shim {
     /// Takes the ends of all children that have ended.
     fn reap(&mut self) {
         while process::next_signal(self.signals.as_fd()).is_some() {}
-        while let Some((pid, ending)) = process::reap() {
+        while let Some(pid) = process::next_ended() {
+            // It may be a program whose birth was told and not heard of yet. Only then is it waited
+            // for: its number is its own as long as it was not.
+            self.hear_of_births();
+            let Ok(ending) = process::wait(pid) else { continue };
             if let Some(place) = self.containers.iter().position(|one| one.state.pid == pid) {
-                self.exited(place, ending);
+                self.exited(place, pid, ending);
             } else if let Some(place) = self.execs.iter().position(|one| one.state.pid == pid) {
-                self.exec_exited(place, ending);
+                self.exec_exited(place, pid, ending);
             }
-            // Others are orphans of containers; they are only to be reaped.
+            // Others are orphans of containers, and what has given birth to a program; they are only
+            // to be reaped.
         }
+    }
+
+    fn hear_of_births(&mut self) {
+        let containers = self.containers.iter().filter(|one| one.setup.is_some()).map(|one| one.serial);
+        let execs = self.execs.iter().filter(|one| one.setup.is_some()).map(|one| one.serial);
+        let under_way: Vec<u32> = containers.chain(execs).collect();
+        under_way.into_iter().for_each(|number| self.setup_ready(number));
     }
 
     fn setup_ready(&mut self, number: u32) {
@@ -292,17 +296,10 @@ impl Shim {
         self.place(id).map(|place| &mut self.containers[place])
     }
 
-    /// Makes a child in a cgroup and a PID namespace. In the child it returns `Child`.
-    fn fork(&self, born: Children, fresh: Namespaces, group: &Group) -> Result<Forked> {
+    /// Makes a child in a cgroup. In the child it returns `Child`.
+    fn fork(&self, fresh: Namespaces, group: &Group) -> Result<Forked> {
         let into = group.open_for_clone()?;
-        if let Children::With(process) = &born {
-            namespace::enter_of_process(process.as_fd(), Namespaces::PID)?;
-        }
-        let forked = process::fork(&self.proof, fresh, into.as_ref().map(AsFd::as_fd));
-        if let (Children::With(_), Ok(Forked::Parent { .. }) | Err(_)) = (&born, &forked) {
-            namespace::enter(self.own_pids.as_fd())?;
-        }
-        let forked = forked?;
+        let forked = process::fork(&self.proof, fresh, into.as_ref().map(AsFd::as_fd))?;
         if let Forked::Parent { pid, pidfd } = &forked
             && into.is_none()
             && let Err(error) = group.attach(*pid)

@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use sys::{Context, Errno};
 
@@ -17,12 +16,24 @@ pub(super) struct Asker {
     pub(super) request: u64,
 }
 
+/// Which process becomes the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Birth {
+    /// The child itself.
+    Itself,
+    /// One that the child makes at the end and tells of.
+    Awaited,
+    /// That one; it has been told of.
+    Told,
+}
+
 /// A child that is not its program yet.
 #[derive(Debug)]
 pub(super) struct Setup {
     control: OwnedFd,
     pub(super) sequence: Sequence,
     pub(super) asker: Asker,
+    birth: Birth,
 }
 
 /// What the child has told.
@@ -36,9 +47,33 @@ pub(super) enum News {
 }
 
 impl Setup {
-    pub(super) fn new(poll: &Poll, number: u32, control: OwnedFd, asker: Asker) -> Result<Self, Failure> {
+    pub(super) fn new(
+        poll: &Poll,
+        number: u32,
+        control: OwnedFd,
+        asker: Asker,
+        birth: Birth,
+    ) -> Result<Self, Failure> {
         poll.add(&control, Source::Setup(number), Interest::Read)?;
-        Ok(Setup { control, sequence: Sequence::Forked, asker })
+        Ok(Setup { control, sequence: Sequence::Forked, asker, birth })
+    }
+
+    /// The process that the child says is the program from now on. The container may speak on
+    /// this socket by then (it sees that process): so it is believed once, and only that one is
+    /// a child of the shim's.
+    pub(super) fn born(&mut self, process: Option<OwnedFd>) -> Result<(i32, OwnedFd), Failure> {
+        let expected = self.birth == Birth::Awaited && self.sequence == Sequence::Starting;
+        let born = process.filter(|_| expected).and_then(|process| {
+            let pid = sys::process::number_of_child(process.as_fd())?;
+            Some((pid, process))
+        });
+        self.birth = Birth::Told;
+        born.ok_or_else(|| Failure::new(FailureKind::Host, "container init died as it became the program"))
+    }
+
+    /// Whoever holds the other end of the socket is the program, so that its closing is an exec.
+    pub(super) fn is_born(&self) -> bool {
+        self.sequence == Sequence::Starting && self.birth != Birth::Awaited
     }
 
     /// Says the word that lets the child prepare itself.
@@ -110,12 +145,6 @@ pub(super) fn output_pipe() -> Result<Pipe, Failure> {
     let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).attempt(|| "make a pipe")?;
     sys::socket::set_nonblocking(&ours, true).attempt(|| "make a pipe")?;
     Ok(Pipe { ours, theirs })
-}
-
-/// The node's /dev/null, for streams that nobody has.
-pub(super) fn null() -> Result<OwnedFd, Failure> {
-    let opened = rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-    Ok(opened.on("open", "/dev/null")?)
 }
 
 /// Another descriptor of the same file, close-on-exec.

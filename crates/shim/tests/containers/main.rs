@@ -8,6 +8,7 @@ mod fixture;
 mod lifecycle;
 mod security;
 mod streams;
+mod walls;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -56,6 +57,13 @@ tests![
     security::mounts_have_their_attributes,
     security::mounts_travel_as_far_as_they_may,
     security::links_of_an_image_do_not_lead_out,
+    walls::a_command_is_not_seen_while_it_may_do_more_than_its_container,
+    walls::a_container_is_born_among_others_with_nothing_of_the_nodes,
+    walls::a_container_beside_another_has_that_ones_processes,
+    walls::the_first_process_of_a_shared_namespace_has_nothing,
+    walls::a_program_has_its_three_streams_and_no_other_descriptor,
+    walls::a_filter_that_forbids_forks_holds_for_commands_too,
+    walls::a_working_directory_outside_is_refused,
 ];
 
 fn main() -> ExitCode {

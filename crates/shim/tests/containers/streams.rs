@@ -77,7 +77,7 @@ pub(crate) fn a_full_disk_does_not_stop_the_container() {
     .unwrap();
 }
 
-fn exec_spec(id: &str, argv: &[&str]) -> ExecSpec {
+pub(crate) fn exec_spec(id: &str, argv: &[&str]) -> ExecSpec {
     ExecSpec {
         container: "one".into(),
         id: id.into(),
@@ -90,7 +90,7 @@ fn exec_spec(id: &str, argv: &[&str]) -> ExecSpec {
     }
 }
 
-fn exec_code(sandbox: &mut Sandbox, wanted: &str) -> i32 {
+pub(crate) fn exec_code(sandbox: &mut Sandbox, wanted: &str) -> i32 {
     loop {
         if let Event::ExecExited { id, code, .. } = sandbox.connection.event().unwrap()
             && id == wanted

@@ -18,6 +18,42 @@ use crate::capability::Capabilities;
 #[derive(Clone)]
 pub struct Program(pub(super) Vec<libc::sock_filter>);
 
+impl Program {
+    /// Whether the program lets a call be done.
+    pub fn permits(&self, name: &str, arguments: [u64; 6]) -> bool {
+        let verdict = table::number(name).map(|number| self.verdict(ARCHITECTURE, number, arguments));
+        verdict.is_some_and(|verdict| [verdict_of(Action::Allow), verdict_of(Action::Log)].contains(&verdict))
+    }
+
+    /// What the program says of a call, found as the kernel finds it.
+    pub(super) fn verdict(&self, architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
+        let load = |at: u32| match at {
+            NUMBER_AT => number,
+            ARCHITECTURE_AT => architecture,
+            _ => {
+                let argument = arguments[(at - ARGUMENTS_AT) as usize / 8];
+                if at.is_multiple_of(8) { argument as u32 } else { (argument >> 32) as u32 }
+            }
+        };
+        let (mut at, mut a) = (0, 0);
+        loop {
+            let one = self.0[at];
+            at += 1;
+            let branch = |holds: bool| usize::from(if holds { one.jt } else { one.jf });
+            match one.code {
+                LOAD => a = load(one.k),
+                AND => a &= one.k,
+                JUMP => at += one.k as usize,
+                JUMP_EQUAL => at += branch(a == one.k),
+                JUMP_GREATER => at += branch(a > one.k),
+                JUMP_GREATER_EQUAL => at += branch(a >= one.k),
+                // The only other instruction that is made here.
+                _ => return one.k,
+            }
+        }
+    }
+}
+
 impl std::fmt::Debug for Program {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Program of {} instructions", self.0.len())
@@ -61,6 +97,10 @@ fn statement(code: u16, k: u32) -> libc::sock_filter {
 
 fn jump(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
     libc::sock_filter { code, jt, jf, k }
+}
+
+fn verdict_of(action: Action) -> u32 {
+    verdict(action, None)
 }
 
 fn verdict(action: Action, errno: Option<u32>) -> u32 {

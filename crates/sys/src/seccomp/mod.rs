@@ -153,6 +153,14 @@ impl Profile {
         default::profile(capabilities)
     }
 
+    /// For a process that only waits for its end: all else is refused.
+    pub fn waiting() -> Self {
+        let names = ["pause", "ppoll", "restart_syscall", "rt_sigreturn", "exit", "exit_group"];
+        let rule =
+            Rule { names: names.map(str::to_owned).to_vec(), action: Action::Allow, ..Rule::default() };
+        Profile { default_action: Action::Errno, default_errno_ret: None, syscalls: vec![rule] }
+    }
+
     /// The rules that are there for these capabilities.
     fn rules(&self, capabilities: Capabilities) -> impl Iterator<Item = &Rule> {
         self.syscalls.iter().filter(move |rule| {

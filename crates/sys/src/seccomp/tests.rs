@@ -8,30 +8,7 @@ const ENOSYS: u32 = 0x0005_0026;
 /// Runs a filter program as the kernel would.
 fn run(program: &Program, name: &str, arguments: [u64; 6]) -> u32 {
     let number = table::number(name).unwrap_or_else(|| name.parse().unwrap());
-    let mut data = Vec::new();
-    data.extend(number.to_ne_bytes());
-    data.extend(0xc000_003e_u32.to_ne_bytes());
-    data.extend([0; 8]);
-    arguments.iter().for_each(|argument| data.extend(argument.to_ne_bytes()));
-    let (mut at, mut a) = (0, 0);
-    loop {
-        let one = program.0[at];
-        at += 1;
-        let mut jump = |holds: bool| at += usize::from(if holds { one.jt } else { one.jf });
-        match one.code {
-            0x20 => {
-                let from = one.k as usize;
-                a = u32::from_ne_bytes(data[from..from + 4].try_into().unwrap());
-            }
-            0x54 => a &= one.k,
-            0x05 => at += one.k as usize,
-            0x15 => jump(a == one.k),
-            0x25 => jump(a > one.k),
-            0x35 => jump(a >= one.k),
-            0x06 => return one.k,
-            other => panic!("instruction {other:#x}"),
-        }
-    }
+    program.verdict(0xc000_003e, number, arguments)
 }
 
 fn usual(capabilities: Capabilities) -> Program {
@@ -170,4 +147,12 @@ fn an_argument_beyond_the_sixth_is_an_error() {
         profile.compile(Capabilities::NONE).unwrap_err().to_string(),
         "seccomp profile: argument 6 of a system call: there are only 0 to 5"
     );
+}
+
+#[test]
+fn what_a_program_permits_can_be_asked() {
+    let program = usual(Capabilities::usual());
+    assert!(program.permits("clone", [crate::process::BESIDE, 0, 0, 0, 0, 0]));
+    assert!(!program.permits("clone", [0x1000_0000, 0, 0, 0, 0, 0]));
+    assert!(!program.permits("mount", [0; 6]) && !program.permits("no_such_call", [0; 6]));
 }
