@@ -38,6 +38,25 @@ pub(crate) enum Command {
         #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+    /// Write the cluster's data to one file; the instance may run meanwhile
+    Backup {
+        #[command(flatten)]
+        instance: Instance,
+        /// The file to write; - for standard output
+        file: PathBuf,
+    },
+    /// Make the data of an instance that has none from a backup
+    Restore {
+        #[command(flatten)]
+        instance: Instance,
+        /// The backup; - for standard input
+        file: PathBuf,
+    },
+    /// Keep what is whole of a damaged store, and say what is not
+    Repair {
+        #[command(flatten)]
+        instance: Instance,
+    },
     /// What this host lacks, and what to do about it
     Doctor,
     /// The images of this node

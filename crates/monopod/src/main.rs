@@ -4,6 +4,7 @@
 //! main ─┬─ shim …            (before anything else: no runtime, no allocator-heavy code)
 //!       ├─ up                 configuration → rooms → joined → drained
 //!       ├─ down               everything this instance made, removed
+//!       ├─ backup, restore, repair   the data, while it runs or while it does not
 //!       └─ image, status, doctor, kubeconfig, version, completion
 //! ```
 //!
@@ -12,6 +13,7 @@
 //!
 //! Start reading at [`up::run`].
 
+mod backup;
 mod cli;
 mod config;
 mod doctor;
@@ -58,6 +60,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Up(flags) => up::run(config::Settings::resolve(flags)?),
         Command::Down { instance, purge } => down::run(&instance.data_dir, purge),
         Command::Status { instance, output } => status::run(&instance.data_dir, output),
+        Command::Backup { instance, file } => backup::run(&instance.data_dir, &file),
+        Command::Restore { instance, file } => backup::restore(&instance.data_dir, &file),
+        Command::Repair { instance } => backup::repair(&instance.data_dir),
         Command::Doctor => doctor::run(),
         Command::Image { instance, command } => image::run(&instance.data_dir, command),
         Command::Kubeconfig { instance } => kubeconfig::print(&instance.data_dir),

@@ -310,7 +310,7 @@ async fn start_server(
 ) -> Result<Arc<server::Server>> {
     let state = ground.data_dir.join("state");
     let store = Embedded::open(&state, server::stamp, History::default());
-    let store = store.with_context(|| format!("cannot open the store in {}", state.display()))?;
+    let store = store.map_err(|err| explain(err, &ground.data_dir))?;
     let config = server::Config {
         service_cidr: ground.ranges.services.to_string(),
         advertise: SocketAddr::new(gateway(&ground.ranges), address.port()),
@@ -321,6 +321,20 @@ async fn start_server(
         nodes,
     };
     server::Server::start(Arc::new(store), config).await.context("cannot start the API server")
+}
+
+/// What can be done when the store does not open.
+fn explain(err: store::OpenError, data_dir: &Path) -> anyhow::Error {
+    let hint = match &err {
+        store::OpenError::Damaged { .. } => format!(
+            "; `monopod repair --data-dir {}` keeps what is whole and says what is not, \
+             `monopod restore` takes a backup",
+            data_dir.display()
+        ),
+        _ => String::new(),
+    };
+    let reason = anyhow::Error::from(err);
+    anyhow::anyhow!("cannot open the store: {reason:#}{hint}")
 }
 
 fn write_kubeconfig(settings: &Settings, authority: &Authority, address: SocketAddr) -> Result<()> {

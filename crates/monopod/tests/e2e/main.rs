@@ -15,6 +15,7 @@ mod archives;
 mod bad_input;
 mod commands;
 mod crash;
+mod data;
 mod full_disk;
 mod harness;
 mod host;
