@@ -67,7 +67,7 @@ async fn two_containers_share_address_and_loopback(setting: Setting) {
     let got = node.exec(&server, "hostname; ip -4 -o addr show eth0; echo $FROM $HOSTNAME").await.unwrap();
     let text = String::from_utf8(got.stdout).unwrap();
     assert!(text.starts_with("pod-share\n"), "{text}");
-    assert!(text.contains(&format!("inet {}/24", sandbox.ips[0])), "{text}");
+    assert!(text.contains(&format!("inet {}/32", sandbox.ips[0])), "{text}");
     assert!(text.ends_with("image pod-share\n"), "{text}");
     // The node reaches the Pod, and another Pod does.
     let mut stream = TcpStream::connect((sandbox.ips[0], 8080)).unwrap();
