@@ -81,6 +81,8 @@ pub(crate) struct Inner {
     pub(crate) addresses: Addresses,
     pub(crate) bridge: Arc<Bridge>,
     pub(crate) events: Arc<Events>,
+    /// What shims are started from.
+    pub(crate) executable: shim::client::Executable,
     sandboxes: RwLock<BTreeMap<String, Arc<Sandbox>>>,
     /// Held while the table is programmed: the last one to program must have seen all.
     ports: tokio::sync::Mutex<()>,
@@ -157,6 +159,8 @@ impl Inner {
             sys::cgroup::Hierarchy::detect().map_err(|e| Error::host("failed to find cgroups", e))?;
         let shims = hierarchy.group(&layout.shim_cgroup());
         shims.create(&Default::default()).map_err(|e| Error::host("failed to make a cgroup", e))?;
+        let executable = shim::client::Executable::guarded(&config.executable)
+            .map_err(|e| Error::host("failed to guard the program's file against containers", e))?;
         let table = Table {
             name: layout.ports_table(),
             bridge: layout.bridge(),
@@ -169,6 +173,7 @@ impl Inner {
         Ok(Inner {
             addresses: Addresses::new(config.pod_cidr),
             events: Arc::new(Events::new(tasks.clone())),
+            executable,
             sandboxes: RwLock::default(),
             ports: tokio::sync::Mutex::default(),
             host_ports: Mutex::default(),

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -34,15 +35,34 @@ pub enum ClientError {
     Unexpected(String),
 }
 
+/// The program that shims are made of. A container can come by its file (`/proc/self/exe` of what
+/// becomes a process of it): as root it could then write to it, or change its mode. So shims are
+/// started from it by way of a mount that lets nobody do that.
+#[derive(Debug)]
+pub struct Executable(OwnedFd);
+
+impl Executable {
+    /// The program at a path.
+    ///
+    /// # Errors
+    /// It is not there, or no permission to mount.
+    pub fn guarded(path: &Path) -> io::Result<Self> {
+        let opened = sys::mount::read_only_file(path);
+        opened.map(Executable).map_err(|error| io::Error::new(io::Error::from(error.errno).kind(), error))
+    }
+}
+
 /// Starts `executable shim DIRECTORY` with one end of a socket as its standard input and gives
 /// the other: the start connection, on which [`Request::Open`] must come first. The child must
 /// be waited for while its starter lives (it ends after `Shutdown`).
 ///
 /// # Errors
 /// The program cannot be started.
-pub fn launch(executable: &Path, directory: &Path) -> io::Result<(Child, UnixStream)> {
+pub fn launch(executable: &Executable, directory: &Path) -> io::Result<(Child, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
-    let child = Command::new(executable)
+    // The child looks the descriptor up among its own, before it is closed by the exec.
+    let child = Command::new(format!("/proc/self/fd/{}", executable.0.as_raw_fd()))
+        .arg0("monopod")
         .arg("shim")
         .arg(directory)
         .env_clear()

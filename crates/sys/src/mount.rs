@@ -424,6 +424,40 @@ pub fn make_device(path: &Path, kind: FileType, mode: u32, device: u64) -> Resul
     rustix::fs::mknodat(CWD, path, kind, mode, device).on("mknod", path)
 }
 
+/// A file by way of a mount of its own that lets nobody change it: neither its content nor its
+/// mode, whoever has it. Its pages in memory are those of the file.
+///
+/// # Errors
+/// It is not there, or no permission.
+pub fn read_only_file(path: &Path) -> Result<OwnedFd> {
+    let copy = Detached::bind(path, Depth::This)?;
+    match copy.restrict(Attributes::READ_ONLY, Depth::This) {
+        Ok(()) => Ok(copy.0),
+        Err(error) if error.errno == Errno::NOSYS => read_only_file_elsewhere(path),
+        Err(error) => Err(error),
+    }
+}
+
+/// Before Linux 5.12 a mount must be in a file tree to become read-only: that of a thread, which
+/// goes with it. What was opened on the mount keeps it.
+fn read_only_file_elsewhere(path: &Path) -> Result<OwnedFd> {
+    use rustix::mount::{MountFlags, mount_bind, mount_remount};
+    let open = || {
+        crate::namespace::unshare(crate::namespace::Namespaces::MOUNT)?;
+        make_all_private()?;
+        // Where it really is: /proc/self is the process, and a link to it no place for a mount.
+        let path = std::fs::canonicalize(path).on("find", path)?;
+        mount_bind(&path, &path).on("bind", &path)?;
+        mount_remount(&path, MountFlags::BIND | MountFlags::RDONLY, c"").on("remount", &path)?;
+        rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).on("open", &path)
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, open);
+        let ended = thread.attempt(|| "start a thread")?.join();
+        ended.unwrap_or_else(|_| Err(Error::new("open a file read-only", Errno::IO)))
+    })
+}
+
 /// A null device that nobody else has: whoever has it open as root changes its mode for himself
 /// alone. Where no node can be made it is the one at /dev/null.
 ///
@@ -560,6 +594,27 @@ mod tests {
         std::os::unix::fs::symlink("self", home.path().join("self")).unwrap();
         let error = open_target(&home.path().join("self"), Missing::MakeFile).unwrap_err();
         assert_eq!(error.errno, Errno::LOOP);
+    }
+
+    #[test]
+    fn a_file_behind_a_read_only_mount_of_its_own_cannot_be_changed_by_any_way() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("program");
+        std::fs::write(&path, "content").unwrap();
+        for opened in [read_only_file(&path).unwrap(), read_only_file_elsewhere(&path).unwrap()] {
+            let link = format!("/proc/self/fd/{}", opened.as_raw_fd());
+            assert_eq!(std::fs::read_to_string(&link).unwrap(), "content");
+            let mode = rustix::fs::chmod(&link, Mode::from_raw_mode(0o777));
+            assert_eq!(mode, Err(Errno::ROFS));
+            let written = rustix::fs::open(&link, OFlags::WRONLY, Mode::empty());
+            assert_eq!(written.unwrap_err(), Errno::ROFS);
+        }
+        std::fs::write(&path, "new").unwrap();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(home.path().to_str().unwrap()));
     }
 
     #[test]

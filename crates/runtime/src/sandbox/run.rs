@@ -123,8 +123,7 @@ fn prepare(inner: &Inner, sandbox: &Sandbox) -> Result<(Child, std::os::unix::ne
         mount_shm(&directory.join("shm"))?;
     }
     make_cgroup(inner, &sandbox.record.config)?;
-    shim::client::launch(&inner.config.executable, directory)
-        .map_err(|e| Error::host("failed to start the shim", e))
+    shim::client::launch(&inner.executable, directory).map_err(|e| Error::host("failed to start the shim", e))
 }
 
 fn write_files(sandbox: &Sandbox) -> Result<(), Error> {

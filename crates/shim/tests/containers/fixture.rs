@@ -8,7 +8,7 @@ use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use shim::client::{Connection, launch};
+use shim::client::{Connection, Executable, launch};
 use shim::protocol::*;
 use sys::cgroup::Hierarchy;
 
@@ -52,7 +52,7 @@ impl Sandbox {
         fs::create_dir(home.path().join("sandbox")).unwrap();
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("monopod-shim-{}-{number}", std::process::id());
-        let executable = std::env::current_exe().unwrap();
+        let executable = Executable::guarded(&std::env::current_exe().unwrap()).unwrap();
         let (child, stream) = launch(&executable, &home.path().join("sandbox")).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut connection = Connection::new(stream);

@@ -62,6 +62,7 @@ tests![
     walls::a_container_beside_another_has_that_ones_processes,
     walls::the_first_process_of_a_shared_namespace_has_nothing,
     walls::a_program_has_its_three_streams_and_no_other_descriptor,
+    walls::the_program_of_the_shim_cannot_be_changed_from_a_container,
     walls::a_filter_that_forbids_forks_holds_for_commands_too,
     walls::a_working_directory_outside_is_refused,
 ];
@@ -70,6 +71,9 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     if arguments.get(1).is_some_and(|word| word == "shim") {
         shim::main(arguments.into_iter().skip(2));
+    }
+    if arguments.get(1).is_some_and(|word| word == "attack-executable") {
+        return walls::attack_executable();
     }
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: containers need root");

@@ -167,6 +167,36 @@ pub(crate) fn a_program_has_its_three_streams_and_no_other_descriptor() {
     assert_eq!(parent, sandbox.pid.to_string(), "its end is the shim's to take");
 }
 
+/// The program of a container that is the shim's own: tries to change its file.
+pub(crate) fn attack_executable() -> std::process::ExitCode {
+    use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+    let exe = "/proc/self/exe";
+    let mode = fs::metadata(exe).unwrap().mode();
+    // The mode that it has: where this succeeds nothing is harmed.
+    eprintln!("mode: {:?}", rustix::fs::chmod(exe, Mode::from_raw_mode(mode & 0o7777)));
+    eprintln!("link: {:?}", rustix::fs::linkat(CWD, exe, CWD, "/tmp/exe", AtFlags::SYMLINK_FOLLOW));
+    // Running it is enough to keep it from being written; what counts is that the mount does too.
+    eprintln!("write: {}", rustix::fs::open(exe, OFlags::WRONLY, Mode::empty()).is_ok());
+    let read_only = rustix::fs::statvfs(exe).unwrap().f_flag;
+    eprintln!("read-only: {}", read_only.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    std::process::ExitCode::SUCCESS
+}
+
+pub(crate) fn the_program_of_the_shim_cannot_be_changed_from_a_container() {
+    let mut sandbox = Sandbox::new();
+    let spec = sandbox.program("one", &["/proc/self/exe", "attack-executable"]);
+    let (exit, output) = sandbox.run(spec);
+    assert_eq!(exit.code, 0, "{output}");
+    let expected = "mode: Err(Os { code: 30, kind: ReadOnlyFilesystem, message: \"Read-only file system\" })\n\
+        link: Err(Os { code: 18, kind: CrossesDevices, message: \"Cross-device link\" })\n\
+        write: false\nread-only: true\n";
+    assert_eq!(output, expected);
+    // It is the same file nevertheless: its pages are in memory once for all who run it.
+    let inode = fs::metadata(std::env::current_exe().unwrap()).unwrap().ino().to_string();
+    let maps = fs::read_to_string(format!("/proc/{}/maps", sandbox.pid)).unwrap();
+    assert_eq!(maps.split_whitespace().nth(4), Some(inode.as_str()), "{maps}");
+}
+
 pub(crate) fn a_filter_that_forbids_forks_holds_for_commands_too() {
     let mut sandbox = Sandbox::new();
     let profile = sandbox.home.path().join("profile.json");
