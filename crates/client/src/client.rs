@@ -11,9 +11,10 @@ use k8s_openapi::Resource;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::{Error, Transport, TransportError, Watch};
+use crate::{Error, Transport, TransportError, Unreadable, Watch};
 
 /// Any kind of the API that has ObjectMeta: all of k8s-openapi's top types.
 pub trait Object:
@@ -210,6 +211,31 @@ impl Client {
     pub async fn list<K: Object>(&self, namespace: &str, options: &ListOptions) -> Result<List<K>, Error> {
         let path = options.query().on(path::<K>(namespace, "", ""));
         self.json(Method::GET, path, "", Bytes::new()).await
+    }
+
+    /// As [`Client::list`], but objects that cannot be read do not spoil the others: they come
+    /// apart, with the reason.
+    pub(crate) async fn list_readable<K: Object>(
+        &self,
+        namespace: &str,
+        options: &ListOptions,
+    ) -> Result<(List<K>, Vec<(Unreadable, serde_json::Error)>), Error> {
+        let path = options.query().on(path::<K>(namespace, "", ""));
+        let answer = self.raw(Method::GET, &path, "", Bytes::new()).await?;
+        if let Ok(list) = serde_json::from_slice::<List<K>>(&answer) {
+            return Ok((list, Vec::new()));
+        }
+        let decode = |source| Error::Decode { path, source };
+        let raw = serde_json::from_slice::<List<&RawValue>>(&answer).map_err(decode)?;
+        let mut list = List { metadata: raw.metadata, items: Vec::with_capacity(raw.items.len()) };
+        let mut unreadable = Vec::new();
+        for item in raw.items {
+            match serde_json::from_str::<K>(item.get()) {
+                Ok(object) => list.items.push(object),
+                Err(source) => unreadable.push((Unreadable::of(item.get()), source)),
+            }
+        }
+        Ok((list, unreadable))
     }
 
     /// Creates an object and returns it as stored.

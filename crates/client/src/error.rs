@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use serde::Deserialize;
 
 use crate::TransportError;
 
@@ -33,6 +34,15 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// One object of the answer is not what its type promises; the others are.
+    #[error("failed to decode {object}")]
+    Unreadable {
+        /// Which.
+        object: Box<Unreadable>,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
     /// The request could not be built from its arguments.
     #[error("failed to build a request for {path}: {reason}")]
     Request {
@@ -41,6 +51,49 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+}
+
+/// What is known of an object that its type cannot read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its namespace; empty for cluster-scoped kinds.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Which of all that had this name.
+    pub uid: String,
+    /// Its version, to go on watching from.
+    pub resource_version: String,
+    /// This was its last state.
+    pub deleted: bool,
+}
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&crate::key(&self.namespace, &self.name))
+    }
+}
+
+impl Unreadable {
+    /// Reads what tells an object from others and nothing else of it, however deep that nests.
+    pub(crate) fn of(object: &str) -> Self {
+        #[derive(Deserialize, Default)]
+        #[serde(default, rename_all = "camelCase")]
+        struct Metadata {
+            namespace: String,
+            name: String,
+            uid: String,
+            resource_version: String,
+        }
+        #[derive(Deserialize, Default)]
+        #[serde(default)]
+        struct Named {
+            metadata: Metadata,
+        }
+        let Metadata { namespace, name, uid, resource_version } =
+            serde_json::from_str::<Named>(object).unwrap_or_default().metadata;
+        Self { namespace, name, uid, resource_version, deleted: false }
+    }
 }
 
 /// Does trying again help?
@@ -110,7 +163,7 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match (self, self.code()) {
             (Self::Transport { .. }, _) => Retry::After(DEFAULT_PAUSE),
-            (Self::Decode { .. } | Self::Request { .. }, _) => Retry::Never,
+            (Self::Decode { .. } | Self::Unreadable { .. } | Self::Request { .. }, _) => Retry::Never,
             (Self::Api(_), 409) if !self.is_already_exists() => Retry::Now,
             (Self::Api(status), 429 | 500..) => Retry::After(pause(status)),
             (Self::Api(_), 408) => Retry::After(DEFAULT_PAUSE),

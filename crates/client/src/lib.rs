@@ -26,7 +26,7 @@ mod watch;
 pub use client::{
     Client, DeleteOptions, List, ListOptions, Object, Patch, PatchKind, Propagation, object_path,
 };
-pub use error::{Error, Retry};
+pub use error::{Error, Retry, Unreadable};
 pub use https::{Credential, Https, HttpsConfig};
 pub use reflector::{Change, Changes, Reflector, key};
 pub use transport::{InProcess, Transport, TransportError};

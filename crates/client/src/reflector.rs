@@ -6,7 +6,7 @@
 //!   └────── back-off ◄── error ◄────────┘
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Client, Error, ListOptions, Object, Retry, WatchEvent};
+use crate::{Client, Error, ListOptions, Object, Retry, Unreadable, WatchEvent};
 
 /// What happened to a cached object.
 #[derive(Debug)]
@@ -200,14 +200,30 @@ impl<K: Object> Cache<K> {
         }
     }
 
+    /// Whether this very object is cached, and not another of its name.
+    fn is_known(&self, object: &Unreadable) -> bool {
+        let known = self.objects.get(&object.to_string());
+        known.is_some_and(|known| known.metadata().uid.as_deref() == Some(&*object.uid))
+    }
+
+    /// An object that cannot be read was changed or deleted.
+    fn pass_over(&mut self, object: &Unreadable) {
+        if object.deleted || !self.is_known(object) {
+            self.remove(&object.to_string(), None);
+        }
+    }
+
     fn remove(&mut self, key: &str, last: Option<K>) {
         if let Some(known) = self.objects.remove(key) {
             self.publish(&Change::Deleted(last.map_or(known, Arc::new)));
         }
     }
 
-    fn replace(&mut self, objects: Vec<K>) {
-        let listed: std::collections::HashSet<String> = objects.iter().map(key_of).collect();
+    /// Replaces what is cached by what was listed. An object that is there and cannot be read stays as
+    /// it was when it could: to take it for gone would end what it stands for.
+    fn replace(&mut self, objects: Vec<K>, unreadable: &[Unreadable]) {
+        let kept = unreadable.iter().filter(|object| self.is_known(object)).map(Unreadable::to_string);
+        let listed: HashSet<String> = objects.iter().map(key_of).chain(kept).collect();
         let gone: Vec<String> = self.objects.keys().filter(|key| !listed.contains(*key)).cloned().collect();
         for key in gone {
             self.remove(&key, None);
@@ -247,8 +263,12 @@ impl<K: Object> Driver<K> {
     }
 
     async fn list(&mut self) -> Result<(), Error> {
-        let list = self.client.list::<K>(&self.namespace, &self.which).await?;
-        self.shared.lock().replace(list.items);
+        let (list, unreadable) = self.client.list_readable::<K>(&self.namespace, &self.which).await?;
+        for (object, error) in &unreadable {
+            skipped::<K>(object, error);
+        }
+        let unreadable: Vec<Unreadable> = unreadable.into_iter().map(|(object, _)| object).collect();
+        self.shared.lock().replace(list.items, &unreadable);
         self.version = Some(list.metadata.resource_version.unwrap_or_default());
         self.shared.listed.send_replace(true);
         Ok(())
@@ -257,7 +277,11 @@ impl<K: Object> Driver<K> {
     async fn follow(&mut self, version: &str) -> Result<(), Error> {
         let mut watch = self.client.watch::<K>(&self.namespace, &self.which, version).await?;
         while let Some(event) = watch.next().await {
-            self.apply(event?);
+            match event {
+                Ok(event) => self.apply(event),
+                Err(Error::Unreadable { object, source }) => self.skip(&object, &source),
+                Err(error) => return Err(error),
+            }
             self.failures = 0;
         }
         Ok(())
@@ -280,6 +304,15 @@ impl<K: Object> Driver<K> {
         self.version = version.or(self.version.take());
     }
 
+    /// Goes on behind an object that cannot be read.
+    fn skip(&mut self, object: &Unreadable, error: &serde_json::Error) {
+        skipped::<K>(object, error);
+        self.shared.lock().pass_over(object);
+        if !object.resource_version.is_empty() {
+            self.version = Some(object.resource_version.clone());
+        }
+    }
+
     async fn recover(&mut self, error: &Error) {
         if error.is_expired() {
             self.version = None;
@@ -295,6 +328,11 @@ impl<K: Object> Driver<K> {
         tracing::debug!(kind = K::KIND, error = %chain(error), ?pause, "reflector failed");
         tokio::time::sleep(pause).await;
     }
+}
+
+/// Names an object that is passed over: until somebody mends it, nobody acts on it.
+fn skipped<K: Object>(object: &Unreadable, error: &serde_json::Error) {
+    tracing::warn!(kind = K::KIND, %object, %error, "an object cannot be read and is passed over");
 }
 
 fn backoff(failures: u32) -> Duration {
@@ -400,6 +438,55 @@ mod tests {
         first.sort();
         assert_eq!(first, ["+3", "+4"]);
         assert_eq!(collect(&mut changes, 2).await, ["-3", "+8"]);
+    }
+
+    /// An object that no ConfigMap can be, yet names itself.
+    fn broken(name: &str, uid: &str, version: &str) -> String {
+        object(name, uid, version).replace("}}", r#"},"data":{"a":1}}"#)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_cannot_be_read_is_passed_over_and_the_others_come() {
+        let deep = object("deep", "9", "2")
+            .replace("}}", &format!(r#"}},"data":{}{}}}"#, "[".repeat(200), "]".repeat(200)));
+        let (reflector, _tasks) = start(vec![
+            ("/configmaps", 200, list("5", &[object("x", "1", "3"), broken("y", "2", "4"), deep])),
+            (
+                "resourceVersion=5",
+                200,
+                event("ADDED", &broken("z", "3", "6")) + &event("ADDED", &object("w", "4", "7")),
+            ),
+            // The version of an object that was passed over counts.
+            ("resourceVersion=7", 200, event("ADDED", &broken("v", "5", "8"))),
+            ("resourceVersion=8", 200, event("MODIFIED", &object("y", "2", "9"))),
+        ]);
+        let mut changes = reflector.subscribe();
+        assert_eq!(collect(&mut changes, 3).await, ["+3", "+7", "+9"]);
+        assert_eq!(reflector.list().len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_becomes_unreadable_stays_as_it_was_until_it_is_gone() {
+        let gone = r#"{"kind":"Status","apiVersion":"v1","code":410,"reason":"Expired"}"#;
+        let (reflector, _tasks) = start(vec![
+            ("/configmaps", 200, list("5", &[object("x", "1", "3"), object("y", "2", "4")])),
+            (
+                "resourceVersion=5",
+                200,
+                event("MODIFIED", &broken("x", "1", "6"))
+                    + &event("MODIFIED", &broken("y", "2", "7"))
+                    + &event("DELETED", &broken("y", "2", "8"))
+                    + &event("ERROR", gone),
+            ),
+            ("/configmaps", 200, list("9", &[broken("x", "1", "6")])),
+            ("resourceVersion=9", 200, event("ADDED", &broken("x", "another", "10"))),
+        ]);
+        let mut changes = reflector.subscribe();
+        let mut first = collect(&mut changes, 2).await;
+        first.sort();
+        assert_eq!(first, ["+3", "+4"]);
+        // Neither the change nor the second list ends x; the deletion of y and another x do.
+        assert_eq!(collect(&mut changes, 2).await, ["-4", "-3"]);
     }
 
     #[tokio::test(start_paused = true)]

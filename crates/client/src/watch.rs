@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::{Error, TransportError};
+use crate::{Error, TransportError, Unreadable};
 
 /// One change.
 #[derive(Debug)]
@@ -61,8 +61,8 @@ impl<K: DeserializeOwned> Watch<K> {
         Self { path, body, received: BytesMut::new(), kind: PhantomData }
     }
 
-    /// The next change; `None` when the server ended the watch in order.
-    /// Cancel-safe: bytes that were received stay here.
+    /// The next change; `None` when the server ended the watch in order. After
+    /// [`Error::Unreadable`] the watch goes on. Cancel-safe: bytes that were received stay here.
     pub async fn next(&mut self) -> Option<Result<WatchEvent<K>, Error>> {
         loop {
             if let Some(end) = self.received.iter().position(|&byte| byte == b'\n') {
@@ -88,10 +88,16 @@ impl<K: DeserializeOwned> Watch<K> {
         let decode = |source| Error::Decode { path: self.path.clone(), source };
         let event: Line<'_> = serde_json::from_slice(line).map_err(decode)?;
         let object = event.object.get();
+        let read = || {
+            serde_json::from_str(object).map_err(|source| {
+                let object = Unreadable { deleted: event.kind == "DELETED", ..Unreadable::of(object) };
+                Error::Unreadable { object: Box::new(object), source }
+            })
+        };
         match event.kind {
-            "ADDED" => Ok(WatchEvent::Added(serde_json::from_str(object).map_err(decode)?)),
-            "MODIFIED" => Ok(WatchEvent::Modified(serde_json::from_str(object).map_err(decode)?)),
-            "DELETED" => Ok(WatchEvent::Deleted(serde_json::from_str(object).map_err(decode)?)),
+            "ADDED" => Ok(WatchEvent::Added(read()?)),
+            "MODIFIED" => Ok(WatchEvent::Modified(read()?)),
+            "DELETED" => Ok(WatchEvent::Deleted(read()?)),
             "BOOKMARK" => {
                 let metadata = serde_json::from_str::<Bookmark>(object).map_err(decode)?.metadata;
                 let initial_events_end =
