@@ -11,12 +11,15 @@ use serde_json::{Map, Value};
 
 fn main() {
     println!("cargo:rerun-if-changed=openapi/definitions.json");
+    println!("cargo:rerun-if-changed=protobuf/numbers.txt");
     println!("cargo:rerun-if-changed=build.rs");
     let text = std::fs::read("openapi/definitions.json").expect("definitions.json is in the repository");
     let mut definitions: Map<String, Value> =
         serde_json::from_slice(&text).expect("definitions.json is JSON");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    std::fs::write(out.join("schema_tables.rs"), tables(&definitions)).expect("OUT_DIR is writable");
+    let numbers = std::fs::read_to_string("protobuf/numbers.txt").expect("numbers.txt is in the repository");
+    let tables = tables(&definitions, &messages(&numbers));
+    std::fs::write(out.join("schema_tables.rs"), tables).expect("OUT_DIR is writable");
     definitions.values_mut().for_each(strip_go);
     let json = serde_json::to_vec(&definitions).expect("JSON values encode");
     let file = std::fs::File::create(out.join("definitions.z")).expect("OUT_DIR is writable");
@@ -32,7 +35,46 @@ fn strip_go(definition: &mut Value) {
     }
 }
 
-fn tables(definitions: &Map<String, Value>) -> String {
+/// A protobuf message: number, name and (where it holds one) message of each field, in lower case.
+type Message<'a> = Vec<(u16, &'a str, Option<&'a str>)>;
+type Messages<'a> = BTreeMap<&'a str, Message<'a>>;
+
+fn messages(numbers: &str) -> Messages<'_> {
+    let mut messages = Messages::new();
+    let mut message = "";
+    for line in numbers.lines() {
+        let Some(field) = line.strip_prefix(' ') else {
+            message = line;
+            continue;
+        };
+        let mut words = field.split_ascii_whitespace();
+        let number =
+            words.next().and_then(|number| number.parse().ok()).expect("a field begins with its number");
+        let name = words.next().expect("a field has a name");
+        messages.entry(message).or_default().push((number, name, words.next()));
+    }
+    messages
+}
+
+/// The field numbers of a struct: to which of its fields each belongs. A field that JSON does not
+/// name is a Go struct embedded in this one: its fields belong to the same object.
+fn numbers(message: &str, fields: &[String], messages: &Messages<'_>) -> String {
+    let (mut own, mut embedded) = (Vec::new(), Vec::new());
+    for (number, name, holds) in messages.get(message).into_iter().flatten() {
+        match (fields.iter().position(|field| field == name), holds) {
+            (Some(at), _) => own.push((*number, at)),
+            (None, Some(inner)) => embedded.push((*number, numbers(inner, fields, messages))),
+            (None, None) => {}
+        }
+    }
+    own.sort_unstable();
+    embedded.sort_unstable();
+    let embedded: Vec<String> =
+        embedded.into_iter().map(|(number, inner)| format!("({number},&{inner})")).collect();
+    format!("Numbers{{fields:&{own:?},embedded:&[{}]}}", embedded.join(","))
+}
+
+fn tables(definitions: &Map<String, Value>, messages: &Messages<'_>) -> String {
     let index: BTreeMap<&str, usize> =
         definitions.keys().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
     let mut out = String::new();
@@ -42,7 +84,7 @@ fn tables(definitions: &Map<String, Value>) -> String {
         if !reference(name, &index).starts_with("Type::Struct") {
             continue;
         }
-        structure(&mut out, number, name, definition, &index);
+        structure(&mut out, number, name, definition, &index, messages);
         for kind in definition["x-kubernetes-group-version-kind"].as_array().into_iter().flatten() {
             let part = |key: &str| kind[key].as_str().unwrap_or_default();
             let api_version = match part("group") {
@@ -61,15 +103,25 @@ fn tables(definitions: &Map<String, Value>) -> String {
     out
 }
 
-fn structure(out: &mut String, number: usize, name: &str, definition: &Value, index: &BTreeMap<&str, usize>) {
+fn structure(
+    out: &mut String,
+    number: usize,
+    name: &str,
+    definition: &Value,
+    index: &BTreeMap<&str, usize>,
+    messages: &Messages<'_>,
+) {
     let go = name.rsplit('.').next().unwrap_or(name);
     let atomic = definition["x-kubernetes-map-type"] == "atomic";
     writeln!(out, "static S{number}: Struct = Struct{{name:{name:?},go:{go:?},atomic:{atomic},fields:&[")
         .expect("writing to a string");
+    let mut fields = Vec::new();
     for (field_name, schema) in definition["properties"].as_object().into_iter().flatten() {
         field(out, field_name, schema, index);
+        fields.push(field_name.to_lowercase());
     }
-    out.push_str("]};\n");
+    let numbers = numbers(&name.to_lowercase(), &fields, messages);
+    writeln!(out, "],numbers:{numbers}}};").expect("writing to a string");
 }
 
 fn field(out: &mut String, name: &str, schema: &Value, index: &BTreeMap<&str, usize>) {

@@ -8,9 +8,14 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Number, Value};
 
-/// Deepest nesting accepted. Go's limit is 10 000 with the same message; no object of
-/// the API comes near either, and this one lets recursive walks run on any stack.
-pub(crate) const MAX_DEPTH: usize = 500;
+/// Deepest nesting that is read, whatever the format. Go's limit is 10 000 with the same message.
+///
+/// It is below that of every reader of what is stored: serde_json, which all typed clients of this
+/// program use, reads 127 levels, and a list or a table puts up to four around an object.
+pub(crate) const MAX_DEPTH: usize = 112;
+
+/// The sentence for what nests deeper.
+pub(crate) const TOO_DEEP: &str = "exceeded max depth";
 
 /// A parsed value that still knows how it was written.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +40,15 @@ impl<'a> Node<'a> {
             Node::String(_) => "string",
             Node::Array(_) => "array",
             Node::Object(_) => "object",
+        }
+    }
+
+    /// How deep it nests: 0 for scalars.
+    pub(crate) fn depth(&self) -> usize {
+        match self {
+            Node::Array(items) => 1 + items.iter().map(Node::depth).max().unwrap_or(0),
+            Node::Object(entries) => 1 + entries.iter().map(|entry| entry.1.depth()).max().unwrap_or(0),
+            _ => 0,
         }
     }
 
@@ -121,7 +135,7 @@ impl<'a> Parser<'a> {
         loop {
             let mut value = match self.value()? {
                 Step::Value(value) => value,
-                Step::Opened(_) if stack.len() >= MAX_DEPTH => return Err("exceeded max depth".into()),
+                Step::Opened(_) if stack.len() >= MAX_DEPTH => return Err(TOO_DEEP.into()),
                 Step::Opened(open) => {
                     stack.push(open);
                     continue;

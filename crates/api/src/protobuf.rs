@@ -1,7 +1,7 @@
 //! Objects in protobuf, as typed Go clients send them (`kubectl create`, every controller).
 //!
 //! ```text
-//! "k8s\0" Unknown{typeMeta, raw} ─ numbers.txt (number → name) ─ schema (name → type) ─ JSON value
+//! "k8s\0" Unknown{typeMeta, raw} ─ schema (number → field → type) ─ JSON value
 //! ```
 //!
 //! Only reading: such clients take JSON answers, and say so in their Accept header.
@@ -12,14 +12,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
-use crate::schema::{self, Omit, Struct, Type};
+use crate::json;
+use crate::schema::{self, Field, Numbers, Omit, Struct, Type};
 
 /// The media type.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 /// What every body begins with.
 const MAGIC: &[u8] = b"k8s\0";
-/// Numbers and names of the fields of every message; `cargo xtask protobuf-numbers` makes it.
-const NUMBERS: &str = include_str!("../protobuf/numbers.txt");
 /// No object of ours is nested deeper; a body that is, is an attack.
 const DEPTH_MAX: usize = 64;
 
@@ -43,6 +42,12 @@ pub enum Error {
         /// As sent.
         kind: String,
     },
+    /// It is of a type whose protobuf form this program does not know.
+    #[error("no protobuf form is known of {0}, send it as JSON")]
+    Unknown(&'static str),
+    /// Free-form JSON in it cannot be read.
+    #[error("{0}")]
+    Json(String),
     /// It nests deeper than any object does.
     #[error("exceeded max depth")]
     Depth,
@@ -65,7 +70,7 @@ pub fn read(body: &[u8], api_version: &str, kind: &str) -> Result<Value, Error> 
         return Err(Error::Kind { api_version, kind });
     };
     let mut object = Map::new();
-    message(raw, &schema.name.to_lowercase(), schema, &mut object, 0)?;
+    whole(raw, schema, &mut object, 0)?;
     object.insert("apiVersion".into(), api_version.into());
     object.insert("kind".into(), kind.into());
     Ok(Value::Object(object))
@@ -84,11 +89,29 @@ fn type_meta(bytes: &[u8]) -> Result<(String, String), Error> {
     Ok((api_version, kind))
 }
 
+/// Reads the message of a struct. Without its numbers nothing of it would be kept.
+fn whole(
+    bytes: &[u8],
+    schema: &'static Struct,
+    into: &mut Map<String, Value>,
+    depth: usize,
+) -> Result<(), Error> {
+    let numbers = &schema.numbers;
+    if numbers.fields.is_empty()
+        && numbers.embedded.is_empty()
+        && !schema.fields.is_empty()
+        && !bytes.is_empty()
+    {
+        return Err(Error::Unknown(schema.go));
+    }
+    message(bytes, numbers, schema, into, depth)
+}
+
 /// Reads a message into the object of its struct. A field that JSON does not name is a Go struct
 /// embedded in this one: its fields belong to the same object.
 fn message(
     bytes: &[u8],
-    name: &str,
+    numbers: &Numbers,
     schema: &'static Struct,
     into: &mut Map<String, Value>,
     depth: usize,
@@ -98,19 +121,21 @@ fn message(
     }
     let mut fields = Fields(bytes);
     while let Some((number, wire)) = fields.next()? {
-        let Some((field_name, embedded)) = numbered(name, number) else { continue };
-        match (schema.fields.iter().find(|field| field.name.eq_ignore_ascii_case(field_name)), embedded) {
-            (Some(field), _) => {
-                if let Some(value) = value(wire, field.ty, into.remove(field.name), depth)? {
-                    let zero = !field.pointer && field.omit != Omit::Never && is_zero(&value);
-                    if !zero {
-                        into.insert(field.name.to_owned(), value);
-                    }
-                }
-            }
-            (None, Some(embedded)) => message(wire.bytes()?, embedded, schema, into, depth + 1)?,
-            (None, None) => {}
+        if let Ok(at) = numbers.fields.binary_search_by_key(&number, |field| field.0.into()) {
+            put(wire, &schema.fields[usize::from(numbers.fields[at].1)], into, depth)?;
+        } else if let Ok(at) = numbers.embedded.binary_search_by_key(&number, |inner| inner.0.into()) {
+            message(wire.bytes()?, numbers.embedded[at].1, schema, into, depth + 1)?;
         }
+    }
+    Ok(())
+}
+
+/// Adds an occurrence of a field to its object.
+fn put(wire: Wire<'_>, field: &Field, into: &mut Map<String, Value>, depth: usize) -> Result<(), Error> {
+    let Some(value) = value(wire, field.ty, into.remove(field.name), depth)? else { return Ok(()) };
+    let zero = !field.pointer && field.omit != Omit::Never && is_zero(&value);
+    if !zero {
+        into.insert(field.name.to_owned(), value);
     }
     Ok(())
 }
@@ -127,23 +152,6 @@ fn is_zero(value: &Value) -> bool {
     }
 }
 
-/// The name of a message's field and, where it holds one, its message.
-fn numbered(message: &str, number: u32) -> Option<(&'static str, Option<&'static str>)> {
-    let mut from = 0;
-    let start = loop {
-        let at = from + NUMBERS[from..].find(message)?;
-        let end = at + message.len();
-        if NUMBERS[..at].ends_with('\n') && NUMBERS[end..].starts_with('\n') {
-            break end + 1;
-        }
-        from = end;
-    };
-    NUMBERS[start..].lines().take_while(|line| line.starts_with(' ')).find_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        (words.next()?.parse::<u32>().ok()? == number).then(|| Some((words.next()?, words.next())))?
-    })
-}
-
 /// The value of a field; `before` is what earlier occurrences made (lists and maps grow).
 fn value(wire: Wire<'_>, ty: Type, before: Option<Value>, depth: usize) -> Result<Option<Value>, Error> {
     Ok(Some(match ty {
@@ -158,17 +166,18 @@ fn value(wire: Wire<'_>, ty: Type, before: Option<Value>, depth: usize) -> Resul
         Type::Quantity => text(first(wire.bytes()?, 1)?.map_or(Ok(&[][..]), Wire::bytes)?).into(),
         Type::IntOrString => int_or_string(wire.bytes()?)?,
         Type::Any => {
-            return Ok(first(wire.bytes()?, 1)?
-                .map(Wire::bytes)
-                .transpose()?
-                .and_then(|json| serde_json::from_slice(json).ok()));
+            let Some(raw) = first(wire.bytes()?, 1)?.map(Wire::bytes).transpose()? else { return Ok(None) };
+            if raw.is_empty() {
+                return Ok(None);
+            }
+            json::parse(raw).map_err(Error::Json)?.into_value()
         }
         Type::Struct(schema) => {
             let mut object = match before {
                 Some(Value::Object(object)) => object,
                 _ => Map::new(),
             };
-            message(wire.bytes()?, &schema.name.to_lowercase(), schema, &mut object, depth + 1)?;
+            whole(wire.bytes()?, schema, &mut object, depth + 1)?;
             Value::Object(object)
         }
         Type::List(list) => return list_item(wire, list.item, before, depth).map(Some),
@@ -359,9 +368,9 @@ mod tests {
         let newer = "io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicy";
         let missing: Vec<&str> = schema::kinds()
             .filter(|(version, ..)| !version.contains("beta") && !version.contains("alpha"))
+            .filter(|(.., schema)| schema.name.starts_with("io.k8s.api.") && !schema.name.starts_with(newer))
+            .filter(|(.., schema)| !schema.numbers.fields.iter().any(|field| field.0 == 1))
             .map(|(.., schema)| schema.name)
-            .filter(|name| name.starts_with("io.k8s.api.") && !name.starts_with(newer))
-            .filter(|name| numbered(&name.to_lowercase(), 1).is_none())
             .collect();
         assert!(missing.is_empty(), "{missing:?}");
     }
@@ -371,6 +380,46 @@ mod tests {
         let whole = body("v1", "ConfigMap", &field(1, &field(1, b"a")));
         assert_eq!(read(&whole[..whole.len() - 1], "v1", "ConfigMap"), Err(Error::Truncated));
         assert_eq!(read(b"{}", "v1", "ConfigMap"), Err(Error::Magic));
+    }
+
+    #[test]
+    fn what_has_no_known_form_is_refused_and_not_emptied() {
+        let spec = field(2, &field(1, b"example.com"));
+        let sent = body("apiextensions.k8s.io/v1", "CustomResourceDefinition", &spec);
+        let version = "apiextensions.k8s.io/v1";
+        let refused = read(&sent, version, "CustomResourceDefinition");
+        assert_eq!(refused, Err(Error::Unknown("CustomResourceDefinition")));
+    }
+
+    #[test]
+    fn free_form_json_that_cannot_be_read_is_an_error() {
+        let sent = |fields: &[u8]| {
+            let entry = field(7, &field(1, fields));
+            // The number 17 takes two bytes.
+            let managed = [&[0x8a, 0x01, entry.len() as u8], &*entry].concat();
+            body("v1", "ConfigMap", &field(1, &managed))
+        };
+        assert!(read(&sent(b"{}"), "v1", "ConfigMap").is_ok());
+        assert!(matches!(read(&sent(b"{"), "v1", "ConfigMap"), Err(Error::Json(_))));
+    }
+
+    #[test]
+    fn a_body_of_a_million_fields_is_read_in_one_pass() {
+        // Two bytes each, of a field that nobody knows, of one known, and of a list's empty items.
+        for tiny in [[0x28u8, 1], [0x0a, 0], [0x12, 0]] {
+            let raw = tiny.repeat(1 << 20);
+            let length = raw.len();
+            let prefix = [
+                0x12,
+                length as u8 & 0x7f | 0x80,
+                (length >> 7) as u8 & 0x7f | 0x80,
+                (length >> 14) as u8 & 0x7f | 0x80,
+                (length >> 21) as u8,
+            ];
+            let sent =
+                [MAGIC, &field(1, &[field(1, b"v1"), field(2, b"Pod")].concat()), &prefix, &raw].concat();
+            assert!(read(&sent, "v1", "Pod").is_ok());
+        }
     }
 
     proptest! {

@@ -15,6 +15,17 @@ pub struct Struct {
     pub atomic: bool,
     /// All fields, sorted by name; inlined structs are flattened.
     pub fields: &'static [Field],
+    /// The numbers of the fields in protobuf.
+    pub(crate) numbers: Numbers,
+}
+
+/// To which field of a [`Struct`] the numbers of a protobuf message belong; both lists are sorted.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    /// Number, and the place in [`Struct::fields`].
+    pub(crate) fields: &'static [(u16, u16)],
+    /// Messages around fields of the same object: Go structs embedded in this one.
+    pub(crate) embedded: &'static [(u16, &'static Numbers)],
 }
 
 /// One field of a [`Struct`].

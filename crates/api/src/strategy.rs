@@ -24,7 +24,9 @@ use serde_json::Value;
 
 use crate::field::ErrorList;
 use crate::resource::Resource;
+use crate::schema;
 use crate::validate::meta::{object_meta, object_meta_update};
+use crate::validate::times;
 use crate::validate::view::View;
 use crate::validate::{NameRule, name_is_dns_label, name_is_dns_subdomain, name_is_path_segment};
 
@@ -47,7 +49,15 @@ pub fn validate_create(resource: &Resource, object: &Value) -> ErrorList {
         ("", "Pod") => pod::validate_create(object, &mut errors),
         (group, kind) => validate_object(group, kind, View::new(object), None, &mut errors),
     }
+    readable(resource, object, &mut errors);
     errors
+}
+
+/// What no typed reader can do without is there.
+fn readable(resource: &Resource, object: &Value, errors: &mut ErrorList) {
+    if let Some(schema) = schema::kind(&resource.api_version(), resource.kind) {
+        times::required(schema, object, errors);
+    }
 }
 
 /// Everything that is wrong with changing `old` into `new`, through a subresource or the object itself.
@@ -68,6 +78,7 @@ pub fn validate_update(
         (_, _, Some("status")) => {}
         (group, kind, _) => validate_object(group, kind, view, Some(before), &mut errors),
     }
+    readable(resource, new, &mut errors);
     errors
 }
 

@@ -5,6 +5,7 @@
 //! [`meta`] apply them to `metadata`.
 
 pub mod meta;
+pub(crate) mod times;
 pub(crate) mod view;
 
 use std::net::IpAddr;

@@ -18,11 +18,13 @@ mod typed;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::decode;
-use crate::schema::Struct;
+use crate::decode::{self, Misfit};
+use crate::schema::{ListKind, Struct};
 use crate::status::{Cause, Status};
 use managers::{Identity, Managed, Operation};
 use set::{Set, display};
+
+pub(crate) use set::display_element;
 
 /// The manager of objects that had none before the first apply.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -165,7 +167,9 @@ pub fn apply(
 pub fn intent(schema: &'static Struct, api_version: &str, body: &[u8]) -> Result<Value, Status> {
     let unreadable = |why| Status::bad_request(format!("error decoding YAML: {why}"));
     match decode::intent(schema, body).map_err(unreadable)? {
-        Err(why) => Err(untyped(&Value::Null, api_version, schema.go, &why)),
+        Err(Misfit { namespace, name, why }) => {
+            Err(untyped((&namespace, &name), api_version, schema.go, &why))
+        }
         Ok(intent) => match intent["apiVersion"].as_str().unwrap_or_default() {
             version if version == api_version => Ok(intent),
             version => Err(Status::bad_request(format!(
@@ -173,6 +177,11 @@ pub fn intent(schema: &'static Struct, api_version: &str, body: &[u8]) -> Result
             ))),
         },
     }
+}
+
+/// The path element of a list item, as structured-merge-diff writes it.
+pub(crate) fn list_element(item: &Value, kind: ListKind) -> Result<String, String> {
+    typed::element(item, kind)
 }
 
 struct Attempt<'a> {
@@ -184,7 +193,7 @@ struct Attempt<'a> {
 }
 
 enum Refusal {
-    /// The intent cannot be placed: a list item without its key.
+    /// What the merge makes is no object of the kind.
     Unplaceable(String),
     /// Fields of others, with their owners.
     Conflicts(Vec<(Identity, Set)>),
@@ -192,7 +201,7 @@ enum Refusal {
 
 impl Attempt<'_> {
     fn run(&self, mut managed: Managed) -> Result<Value, Refusal> {
-        let applied = typed::fields(self.intent, self.schema).map_err(Refusal::Unplaceable)?;
+        let applied = typed::fields(self.intent, self.schema);
         let applied = applied.recursive_difference(&ignored(self.manager.subresource));
         let identity = Identity::new(Operation::Apply, self.manager);
         let last = managed.fields_of(&identity);
@@ -226,7 +235,7 @@ impl Attempt<'_> {
     fn prune(&self, merged: &Value, managed: &Managed, last: &Set) -> Value {
         let schema = self.schema;
         let named = |set: &Set| typed::with_named_fields(set, schema);
-        let all = |value: &Value| typed::fields(value, schema).unwrap_or_default();
+        let all = |value: &Value| typed::fields(value, schema);
         let pruned = typed::remove(merged, &named(last), schema);
         let before = named(&all(merged));
         let owned = named(&managed.all_fields());
@@ -241,20 +250,20 @@ impl Refusal {
     fn into_status(self, intent: &Value, manager: Manager<'_>) -> Status {
         match self {
             Refusal::Unplaceable(why) => {
-                untyped(intent, manager.api_version, intent["kind"].as_str().unwrap_or_default(), &why)
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let metadata = &intent["metadata"];
+                let named = (&*text(&metadata["namespace"]), &*text(&metadata["name"]));
+                untyped(named, manager.api_version, &text(&intent["kind"]), &why)
             }
             Refusal::Conflicts(conflicts) => conflict(&conflicts),
         }
     }
 }
 
-fn untyped(intent: &Value, api_version: &str, kind: &str, why: &str) -> Status {
-    let text = |key: &str| intent["metadata"][key].as_str().unwrap_or_default();
+fn untyped((namespace, name): (&str, &str), api_version: &str, kind: &str, why: &str) -> Status {
     let slash = if api_version.contains('/') { "" } else { "/" };
     crate::patch::plain_error(format!(
-        "failed to create typed patch object ({}/{}; {slash}{api_version}, Kind={kind}): {why}",
-        text("namespace"),
-        text("name"),
+        "failed to create typed patch object ({namespace}/{name}; {slash}{api_version}, Kind={kind}): {why}",
     ))
 }
 
@@ -289,7 +298,7 @@ fn may_upgrade(
     }
     let last = live["metadata"]["annotations"][LAST_APPLIED].as_str().unwrap_or_default();
     let Ok(Ok(last)) = decode::intent(schema, last.as_bytes()) else { return false };
-    let mut allowed = typed::fields(&last, schema).unwrap_or_default();
+    let mut allowed = typed::fields(&last, schema);
     allowed.insert(&["f:metadata", "f:annotations", &format!("f:{LAST_APPLIED}")].map(str::to_owned));
     conflicts.iter().all(|(_, fields)| fields.difference(&allowed).is_empty())
 }

@@ -7,9 +7,6 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-/// Field sets nest no deeper than objects do.
-const MAX_DEPTH: usize = crate::json::MAX_DEPTH;
-
 /// A set of paths.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Set {
@@ -124,14 +121,10 @@ impl Set {
         Value::Object(map)
     }
 
-    /// Reads the FieldsV1 form; anything else is `None`.
+    /// Reads the FieldsV1 form; anything else is `None`. Recurses no deeper than bodies may nest.
     pub(super) fn from_fields(fields: &Value) -> Option<Set> {
-        Self::read(fields, 0)
-    }
-
-    fn read(fields: &Value, depth: usize) -> Option<Set> {
         let mut set = Set::default();
-        for (element, inner) in fields.as_object()?.iter().filter(|_| depth < MAX_DEPTH) {
+        for (element, inner) in fields.as_object()? {
             if element == "." {
                 set.member = true;
                 continue;
@@ -139,7 +132,7 @@ impl Set {
             if !["f:", "k:", "v:", "i:"].iter().any(|prefix| element.starts_with(prefix)) {
                 return None;
             }
-            let mut child = Self::read(inner, depth + 1)?;
+            let mut child = Self::from_fields(inner)?;
             child.member |= child.children.is_empty();
             set.children.insert(element.clone(), child);
         }
@@ -152,7 +145,7 @@ pub(super) fn display(path: &[String]) -> String {
     path.iter().map(|element| display_element(element)).collect()
 }
 
-fn display_element(element: &str) -> String {
+pub(crate) fn display_element(element: &str) -> String {
     let (kind, rest) = element.split_at(element.len().min(2));
     match kind {
         "k:" => match serde_json::from_str::<Map<String, Value>>(rest) {

@@ -4,7 +4,7 @@
 //! These are upstream's structured-merge-diff rules: granular structs and maps are
 //! walked, list maps are walked by key and sets by value, all else is a leaf.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Map, Value};
 
@@ -62,53 +62,47 @@ struct Child {
     named: bool,
 }
 
-/// The fields of an applied object, as its manager will own them.
-pub(super) fn fields(object: &Value, schema: &'static Struct) -> Result<Set, String> {
+/// The fields that an object has, as a manager would own them. List items without their keys are
+/// passed over: what a client applies is checked when it is read, the rest was accepted before.
+pub(super) fn fields(object: &Value, schema: &'static Struct) -> Set {
     let mut set = Set::default();
-    collect(object, Some(Shape::Struct(schema)), &mut set)?;
+    collect(object, Some(Shape::Struct(schema)), &mut set);
     set.member = false;
-    Ok(set)
+    set
 }
 
-fn collect(value: &Value, shape: Option<Shape>, set: &mut Set) -> Result<(), String> {
+fn collect(value: &Value, shape: Option<Shape>, set: &mut Set) {
     match (shape, value) {
         (None, _) => set.member = true,
         (Some(shape @ (Shape::Struct(_) | Shape::Map(_))), Value::Object(map)) => {
             for (key, item) in map {
                 let child = shape.child(key);
-                let mut inner = Set::default();
-                collect(item, child.shape, &mut inner)?;
+                let inner = set.children.entry(format!("f:{key}")).or_default();
+                collect(item, child.shape, inner);
                 let empty = item.is_null() || item.as_object().is_some_and(Map::is_empty);
                 inner.member |= empty || !child.named;
-                set.children.insert(format!("f:{key}"), inner);
             }
         }
         (Some(Shape::List(ty, kind)), Value::Array(items)) => {
-            for (element, item) in keyed(items, kind)? {
-                let mut inner = Set::default();
-                collect(item, self::shape(ty), &mut inner)?;
+            for item in items {
+                let Ok(element) = element(item, kind) else { continue };
+                let inner = set.children.entry(element).or_default();
+                collect(item, self::shape(ty), inner);
                 inner.member = true;
-                set.children.insert(element, inner);
             }
         }
         _ => {}
     }
-    Ok(())
 }
 
 /// How `new` differs from `old`.
 pub(super) fn compare(old: &Value, new: &Value, schema: &'static Struct) -> Comparison {
     let mut out = Comparison::default();
-    Comparer { out: &mut out, path: Vec::new() }.compare(Some(old), Some(new), Some(Shape::Struct(schema)));
+    out.compare(Some(old), Some(new), Some(Shape::Struct(schema)));
     out
 }
 
-struct Comparer<'a> {
-    out: &'a mut Comparison,
-    path: Vec<String>,
-}
-
-impl Comparer<'_> {
+impl Comparison {
     fn compare(&mut self, old: Option<&Value>, new: Option<&Value>, shape: Option<Shape>) {
         if old == new {
             return;
@@ -141,23 +135,30 @@ impl Comparer<'_> {
             }
         }
         match (old, new) {
-            (None, _) => self.out.added.insert(&self.path),
-            (_, None) => self.out.removed.insert(&self.path),
+            (None, _) => self.added.member = true,
+            (_, None) => self.removed.member = true,
             _ => {}
         }
     }
 
+    /// Compares what stands at an element. The sets grow from the leaves, so that a long element is
+    /// written once and not for each path through it.
     fn descend(&mut self, element: String, old: Option<&Value>, new: Option<&Value>, shape: Option<Shape>) {
-        self.path.push(element);
-        self.compare(old, new, shape);
-        self.path.pop();
+        let mut inner = Comparison::default();
+        inner.compare(old, new, shape);
+        let into = [&mut self.added, &mut self.modified, &mut self.removed];
+        for (set, inner) in into.into_iter().zip([inner.added, inner.modified, inner.removed]) {
+            if !inner.is_empty() {
+                set.children.insert(element.clone(), inner);
+            }
+        }
     }
 
     fn leaf(&mut self, old: Option<&Value>, new: Option<&Value>) {
         match (old, new) {
-            (None, Some(_)) => self.out.added.insert(&self.path),
-            (Some(_), None) => self.out.removed.insert(&self.path),
-            (Some(old), Some(new)) if old != new => self.out.modified.insert(&self.path),
+            (None, Some(_)) => self.added.member = true,
+            (Some(_), None) => self.removed.member = true,
+            (Some(old), Some(new)) if old != new => self.modified.member = true,
             _ => {}
         }
     }
@@ -177,21 +178,8 @@ fn index(value: Option<&Value>, kind: ListKind) -> BTreeMap<String, &Value> {
     items.iter().filter_map(|item| Some((element(item, kind).ok()?, item))).collect()
 }
 
-fn keyed(items: &[Value], kind: ListKind) -> Result<Vec<(String, &Value)>, String> {
-    let mut out: Vec<(String, &Value)> = Vec::with_capacity(items.len());
-    for (at, item) in items.iter().enumerate() {
-        let element = element(item, kind).map_err(|error| format!("element {at}: {error}"))?;
-        if out.iter().any(|(known, _)| *known == element) {
-            let shown = super::set::display(std::slice::from_ref(&element));
-            return Err(format!("duplicate entries for key {shown}"));
-        }
-        out.push((element, item));
-    }
-    Ok(out)
-}
-
-/// The path element of a list item.
-fn element(item: &Value, kind: ListKind) -> Result<String, String> {
+/// The path element of a list item; the error is structured-merge-diff's.
+pub(super) fn element(item: &Value, kind: ListKind) -> Result<String, String> {
     let ListKind::Map(keys) = kind else { return Ok(format!("v:{item}")) };
     let mut found = Map::new();
     for key in keys {
@@ -240,18 +228,18 @@ fn merge_lists(old: &[Value], new: &[Value], ty: Type, kind: ListKind) -> Vec<Va
     let key = |item: &Value| element(item, kind).unwrap_or_default();
     let old: Vec<(String, &Value)> = old.iter().map(|item| (key(item), item)).collect();
     let new: Vec<(String, &Value)> = new.iter().map(|item| (key(item), item)).collect();
-    let find = |list: &[(String, &Value)], key: &str| list.iter().position(|(known, _)| known == key);
+    let (in_old, in_new) = (positions(&old), positions(&new));
     let mut out = Vec::new();
     let (mut left, mut right) = (0, 0);
     while left < old.len() || right < new.len() {
         if let Some((key, item)) = old.get(left) {
-            match find(&new, key) {
+            match in_new.get(key.as_str()) {
                 None => {
                     out.push((*item).clone());
                     left += 1;
                     continue;
                 }
-                Some(at) if at < right => {
+                Some(at) if *at < right => {
                     left += 1;
                     continue;
                 }
@@ -259,11 +247,20 @@ fn merge_lists(old: &[Value], new: &[Value], ty: Type, kind: ListKind) -> Vec<Va
             }
         }
         let (key, item) = &new[right];
-        let live = find(&old, key).map(|at| old[at].1);
+        let live = in_old.get(key.as_str()).map(|at| old[*at].1);
         out.extend(merge_values(live, Some(item), shape(ty)));
         right += 1;
     }
     out
+}
+
+/// Where each key stands first.
+fn positions<'a>(list: &'a [(String, &Value)]) -> HashMap<&'a str, usize> {
+    let mut first = HashMap::with_capacity(list.len());
+    for (at, (key, _)) in list.iter().enumerate() {
+        first.entry(key.as_str()).or_insert(at);
+    }
+    first
 }
 
 /// The object without the members of `set`. Containers that become empty become null,

@@ -143,28 +143,28 @@ pub(crate) fn empty(schema: &'static Struct) -> Value {
     walk::zero(Type::Struct(schema))
 }
 
+/// Why the body of an apply does not fit its schema, and which object it names.
+pub(crate) struct Misfit {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) why: String,
+}
+
 /// Reads the body of a server-side apply (YAML or JSON): only what it says. The first
 /// error is that the body cannot be read, the second that it does not fit the schema.
-pub(crate) fn intent(schema: &'static Struct, body: &[u8]) -> Result<Result<Value, String>, String> {
+pub(crate) fn intent(schema: &'static Struct, body: &[u8]) -> Result<Result<Value, Misfit>, String> {
     let node = match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        Some(b'{') => json::parse(body)?,
+        // YAML has objects in braces too, which are no JSON where their keys lack quotes.
+        Some(b'{') => json::parse(body).or_else(|_| yaml::parse(body))?,
         _ => yaml::parse(body)?,
     };
-    let walked = match walk::walk(node, schema, walk::Purpose::Intent) {
-        Ok(walked) => walked,
-        Err(why) => return Ok(Err(why)),
+    let named = |key: &str| match node.get("metadata").and_then(|metadata| metadata.get(key)) {
+        Some(Node::String(text)) => text.to_string(),
+        _ => String::new(),
     };
-    let undeclared: Vec<String> = walked
-        .strict
-        .iter()
-        .filter_map(|error| error.strip_prefix("unknown field \"")?.strip_suffix('"'))
-        .map(|path| format!(".{path}: field not declared in schema"))
-        .collect();
-    Ok(match undeclared.as_slice() {
-        [] => Ok(walked.value),
-        [one] => Err(one.clone()),
-        many => Err(format!("errors:\n  {}", many.join("\n  "))),
-    })
+    let (namespace, name) = (named("namespace"), named("name"));
+    let walked = walk::walk(node, schema, walk::Purpose::Intent);
+    Ok(walked.map(|walked| walked.value).map_err(|why| Misfit { namespace, name, why }))
 }
 
 fn typed(

@@ -6,16 +6,26 @@
 //! the wrong type and reports the first; a value that a type's own decoder refuses
 //! (a quantity, a time) ends it at once.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
 use super::scalar;
-use crate::json::Node;
+use crate::apply;
+use crate::json::{self, Node};
 use crate::schema::{Field, List, ListKind, Omit, Struct, Type};
 
 /// The most strict errors that are kept; upstream stops there too.
 const STRICT_MAX: usize = 100;
+
+/// How many bytes of complaints are written at most, kept or not: each names its whole path, and a
+/// body of short fields below one long key would otherwise be work by the square of its size.
+const COMPLAINTS_MAX: usize = 1 << 20;
+
+/// Deepest nesting of an object. What is recorded of it in `managedFields` nests up to five levels
+/// deeper and must pass here again with the next write: for that the limit is [`json::MAX_DEPTH`].
+const OBJECT_DEPTH_MAX: usize = json::MAX_DEPTH - 12;
 
 /// What came out of a walk.
 #[derive(Debug)]
@@ -40,14 +50,15 @@ pub(super) enum Purpose {
 
 /// Reads `node` as `schema`. The error is the sentence of Go's decoder.
 pub(super) fn walk(node: Node<'_>, schema: &'static Struct, purpose: Purpose) -> Result<Walked, String> {
-    let mut walker = Walker { purpose, ..Walker::default() };
+    let mut walker = Walker { purpose, depth_max: OBJECT_DEPTH_MAX, ..Walker::default() };
     let go = go_name(Type::Struct(schema));
     let value = walker.value(node, Type::Struct(schema), &go)?;
-    match walker.first_error {
-        Some(error) => Err(error),
-        None => {
+    match walker.errors.as_slice() {
+        [] => {
             Ok(Walked { value: value.unwrap_or_else(|| zero(Type::Struct(schema))), strict: walker.strict })
         }
+        [one] => Err(one.clone()),
+        many => Err(format!("errors:\n  {}", many.join("\n  "))),
     }
 }
 
@@ -55,7 +66,13 @@ pub(super) fn walk(node: Node<'_>, schema: &'static Struct, purpose: Purpose) ->
 struct Walker {
     purpose: Purpose,
     strict: Vec<String>,
-    first_error: Option<String>,
+    /// Wrong types: Go's decoder reports the first, structured-merge-diff all of them.
+    errors: Vec<String>,
+    /// Bytes of complaints so far.
+    complained: usize,
+    /// Lists and objects that are open, and how many may be.
+    depth: usize,
+    depth_max: usize,
     /// The Go struct that is being read, and the names of the fields that lead there.
     context: Option<&'static str>,
     fields: Vec<&'static str>,
@@ -70,12 +87,32 @@ impl Walker {
             return Ok(None);
         }
         match (ty, node) {
-            (Type::Any, node) => Ok(Some(node.into_value())),
-            (Type::Struct(schema), Node::Object(entries)) => self.structure(schema, entries).map(Some),
-            (Type::List(list), Node::Array(items)) => self.list(list, items, go).map(Some),
-            (Type::Map(map), Node::Object(entries)) => self.map(map.value, entries, go).map(Some),
+            (Type::Any, node) => {
+                self.fits(node.depth())?;
+                Ok(Some(node.into_value()))
+            }
+            (Type::Struct(schema), Node::Object(entries)) => self.open(|it| it.structure(schema, entries)),
+            (Type::List(list), Node::Array(items)) => self.open(|it| it.list(list, items, go)),
+            (Type::Map(map), Node::Object(entries)) => self.open(|it| it.map(map.value, entries, go)),
             (ty, node) => self.scalar(node, ty, go),
         }
+    }
+
+    /// Whether so many more levels are allowed here.
+    fn fits(&self, levels: usize) -> Result<(), String> {
+        if self.depth + levels > self.depth_max { Err(json::TOO_DEEP.to_owned()) } else { Ok(()) }
+    }
+
+    /// Reads a list or object, one level deeper.
+    fn open(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<Value, String>,
+    ) -> Result<Option<Value>, String> {
+        self.fits(1)?;
+        self.depth += 1;
+        let value = read(self)?;
+        self.depth -= 1;
+        Ok(Some(value))
     }
 
     fn scalar(&mut self, node: Node<'_>, ty: Type, go: &str) -> Result<Option<Value>, String> {
@@ -99,12 +136,11 @@ impl Walker {
             },
             (Type::IntOrString, node) => Err(self.type_error(node.go_word(), "int32")),
             (ty, node) => {
-                let error = match self.purpose {
-                    Purpose::Object => self.type_error(node.go_word(), go),
+                match self.purpose {
+                    Purpose::Object => self.mistyped(node.go_word(), go),
                     Purpose::Converted => return Err(not_convertible(ty, &node, go)),
-                    Purpose::Intent => format!(".{}: {}", self.path, expected(ty, node)),
-                };
-                self.save(error);
+                    Purpose::Intent => self.misplaced(|| expected(ty, node)),
+                }
                 Ok(None)
             }
         }
@@ -115,18 +151,31 @@ impl Walker {
             return converted_integer(text, go).map(|number| number.map(Value::from));
         }
         if number.is_none() {
-            let error = self.type_error(&format!("number {text}"), go);
-            self.save(error);
+            self.mistyped(&format!("number {text}"), go);
         }
         Ok(number.map(Value::from))
     }
 
     fn saved(&mut self, result: Result<Value, String>) -> Option<Value> {
-        result.map_err(|error| self.save(error)).ok()
+        result.map_err(|error| self.errors.is_empty().then(|| self.errors.push(error))).ok()
     }
 
-    fn save(&mut self, error: String) {
-        self.first_error.get_or_insert(error);
+    /// Remembers the first value of a wrong type, as Go's decoder does.
+    fn mistyped(&mut self, word: &str, go: &str) {
+        if self.errors.is_empty() {
+            let error = self.type_error(word, go);
+            self.errors.push(error);
+        }
+    }
+
+    /// Remembers a value that cannot be placed, as structured-merge-diff does.
+    fn misplaced(&mut self, why: impl FnOnce() -> String) {
+        if self.errors.len() >= STRICT_MAX || self.complained > COMPLAINTS_MAX {
+            return;
+        }
+        let error = format!(".{}: {}", self.path, why());
+        self.complained += error.len();
+        self.errors.push(error);
     }
 
     fn type_error(&self, word: &str, go: &str) -> String {
@@ -146,10 +195,13 @@ impl Walker {
     ) -> Result<Value, String> {
         let mut read: Vec<Option<Value>> = vec![None; schema.fields.len()];
         let mut seen = vec![false; schema.fields.len()];
-        let outer = self.context;
+        let outer = (self.context, self.depth_max);
+        if schema.go == "ManagedFieldsEntry" {
+            self.depth_max = json::MAX_DEPTH;
+        }
         for (key, node) in entries {
             let Ok(at) = schema.fields.binary_search_by(|field| field.name.cmp(&key)) else {
-                self.strict("unknown field", &key);
+                self.unknown(&key);
                 continue;
             };
             let field = &schema.fields[at];
@@ -163,7 +215,7 @@ impl Walker {
             self.path.truncate(length);
             self.fields.pop();
         }
-        self.context = outer;
+        (self.context, self.depth_max) = outer;
         Ok(match self.purpose {
             Purpose::Object | Purpose::Converted => encode(schema, read),
             Purpose::Intent => said(schema, read),
@@ -181,16 +233,44 @@ impl Walker {
             }
         };
         let mut out = Vec::with_capacity(items.len());
+        let mut seen = HashSet::new();
         for (index, node) in items.into_iter().enumerate() {
             let length = self.path.len();
-            match (self.purpose, list.kind) {
-                (Purpose::Intent, ListKind::Map(keys)) => self.path.push_str(&item_key(&node, keys)),
-                _ => write!(self.path, "[{index}]").expect("writing to a string"),
+            if self.purpose == Purpose::Intent && list.kind != ListKind::Atomic {
+                match self.place(&node, index, list.kind, &mut seen) {
+                    Some(shown) => self.path.push_str(&shown),
+                    None => break,
+                }
+            } else {
+                write!(self.path, "[{index}]").expect("writing to a string");
             }
             out.push(self.value(node, item, go)?.unwrap_or_else(|| zero(item)));
             self.path.truncate(length);
         }
         Ok(Value::Array(out))
+    }
+
+    /// How an applied item of a set or a list of keyed objects is named in paths. Two of one name are
+    /// an error; an item without a name ends the list, as in structured-merge-diff.
+    fn place(
+        &mut self,
+        node: &Node<'_>,
+        index: usize,
+        kind: ListKind,
+        seen: &mut HashSet<String>,
+    ) -> Option<String> {
+        let element = match item_element(node, kind) {
+            Ok(element) => element,
+            Err(why) => {
+                self.misplaced(|| format!("element {index}: {why}"));
+                return None;
+            }
+        };
+        let shown = apply::display_element(&element);
+        if !seen.insert(element) {
+            self.misplaced(|| format!("duplicate entries for key {shown}"));
+        }
+        Some(shown)
     }
 
     fn map(
@@ -230,12 +310,22 @@ impl Walker {
         length
     }
 
+    fn unknown(&mut self, key: &str) {
+        if self.purpose != Purpose::Intent {
+            return self.strict("unknown field", key);
+        }
+        let length = self.enter_key(key);
+        self.misplaced(|| "field not declared in schema".to_owned());
+        self.path.truncate(length);
+    }
+
     fn strict(&mut self, what: &str, key: &str) {
-        if self.strict.len() >= STRICT_MAX {
+        if self.strict.len() >= STRICT_MAX || self.complained > COMPLAINTS_MAX {
             return;
         }
         let dot = if self.path.is_empty() { "" } else { "." };
         let error = format!("{what} \"{}{dot}{key}\"", self.path);
+        self.complained += error.len();
         if !self.strict.contains(&error) {
             self.strict.push(error);
         }
@@ -248,13 +338,31 @@ fn said(schema: &'static Struct, read: Vec<Option<Value>>) -> Value {
     Value::Object(fields.filter_map(|(field, value)| Some((field.name.to_owned(), value?))).collect())
 }
 
-/// A list item as structured-merge-diff names it: `[name="c"]`.
-fn item_key(item: &Node<'_>, keys: &[&str]) -> String {
-    let keys: Vec<String> = keys
-        .iter()
-        .filter_map(|key| Some(format!("{key}={}", item.get(key)?.clone().into_value())))
-        .collect();
-    format!("[{}]", keys.join(","))
+/// What identifies an applied item among its like; reads no more of it than that.
+fn item_element(item: &Node<'_>, kind: ListKind) -> Result<String, String> {
+    let value = match (kind, item) {
+        (ListKind::Map(keys), Node::Object(_)) => {
+            let keys = keys.iter().filter_map(|key| Some(((*key).to_owned(), item.get(key)?.clone())));
+            Value::Object(keys.map(|(key, value)| (key, value.into_value())).collect())
+        }
+        (ListKind::Map(_), Node::Null) => {
+            return Err("associative list with keys may not have a null element".to_owned());
+        }
+        (ListKind::Map(_), _) => {
+            return Err("associative list with keys may not have non-map elements".to_owned());
+        }
+        (_, Node::Null) => {
+            return Err("associative list without keys has an element that's an explicit null".to_owned());
+        }
+        (_, Node::Object(_)) => {
+            return Err("associative list without keys has an element that's a map type".to_owned());
+        }
+        (_, Node::Array(_)) => {
+            return Err("not supported: associative list with lists as elements".to_owned());
+        }
+        (_, scalar) => scalar.clone().into_value(),
+    };
+    apply::list_element(&value, kind)
 }
 
 /// A number that is no integer of the type as it is written: upstream's converter takes

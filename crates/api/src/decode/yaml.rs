@@ -4,12 +4,21 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::json::Node;
+use crate::json::{MAX_DEPTH, Node};
+
+/// Deepest nesting of a YAML body. Its parser recurses with large frames: twice as many levels
+/// overflow a stack of 2 MiB in a build without optimisation.
+const DEPTH_MAX: usize = 64;
+const _: () = assert!(DEPTH_MAX < MAX_DEPTH, "what YAML says JSON can say too");
 
 /// Parses one YAML document.
 pub(super) fn parse(body: &[u8]) -> Result<Node<'static>, String> {
     let text = std::str::from_utf8(body).map_err(|_| "yaml: invalid UTF-8".to_owned())?;
-    let owned: Owned = serde_saphyr::from_str(text).map_err(|error| format!("yaml: {error}"))?;
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_depth: DEPTH_MAX },
+    };
+    let owned: Owned =
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| format!("yaml: {error}"))?;
     Ok(owned.0)
 }
 

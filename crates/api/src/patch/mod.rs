@@ -8,7 +8,10 @@
 //! words of upstream's patch handler: a body that cannot be read is 400, a patch that
 //! does not fit the object is 422, and so is a result that is no object of the kind.
 
+mod operations;
 mod strategic;
+
+use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
@@ -18,11 +21,9 @@ use crate::json::{self, Node};
 use crate::schema::Struct;
 use crate::status::{GroupKind, Reason, Status};
 
-/// The most operations of one JSON patch.
-const JSON_PATCH_OPERATIONS_MAX: usize = 10_000;
-
-/// How many bytes the `copy` operations of one JSON patch may add: upstream's JSONPatchMaxCopyBytes.
-const JSON_PATCH_COPIED_MAX: usize = 3 << 20;
+/// How many duplicate fields are named, and in how many bytes: each name is a whole path.
+const DUPLICATES_MAX: usize = 100;
+const DUPLICATES_BYTES_MAX: usize = 1 << 20;
 
 /// The kinds of patch, by their Content-Type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,61 +61,7 @@ impl PatchType {
 
 /// RFC 6902: the result, not yet decoded.
 pub fn json(patch: &[u8], current: &Value) -> Result<Value, Status> {
-    let node = json::parse(patch).map_err(Status::bad_request)?;
-    let Node::Array(operations) = node else {
-        let word = node.go_word();
-        return Err(Status::bad_request(format!(
-            "json: cannot unmarshal {word} into Go value of type jsonpatch.Patch"
-        )));
-    };
-    if operations.len() > JSON_PATCH_OPERATIONS_MAX {
-        return Err(Status::too_large(format!(
-            "The allowed maximum operations in a JSON patch is {JSON_PATCH_OPERATIONS_MAX}, got {}",
-            operations.len()
-        )));
-    }
-    let operations = Node::Array(operations).into_value();
-    let operations: json_patch::Patch = serde_json::from_value(operations).map_err(|_| does_not_fit())?;
-    let mut patched = current.clone();
-    let mut copied = 0;
-    for operation in &operations.0 {
-        if let json_patch::PatchOperation::Copy(copy) = operation {
-            copied += patched.pointer(copy.from.as_str()).map_or(0, encoded_length);
-            if copied > JSON_PATCH_COPIED_MAX {
-                return Err(copied_too_much(copied));
-            }
-        }
-        // The variant that can be undone panics when undoing fails, and the copy is thrown away.
-        json_patch::patch_unsafe(&mut patched, std::slice::from_ref(operation))
-            .map_err(|_| does_not_fit())?;
-    }
-    Ok(patched)
-}
-
-/// Each copy can double the document: without a limit thirty operations fill the memory.
-fn copied_too_much(size: usize) -> Status {
-    let mut status = does_not_fit();
-    status.message = format!(
-        "Unable to complete the copy, the accumulated size increase of copy is {size}, exceeding the limit {JSON_PATCH_COPIED_MAX}"
-    );
-    status
-}
-
-/// Bytes of the value as JSON.
-fn encoded_length(value: &Value) -> usize {
-    struct Counter(usize);
-    impl std::io::Write for Counter {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut counter = Counter(0);
-    // Counting cannot fail, and a `Value` has no keys but strings.
-    serde_json::to_writer(&mut counter, value).map_or(usize::MAX, |()| counter.0)
+    operations::apply(patch, current, FieldValidation::Ignore).map(|(patched, _)| patched)
 }
 
 /// RFC 7396: the result, not yet decoded.
@@ -142,20 +89,23 @@ pub fn patch(
 ) -> Result<Decoded, Status> {
     match patch_type {
         PatchType::Json => {
-            let patched = json(body, current)?;
-            finish(decode::canonical, schema, &patched, Vec::new(), validation, Value::to_string)
+            let (patched, strict) = operations::apply(body, current, validation)?;
+            finish(decode::canonical, schema, &patched, strict, validation, Value::to_string)
         }
         PatchType::Merge => {
-            let (patch, strict) = object(body)?;
+            let (patch, strict) = object(body).map_err(|error| undecodable(error, validation))?;
             let mut patched = current.clone();
             json_patch::merge(&mut patched, &Value::Object(patch));
             finish(decode::canonical, schema, &patched, strict, validation, Value::to_string)
         }
         PatchType::Strategic => {
             let (patch, strict) = object(body)?;
-            let shown = go_format(&Value::Object(patch.clone()));
             let patched = strategic::apply(schema, patch, current)?;
-            finish(decode::converted, schema, &patched, strict, validation, |_| shown.clone())
+            // The patch was taken apart; an error, which shows it, reads it again.
+            let shown = |_: &Value| {
+                object(body).map_or_else(|_| String::new(), |(patch, _)| go_format(&patch.into()))
+            };
+            finish(decode::converted, schema, &patched, strict, validation, shown)
         }
         PatchType::Apply => Err(Status::unsupported_media_type(PatchType::MEDIA_TYPES)),
     }
@@ -198,32 +148,57 @@ fn object(patch: &[u8]) -> Result<(Map<String, Value>, Vec<String>), Status> {
             "json: cannot unmarshal {word} into Go value of type map[string]interface {{}}"
         )));
     }
-    let mut duplicates = Vec::new();
-    find_duplicates(&node, "", &mut duplicates);
+    let mut duplicates = Duplicates::default();
+    duplicates.find(&node);
     match node.into_value() {
-        Value::Object(map) => Ok((map, duplicates)),
-        _ => Ok((Map::new(), duplicates)),
+        Value::Object(map) => Ok((map, duplicates.found)),
+        _ => Ok((Map::new(), duplicates.found)),
     }
 }
 
-fn find_duplicates(node: &Node<'_>, path: &str, found: &mut Vec<String>) {
-    match node {
-        Node::Object(entries) => {
-            let mut seen = std::collections::BTreeSet::new();
-            for (key, value) in entries {
-                let here = if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
-                if !seen.insert(key) {
-                    found.push(format!("duplicate field \"{here}\""));
+/// A body that is no patch: who asks for strictness gets the words of the strict decoder.
+fn undecodable(error: Status, validation: FieldValidation) -> Status {
+    match validation {
+        FieldValidation::Ignore => error,
+        _ => Status::bad_request(format!("error decoding patch: {}", error.message)),
+    }
+}
+
+/// Looks for duplicate fields, whose places are named with their paths.
+#[derive(Default)]
+struct Duplicates {
+    found: Vec<String>,
+    path: String,
+    written: usize,
+}
+
+impl Duplicates {
+    fn find(&mut self, node: &Node<'_>) {
+        let length = self.path.len();
+        match node {
+            Node::Object(entries) => {
+                let mut seen = std::collections::HashSet::new();
+                for (key, value) in entries {
+                    let dot = if self.path.is_empty() { "" } else { "." };
+                    self.path.extend([dot, key]);
+                    let room = self.found.len() < DUPLICATES_MAX && self.written < DUPLICATES_BYTES_MAX;
+                    if !seen.insert(key) && room {
+                        self.written += self.path.len();
+                        self.found.push(format!("duplicate field \"{}\"", self.path));
+                    }
+                    self.find(value);
+                    self.path.truncate(length);
                 }
-                find_duplicates(value, &here, found);
             }
-        }
-        Node::Array(items) => {
-            for (index, item) in items.iter().enumerate() {
-                find_duplicates(item, &format!("{path}[{index}]"), found);
+            Node::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    let _ = write!(self.path, "[{index}]");
+                    self.find(item);
+                    self.path.truncate(length);
+                }
             }
+            _ => {}
         }
-        _ => {}
     }
 }
 
@@ -245,16 +220,31 @@ pub(crate) fn plain_error(message: String) -> Status {
 
 /// Go's `%v` of decoded JSON.
 fn go_format(value: &Value) -> String {
+    let mut text = String::new();
+    write_go(value, &mut text);
+    text
+}
+
+fn write_go(value: &Value, out: &mut String) {
     match value {
-        Value::Null => "<nil>".into(),
-        Value::Bool(value) => value.to_string(),
-        Value::Number(number) => number.to_string(),
-        Value::String(text) => text.clone(),
-        Value::Array(items) => format!("[{}]", items.iter().map(go_format).collect::<Vec<_>>().join(" ")),
+        Value::Null => out.push_str("<nil>"),
+        Value::Bool(_) | Value::Number(_) => out.push_str(&value.to_string()),
+        Value::String(text) => out.push_str(text),
+        Value::Array(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                out.push_str(if index == 0 { "" } else { " " });
+                write_go(item, out);
+            }
+            out.push(']');
+        }
         Value::Object(map) => {
-            let entries: Vec<String> =
-                map.iter().map(|(key, value)| format!("{key}:{}", go_format(value))).collect();
-            format!("map[{}]", entries.join(" "))
+            out.push_str("map[");
+            for (index, (key, item)) in map.iter().enumerate() {
+                out.extend([if index == 0 { "" } else { " " }, key, ":"]);
+                write_go(item, out);
+            }
+            out.push(']');
         }
     }
 }

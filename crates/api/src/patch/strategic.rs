@@ -9,7 +9,7 @@
 //! - `$patch: replace | delete` on an object or list item, `$retainKeys`,
 //!   `$deleteFromPrimitiveList/<field>` and `$setElementOrder/<field>` direct it.
 
-use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -108,7 +108,8 @@ fn merge_map(mut original: Object, mut patch: Object, ty: Type) -> Result<Object
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), Status> {
     let Some(list) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let Value::Array(list) = list else { return Err(Status::bad_request(BAD_RETAIN)) };
-    let retained = |key: &str| list.iter().any(|item| item.as_str() == Some(key));
+    let list: HashSet<&str> = list.iter().filter_map(Value::as_str).collect();
+    let retained = |key: &str| list.contains(key);
     let stray = patch.iter().any(|(key, value)| !value.is_null() && !key.starts_with('$') && !retained(key));
     if stray {
         return Err(Status::bad_request(BAD_RETAIN));
@@ -203,14 +204,12 @@ fn merge_list(
 
 fn merge_scalars(original: Vec<Value>, patch: Vec<Value>, deleting: bool) -> Vec<Value> {
     if deleting {
-        return original.into_iter().filter(|item| !patch.contains(item)).collect();
+        let gone: HashSet<String> = patch.iter().map(Value::to_string).collect();
+        return original.into_iter().filter(|item| !gone.contains(&item.to_string())).collect();
     }
-    let mut merged: Vec<Value> = Vec::new();
-    for item in original.iter().chain(&patch) {
-        if !merged.contains(item) {
-            merged.push(item.clone());
-        }
-    }
+    let mut seen = HashSet::new();
+    let merged =
+        original.iter().chain(&patch).filter(|item| seen.insert(item.to_string())).cloned().collect();
     in_order(merged, &patch, &original, "")
 }
 
@@ -218,14 +217,16 @@ fn merge_objects(original: Vec<Value>, patch: Vec<Value>, rule: &Rule) -> Result
     let server_order = original.clone();
     let mut merged = original;
     let mut plain = Vec::new();
+    let mut gone = HashSet::new();
     let mut replace = false;
     for item in patch {
         match item.get(DIRECTIVE).map(|directive| directive.as_str().unwrap_or_default()) {
             None => plain.push(item),
             Some("replace") => replace = true,
             Some("delete") => {
-                let key = item.get(rule.merge_key).ok_or_else(|| no_merge_key(&item, rule.merge_key))?;
-                merged.retain(|old| old.get(rule.merge_key) != Some(key));
+                gone.insert(
+                    identity(&item, rule.merge_key).ok_or_else(|| no_merge_key(&item, rule.merge_key))?,
+                );
             }
             Some("merge") => {
                 return Err(plain_error("merging lists cannot yet be specified in the patch".into()));
@@ -238,35 +239,75 @@ fn merge_objects(original: Vec<Value>, patch: Vec<Value>, rule: &Rule) -> Result
     if replace {
         return Ok(plain);
     }
+    merged.retain(|old| identity(old, rule.merge_key).is_none_or(|key| !gone.contains(&key)));
     let ty = item_type(rule.ty);
     let order = plain.clone();
+    let mut at = positions(&merged, rule.merge_key);
     for item in plain {
-        merge_item(&mut merged, item, ty, rule.merge_key)?;
+        merge_item(&mut merged, &mut at, item, ty, rule.merge_key)?;
     }
     Ok(in_order(merged, &order, &server_order, rule.merge_key))
 }
 
-fn merge_item(merged: &mut Vec<Value>, item: Value, ty: Type, merge_key: &str) -> Result<(), Status> {
-    let key = item.get(merge_key).cloned().ok_or_else(|| no_merge_key(&item, merge_key))?;
-    let old = merged.iter_mut().find(|old| old.get(merge_key) == Some(&key));
+/// Merges an item into the one of its key, or appends it; `at` says where each key stands.
+fn merge_item(
+    merged: &mut Vec<Value>,
+    at: &mut HashMap<String, usize>,
+    item: Value,
+    ty: Type,
+    merge_key: &str,
+) -> Result<(), Status> {
+    let key = identity(&item, merge_key).ok_or_else(|| no_merge_key(&item, merge_key))?;
+    let old = at.get(&key).and_then(|at| merged.get_mut(*at));
     match (old, item) {
         (Some(Value::Object(old)), Value::Object(item)) => *old = merge_map(std::mem::take(old), item, ty)?,
-        (_, item) => merged.extend(without_directives(item)),
+        (_, item) => {
+            if let Some(item) = without_directives(item) {
+                at.entry(key).or_insert(merged.len());
+                merged.push(item);
+            }
+        }
     }
     Ok(())
+}
+
+/// What makes two list entries the same item: the merge key's value, or a scalar's own. As text,
+/// so that it can be looked up.
+fn identity(item: &Value, merge_key: &str) -> Option<String> {
+    if merge_key.is_empty() { Some(item.to_string()) } else { item.get(merge_key).map(Value::to_string) }
+}
+
+/// Where each item stands first.
+fn positions(list: &[Value], merge_key: &str) -> HashMap<String, usize> {
+    let mut first = HashMap::with_capacity(list.len());
+    for (at, item) in list.iter().enumerate() {
+        if let Some(key) = identity(item, merge_key) {
+            first.entry(key).or_insert(at);
+        }
+    }
+    first
 }
 
 /// Items that the patch names come in its order; the others keep the server's; where
 /// both are known to the server, its order decides who comes first.
 fn in_order(items: Vec<Value>, order: &[Value], server_order: &[Value], merge_key: &str) -> Vec<Value> {
-    let at = |list: &[Value], item: &Value| list.iter().position(|entry| same(entry, item, merge_key));
-    let (mut patched, mut server_only): (Vec<Value>, Vec<Value>) =
-        items.into_iter().partition(|item| at(order, item).is_some());
-    patched.sort_by_key(|item| at(order, item));
-    server_only.sort_by(|a, b| match (at(server_order, a), at(server_order, b)) {
-        (Some(a), Some(b)) => a.cmp(&b),
-        _ => Ordering::Equal,
-    });
+    let (order, server_order) = (positions(order, merge_key), positions(server_order, merge_key));
+    let (mut server_only, mut patched, mut behind) = (Vec::new(), Vec::new(), 0);
+    for item in items {
+        let key = identity(&item, merge_key);
+        let at = |list: &HashMap<String, usize>| key.as_ref().and_then(|key| list.get(key)).copied();
+        match at(&order) {
+            Some(place) => patched.push((place, at(&server_order), item)),
+            None => {
+                let server = at(&server_order);
+                // Whoever the server does not know stays behind the one before it.
+                behind = server.unwrap_or(behind);
+                server_only.push((behind, server, item));
+            }
+        }
+    }
+    patched.sort_by_key(|(place, ..)| *place);
+    server_only.sort_by_key(|(place, ..)| *place);
     let mut left = server_only.into_iter().peekable();
     let mut right = patched.into_iter().peekable();
     let mut out = Vec::new();
@@ -275,12 +316,11 @@ fn in_order(items: Vec<Value>, order: &[Value], server_order: &[Value], merge_ke
             (None, None) => return out,
             (Some(_), None) => true,
             (None, Some(_)) => false,
-            (Some(l), Some(r)) => match (at(server_order, l), at(server_order, r)) {
-                (Some(l), Some(r)) => l < r,
-                _ => false,
-            },
+            (Some((_, Some(l), _)), Some((_, Some(r), _))) => l < r,
+            (Some(_), Some(_)) => false,
         };
-        out.extend(if server_first { left.next() } else { right.next() });
+        let next = if server_first { left.next() } else { right.next() };
+        out.extend(next.map(|(.., item)| item));
     }
 }
 

@@ -110,7 +110,8 @@ fn errors_have_upstreams_codes_and_words() {
     assert_eq!(missing.message, "the server rejected our request due to an error in our request");
     assert_eq!((missing.code(), missing.reason), (422, crate::status::Reason::Invalid));
     let array = run(PatchType::Merge, "[]");
-    assert_eq!(array.message, "json: cannot unmarshal array into Go value of type map[string]interface {}");
+    let words = "json: cannot unmarshal array into Go value of type map[string]interface {}";
+    assert_eq!(array.message, format!("error decoding patch: {words}"));
     let unknown = run(PatchType::Strategic, r#"{"dat":{"a":"c"}}"#);
     assert_eq!(
         unknown.message,
@@ -168,4 +169,75 @@ fn a_json_patch_that_doubles_the_object_again_and_again_is_refused() {
     assert_eq!(refused.code(), 422);
     assert!(refused.message.contains("exceeding the limit 3145728"), "{}", refused.message);
     assert!(apply(2).is_ok());
+}
+
+#[test]
+fn what_is_no_json_patch_is_told_in_the_words_of_the_decoder_that_was_asked_for() {
+    let schema = schema::kind("v1", "ConfigMap").unwrap();
+    let object =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"a": "b"}});
+    let refused = |body: &str, validation| {
+        let status = patch(schema, PatchType::Json, body.as_bytes(), &object, validation).unwrap_err();
+        (status.code(), status.message)
+    };
+    for (body, words) in [
+        ("{}", "json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"),
+        ("[1]", "json: cannot unmarshal number into Go value of type handlers.jsonPatchOp"),
+        (r#"[{"op":1}]"#, "json: cannot unmarshal number into Go struct field jsonPatchOp.op of type string"),
+        ("[", "unexpected end of JSON input"),
+    ] {
+        assert_eq!(refused(body, FieldValidation::Warn), (400, format!("error decoding patch: {words}")));
+    }
+    let lax = refused("{}", FieldValidation::Ignore).1;
+    assert_eq!(lax, "json: cannot unmarshal object into Go value of type jsonpatch.Patch");
+    let body = br#"[{"op":"test","path":"/data/a","value":"b","bogus":1}]"#;
+    let warned = patch(schema, PatchType::Json, body, &object, FieldValidation::Warn).unwrap();
+    assert_eq!(warned.warnings, ["json patch unknown field \"[0].bogus\""]);
+}
+
+#[test]
+fn a_json_patch_that_moves_long_lists_again_and_again_is_refused() {
+    let object = json!({"data": (0..200_000).collect::<Vec<_>>()});
+    let insert = r#"{"op":"add","path":"/data/0","value":1}"#;
+    let refused = json(format!("[{}]", [insert; 9_000].join(",")).as_bytes(), &object).unwrap_err();
+    assert_eq!(refused.code(), 422);
+    assert!(refused.message.contains("move more than"), "{}", refused.message);
+    assert!(json(format!("[{}]", [insert; 100].join(",")).as_bytes(), &object).is_ok());
+}
+
+#[test]
+fn long_lists_are_merged_in_one_pass() {
+    // Each of these took minutes where every item was looked for among all others.
+    let numbers = |range: std::ops::Range<usize>| range.map(|n| format!("f{n}")).collect::<Vec<_>>();
+    let current = json!({"metadata": {"finalizers": numbers(0..20_000)}});
+    let merged = strategic_pod(current.clone(), json!({"metadata": {"finalizers": numbers(10_000..30_000)}}));
+    assert_eq!(merged["metadata"]["finalizers"].as_array().unwrap().len(), 30_000);
+    let deleted = strategic_pod(
+        current,
+        json!({"metadata": {"$deleteFromPrimitiveList/finalizers": numbers(1..20_000)}}),
+    );
+    assert_eq!(deleted["metadata"]["finalizers"], json!(["f0"]));
+    let items =
+        |range: std::ops::Range<usize>| range.map(|n| json!({"name": n.to_string()})).collect::<Vec<_>>();
+    let merged = strategic_pod(
+        containers(items(0..20_000).into()),
+        json!({"spec": {"containers": items(10_000..30_000), "$setElementOrder/containers": items(10_000..30_000)}}),
+    );
+    assert_eq!(merged["spec"]["containers"].as_array().unwrap().len(), 30_000);
+    let gone: Vec<Value> =
+        (0..20_000).map(|n: usize| json!({"name": n.to_string(), "$patch": "delete"})).collect();
+    let merged = strategic_pod(containers(items(0..20_001).into()), json!({"spec": {"containers": gone}}));
+    assert_eq!(merged, containers(json!([{"name": "20000"}])));
+}
+
+#[test]
+fn duplicates_below_a_long_key_are_not_written_out_each() {
+    let schema = schema::kind("v1", "ConfigMap").unwrap();
+    let long = "k".repeat(1 << 20);
+    let many = ["\"a\":1"; 200_000].join(",");
+    let body = format!("{{\"data\":{{\"{long}\":{{{many}}}}}}}");
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}});
+    for kind in [PatchType::Merge, PatchType::Strategic] {
+        assert!(patch(schema, kind, body.as_bytes(), &object, FieldValidation::Strict).is_err());
+    }
 }
