@@ -17,9 +17,15 @@ use rustix::mount::{
 
 use crate::{Context, Error, Result};
 
+mod later;
+
 /// A mount that is not in the file tree yet; gone if it is dropped.
 #[derive(Debug)]
-pub struct Detached(OwnedFd);
+pub struct Detached {
+    mount: OwnedFd,
+    /// What this kernel can only do to a mount in the tree.
+    later: later::Later,
+}
 
 /// Number of the root directory of each procfs.
 const PROC_ROOT: u64 = 1;
@@ -104,7 +110,7 @@ impl Detached {
         if depth == Depth::Recursive {
             flags |= OpenTreeFlags::AT_RECURSIVE;
         }
-        open_tree(CWD, path, flags).on("bind", path).map(Detached)
+        open_tree(CWD, path, flags).on("bind", path).map(Detached::from)
     }
 
     /// A copy of the mount that a file was opened on, with that file as its root.
@@ -151,26 +157,30 @@ impl Detached {
         }
         fsconfig_create(context.as_fd()).attempt(attempt)?;
         let flags = MountAttrFlags::from_bits_retain(u32::try_from(attributes.0).unwrap_or(0));
-        fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags).attempt(attempt).map(Detached)
+        fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags).attempt(attempt).map(Detached::from)
     }
 
     /// An overlay; `lowers` from the top. `volatile`: nothing of it is ever synced, which makes
     /// its end cheap; its work directory cannot be used again.
     ///
     /// Layers are given one by one, so neither their number nor the length of their names is
-    /// limited by a page. A kernel that cannot (before 6.5) says so as late as at the creation,
-    /// and in the same word that a wrong layer gets; it is then asked again in its own form, which
-    /// lies on `work` for an instant: have a mount namespace of one's own, with private mounts.
+    /// limited by a page. A kernel that cannot is asked in its own form, for which the overlay lies
+    /// on `work` for an instant: have a mount namespace of one's own, with private mounts.
     ///
     /// # Errors
     /// A directory is missing, or the file system below cannot hold an upper layer.
     pub fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path) -> Result<Self> {
-        match overlay_by_parts(lowers, upper, work) {
-            Err(Errno::INVAL) => overlay_by_one_option(lowers, upper, work),
-            other => other,
-        }
-        .map(Detached)
-        .attempt(|| format!("mount overlay of {} layers on {}", lowers.len(), upper.display()))
+        let by_parts = if takes_parts(&kernel_release()) {
+            overlay_by_parts(lowers, upper, work)
+        } else {
+            Err(Errno::INVAL)
+        };
+        let made = by_parts.or_else(|errno| match errno {
+            Errno::INVAL => overlay_by_one_option(lowers, upper, work),
+            other => Err(other),
+        });
+        made.map(Detached::from)
+            .attempt(|| format!("mount overlay of {} layers on {}", lowers.len(), upper.display()))
     }
 
     /// Adds attributes.
@@ -178,7 +188,10 @@ impl Detached {
     /// # Errors
     /// A sub-mount cannot have them.
     pub fn restrict(&self, attributes: Attributes, depth: Depth) -> Result<()> {
-        mount_setattr(self.0.as_fd(), depth, &MountAttributes { set: attributes.0, ..Default::default() })
+        let set = MountAttributes { set: attributes.0, ..Default::default() };
+        self.later.unless(mount_setattr(self.mount.as_fd(), depth, &set), |later| {
+            later.attributes = Some((attributes, depth));
+        })
     }
 
     /// Sets how later mounts travel, for all of the tree.
@@ -186,16 +199,15 @@ impl Detached {
     /// # Errors
     /// None in practice.
     pub fn propagate(&self, propagation: Propagation) -> Result<()> {
-        let propagation = match propagation {
+        let flag = match propagation {
             Propagation::Private => libc::MS_PRIVATE,
             Propagation::Slave => libc::MS_SLAVE,
             Propagation::Shared => libc::MS_SHARED,
         };
-        mount_setattr(
-            self.0.as_fd(),
-            Depth::Recursive,
-            &MountAttributes { propagation, ..Default::default() },
-        )
+        let set = MountAttributes { propagation: flag, ..Default::default() };
+        self.later.unless(mount_setattr(self.mount.as_fd(), Depth::Recursive, &set), |later| {
+            later.propagation = Some(propagation);
+        })
     }
 
     /// Puts the mount in place, on an opened file or directory.
@@ -204,7 +216,8 @@ impl Detached {
     /// A directory is to be mounted on a file or the other way round.
     pub fn attach(self, target: BorrowedFd<'_>) -> Result<()> {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        move_mount(self.0.as_fd(), "", target, "", flags).attempt(|| "move_mount")
+        move_mount(self.mount.as_fd(), "", target, "", flags).attempt(|| "move_mount")?;
+        self.later.apply(&self.mount)
     }
 
     /// Puts the mount in place, on a path that is trusted.
@@ -212,8 +225,9 @@ impl Detached {
     /// # Errors
     /// As [`Detached::attach`].
     pub fn attach_at(self, path: &Path) -> Result<()> {
-        move_mount(self.0.as_fd(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .on("mount on", path)
+        move_mount(self.mount.as_fd(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .on("mount on", path)?;
+        self.later.apply(&self.mount)
     }
 
     /// True when the root of the mount is a directory.
@@ -221,8 +235,14 @@ impl Detached {
     /// # Errors
     /// None in practice.
     pub fn is_directory(&self) -> Result<bool> {
-        let stat = fstat(&self.0).attempt(|| "stat a mount")?;
+        let stat = fstat(&self.mount).attempt(|| "stat a mount")?;
         Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    }
+}
+
+impl From<OwnedFd> for Detached {
+    fn from(mount: OwnedFd) -> Self {
+        Detached { mount, later: later::Later::default() }
     }
 }
 
@@ -231,6 +251,21 @@ impl Detached {
 /// with), and no marks of the layers believed that could lead to other files than those they name.
 const OVERLAY_OPTIONS: [(&str, &str); 3] =
     [("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow")];
+
+fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// Kernels before 6.5 take any part of an overlay, say at the creation that it is invalid, as they
+/// say of a wrong layer, and write a line into the kernel's log: they are not asked. One that is
+/// asked and cannot is asked again in the old form.
+fn takes_parts(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 5),
+        _ => true,
+    }
+}
 
 fn overlay_by_parts(lowers: &[PathBuf], upper: &Path, work: &Path) -> std::result::Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -318,8 +353,13 @@ pub fn pivot_into(root: &Path) -> Result<()> {
 pub fn restrict(path: &Path, attributes: Attributes) -> Result<()> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, Mode::empty()).on("open", path)?;
-    let attributes = MountAttributes { set: attributes.0, ..Default::default() };
-    mount_setattr(opened.as_fd(), Depth::This, &attributes)
+    let set = MountAttributes { set: attributes.0, ..Default::default() };
+    match mount_setattr(opened.as_fd(), Depth::This, &set) {
+        Err(error) if error.errno == Errno::NOSYS => {
+            later::restrict_in_place(&opened, attributes, Depth::This)
+        }
+        done => done,
+    }
 }
 
 /// Unmounts, at once for the file tree, when unused for the kernel. Nothing mounted is fine.
@@ -511,7 +551,7 @@ mod tests {
         std::thread::spawn(move || {
             crate::namespace::unshare(crate::namespace::Namespaces::MOUNT).unwrap();
             make_all_private().unwrap();
-            let mount = Detached(form(&lowers, &base.join("upper"), &base.join("work")).unwrap());
+            let mount = Detached::from(form(&lowers, &base.join("upper"), &base.join("work")).unwrap());
             assert!(!is_mounted(&base.join("work")), "nothing stays on the work directory");
             mount.attach_at(&base.join("root")).unwrap();
             let seen = std::fs::read_dir(base.join("root")).unwrap().count();
@@ -560,9 +600,15 @@ mod tests {
         let layers = many_layers();
         let layers: Vec<&str> = layers.iter().map(String::as_str).collect();
         let form: Form = |lowers, upper, work| {
-            Detached::overlay(lowers, upper, work).map(|made| made.0).map_err(|e| e.errno)
+            Detached::overlay(lowers, upper, work).map(|made| made.mount).map_err(|e| e.errno)
         };
         assert_eq!(overlay_of(&layers, form), (120, vec!["new".to_owned()]));
+    }
+
+    #[test]
+    fn kernels_before_6_5_are_asked_in_their_own_form_at_once() {
+        let asked = ["5.10.0-46-cloud-amd64", "6.1.0-57", "6.4", "6.5.0", "6.12.117+deb13", "7.0-rc1", "odd"];
+        assert_eq!(asked.map(takes_parts), [false, false, false, true, true, true, true]);
     }
 
     #[test]
