@@ -128,7 +128,7 @@ fn patch(pod: &Pod, old: &PodStatus, new: &PodStatus) -> Option<Value> {
         }
         match key.as_str() {
             "conditions" => changes.extend(conditions(before, value)),
-            "podIPs" => drop(changes.insert(key.clone(), pod_ips(before, value))),
+            "podIPs" | "hostIPs" => drop(changes.insert(key.clone(), addresses(before, value))),
             _ => drop(changes.insert(key.clone(), difference(before, value))),
         }
     }
@@ -166,7 +166,7 @@ fn keep_type(mut patch: Value, condition: &Value) -> Value {
 }
 
 /// A list merged by address: new ones are added, old ones deleted.
-fn pod_ips(old: &Value, new: &Value) -> Value {
+fn addresses(old: &Value, new: &Value) -> Value {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let (before, after) = (list(old), list(new));
     let gone = before.iter().filter(|ip| !after.contains(ip));
@@ -220,5 +220,20 @@ mod tests {
             }})
         );
         assert_eq!(patch(&pod, &new, &new), None);
+    }
+
+    /// The API merges these lists by address and allows one of each family: what is not deleted stays
+    /// beside the new one, and no status could be written any more.
+    #[test]
+    fn a_node_that_got_another_address_takes_the_old_one_out_of_its_pods() {
+        let with = |address: &str| {
+            let list = json!([{"ip": address}]);
+            status_of(json!({"hostIP": address, "hostIPs": list, "podIPs": list}))
+        };
+        let merged = json!([{"ip": "10.0.0.2"}, {"$patch": "delete", "ip": "10.0.0.1"}]);
+        assert_eq!(
+            patch(&Pod::default(), &with("10.0.0.1"), &with("10.0.0.2")).unwrap()["status"],
+            json!({"hostIP": "10.0.0.2", "hostIPs": merged, "podIPs": merged})
+        );
     }
 }
