@@ -202,6 +202,9 @@ pub struct SandboxConfig {
     pub qos: QosClass,
     /// Limits of the Pod's own cgroup.
     pub resources: Resources,
+    /// CPU that the Pod has asked for, in thousandths: the group of its QoS class gets the sum.
+    #[serde(default)]
+    pub cpu_request: u64,
     /// Kernel parameters set in the sandbox's namespaces.
     pub sysctls: BTreeMap<String, String>,
     /// Kept as given.

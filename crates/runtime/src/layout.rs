@@ -69,12 +69,17 @@ impl Layout {
 
     /// `kubepods[/burstable|/besteffort]/pod<uid>`, as the kubelet lays it out.
     pub(crate) fn pod_cgroup(&self, pod: &PodIdentity, qos: QosClass) -> String {
+        format!("{}/pod{}", self.branch(qos), pod.uid)
+    }
+
+    /// Where the Pods of a class are.
+    pub(crate) fn branch(&self, qos: QosClass) -> String {
         let branch = match qos {
             QosClass::Guaranteed => "kubepods",
             QosClass::Burstable => "kubepods/burstable",
             QosClass::BestEffort => "kubepods/besteffort",
         };
-        format!("{}/{branch}/pod{}", self.cgroup_root(), pod.uid)
+        format!("{}/{branch}", self.cgroup_root())
     }
 
     pub(crate) fn bridge(&self) -> String {

@@ -23,6 +23,7 @@ use crate::link::Link;
 use crate::network::bridge::Bridge;
 use crate::network::ports::{HostPorts, Table};
 use crate::network::{Addresses, Subnet};
+use crate::sandbox::branches::{Allocatable, Branches};
 use crate::sandbox::{self, Sandbox};
 
 /// What a runtime is made with.
@@ -78,6 +79,7 @@ pub(crate) struct Inner {
     pub(crate) layout: Layout,
     pub(crate) store: Arc<ImageStore>,
     pub(crate) hierarchy: sys::cgroup::Hierarchy,
+    pub(crate) branches: Branches,
     pub(crate) addresses: Addresses,
     pub(crate) bridge: Arc<Bridge>,
     pub(crate) events: Arc<Events>,
@@ -157,6 +159,7 @@ impl Inner {
         let store = Arc::new(ImageStore::open(&config.data_dir)?);
         let hierarchy =
             sys::cgroup::Hierarchy::detect().map_err(|e| Error::host("failed to find cgroups", e))?;
+        let branches = Branches::make(&hierarchy, &layout, Allocatable::of_this_host())?;
         let shims = hierarchy.group(&layout.shim_cgroup());
         shims.create(&Default::default()).map_err(|e| Error::host("failed to make a cgroup", e))?;
         let executable = shim::client::Executable::guarded(&config.executable)
@@ -182,6 +185,7 @@ impl Inner {
             layout,
             store,
             hierarchy,
+            branches,
             bridge,
             tasks,
             config,

@@ -5,6 +5,7 @@
 //! comparing the mounts, links and cgroups of the machine with those before.
 
 mod pods {
+    pub(crate) mod groups;
     pub(crate) mod setting;
     pub(crate) mod tests;
 }

@@ -76,6 +76,7 @@ pub fn sandbox(
         ipc: or_node(spec.host_ipc, NamespaceMode::Pod),
         qos: qos::class(pod),
         resources: resources::pod(pod),
+        cpu_request: resources::cpu_request(pod),
         sysctls: sysctls.map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value.clone())).collect(),
         labels: labels(pod, None),
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),

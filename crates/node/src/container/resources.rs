@@ -50,6 +50,12 @@ pub fn pod(pod: &Pod) -> Resources {
     numbers(Some(&requests), Some(&limits))
 }
 
+/// What the Pod asks for in sum, in thousandths of a CPU.
+pub fn cpu_request(pod: &Pod) -> u64 {
+    let asked = amount(Some(&qos::requests(spec(pod))), "cpu");
+    asked.map_or(0, |amount| amount.milli_value().max(0).unsigned_abs())
+}
+
 fn numbers(
     requests: Option<&BTreeMap<String, Quantity>>,
     limits: Option<&BTreeMap<String, Quantity>>,
@@ -117,5 +123,16 @@ mod tests {
         let nothing = of(serde_json::json!({}));
         assert_eq!((nothing.cpu_shares, nothing.cpu_quota, nothing.oom_score_adj), (2, 0, 1000));
         assert_eq!(of(serde_json::json!({"limits": {"cpu": "1m"}})).cpu_quota, 1000);
+    }
+
+    #[test]
+    fn a_pod_asks_for_the_sum_of_its_containers() {
+        let asks = |cpu: &str| serde_json::json!({"name": "c", "resources": {"requests": {"cpu": cpu}}});
+        let pod: Pod = serde_json::from_value(
+            serde_json::json!({"spec": {"containers": [asks("250m"), asks("1.5"), {"name": "d"}]}}),
+        )
+        .unwrap();
+        assert_eq!((cpu_request(&pod), super::pod(&pod).cpu_shares), (1750, 1792));
+        assert_eq!(cpu_request(&Pod::default()), 0);
     }
 }

@@ -85,6 +85,7 @@ async fn adopt(inner: &Arc<Inner>, directory: &Path) -> Found {
     match timeout(HELLO_PATIENCE, connect(inner, &sandbox)).await {
         Ok(Ok(())) => {
             inner.note_ports(&sandbox);
+            inner.branches.pod_came(&sandbox.record.config);
             inner.add(sandbox);
             return Found::Living;
         }

@@ -1,6 +1,7 @@
 //! A sandbox: what the containers of a Pod share, and the shim that holds it.
 
 pub(crate) mod adopt;
+pub(crate) mod branches;
 pub(crate) mod forward;
 pub(crate) mod remove;
 pub(crate) mod run;

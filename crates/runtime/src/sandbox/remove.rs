@@ -116,6 +116,7 @@ fn forget_neighbour(inner: &Inner, sandbox: &Sandbox) {
 fn remove_cgroups(inner: &Inner, sandbox: &Sandbox) -> Result<(), Error> {
     let failed = |e: sys::Error| Error::host("failed to remove a cgroup", e);
     if !inner.has_other_sandbox(sandbox) {
+        inner.branches.pod_went(sandbox.pod_uid());
         return inner.hierarchy.group(&inner.pod_cgroup(&sandbox.record.config)).remove().map_err(failed);
     }
     let containers = sandbox.containers();

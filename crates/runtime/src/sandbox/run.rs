@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use rustix::mount::{MountFlags, mount};
 use shim::protocol::{Interface, Request, SandboxNetwork, SandboxSpec, VERSION};
+use sys::cgroup::Level;
 
 use super::{Sandbox, SandboxRecord, record_file};
 use crate::clock::{now, random_id};
 use crate::container::spec::resources;
-use crate::interface::{DnsConfig, Error, NamespaceMode, QosClass, SandboxConfig, SandboxStatus};
+use crate::interface::{DnsConfig, Error, NamespaceMode, SandboxConfig, SandboxStatus};
 use crate::layout::{failed, remove_directory, write_json};
 use crate::link::Link;
 use crate::native::Inner;
@@ -162,19 +163,10 @@ fn mount_shm(path: &Path) -> Result<(), Error> {
 }
 
 fn make_cgroup(inner: &Inner, config: &SandboxConfig) -> Result<(), Error> {
-    let path = inner.pod_cgroup(config);
-    if config.qos == QosClass::BestEffort {
-        // The whole branch gets what is left over, as the kubelet has it.
-        let branch = path.rsplit_once('/').map_or(path.as_str(), |(branch, _)| branch);
-        let least = sys::cgroup::Resources { cpu_shares: 2, ..Default::default() };
-        inner
-            .hierarchy
-            .group(branch)
-            .create(&least)
-            .map_err(|e| Error::host("failed to make a cgroup", e))?;
-    }
-    let group = inner.hierarchy.group(&path);
-    group.create(&resources(&config.resources)).map_err(|e| Error::host("failed to make a cgroup", e))
+    inner.branches.pod_came(config);
+    let resources = sys::cgroup::Resources { level: Level::Pod, ..resources(&config.resources) };
+    let group = inner.hierarchy.group(&inner.pod_cgroup(config));
+    group.create(&resources).map_err(|e| Error::host("failed to make a cgroup", e))
 }
 
 fn spec(inner: &Inner, sandbox: &Sandbox) -> SandboxSpec {

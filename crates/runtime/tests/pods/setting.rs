@@ -141,6 +141,7 @@ impl Node {
             ipc: NamespaceMode::Pod,
             qos: QosClass::Burstable,
             resources: Resources::default(),
+            cpu_request: 0,
             sysctls: Default::default(),
             labels: Default::default(),
             annotations: Default::default(),

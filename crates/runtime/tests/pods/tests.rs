@@ -49,6 +49,9 @@ pub(crate) const ALL: &[(&str, Test)] = &[
     ("a_sandbox_whose_file_is_damaged_is_removed_and_made_anew", |s| {
         boxed(a_sandbox_whose_file_is_damaged_is_removed_and_made_anew(s))
     }),
+    ("the_group_of_burstable_pods_weighs_what_they_ask_for_in_sum", |s| {
+        boxed(super::groups::the_group_of_burstable_pods_weighs_what_they_ask_for_in_sum(s))
+    }),
     ("ten_pods_start_at_once", |s| boxed(ten_pods_start_at_once(s))),
 ];
 

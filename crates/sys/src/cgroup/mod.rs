@@ -44,6 +44,20 @@ pub struct Resources {
     pub cpuset_cpus: String,
     /// NUMA nodes as in `0`; empty: all.
     pub cpuset_mems: String,
+    /// Whose limits they are.
+    pub level: Level,
+}
+
+/// The kubelet sets the groups of Pods and those above, the runtime the groups of containers; they
+/// write the same wish in different numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Level {
+    /// A container: no swap, and on version 2 it dies whole when one of its processes must die for
+    /// memory (upstream's `singleProcessOOMKill: false`, its default there).
+    #[default]
+    Container,
+    /// A Pod, or a group above it: its memory limit is a sum of others' and kills only one of them.
+    Pod,
 }
 
 /// What a group uses now.
@@ -202,6 +216,9 @@ impl Group {
         }
         if let Some(root) = &self.hierarchy.unified {
             v2::create(root, &self.path, self.hierarchy.version())?;
+            if self.hierarchy.version() == Version::V2 && resources.level == Level::Container {
+                v2::prepare_container(&root.join(&self.path))?;
+            }
         }
         self.update(resources)
     }
@@ -315,13 +332,16 @@ impl Group {
         }
     }
 
-    /// How many processes of the group the kernel has killed for memory; 0 when it is gone.
+    /// How often the kernel has killed for memory in the group; 0 when it is gone. A group that
+    /// dies whole was killed once.
     pub fn oom_kills(&self) -> u64 {
-        let file = match self.hierarchy.version() {
-            Version::V1 => self.v1_directory("memory").map(|d| d.join("memory.oom_control")),
-            Version::V2 => self.main_directory().map(|d| d.join("memory.events")),
-        };
-        file.and_then(|path| files::keyed(&path, "oom_kill")).unwrap_or(0)
+        match self.hierarchy.version() {
+            Version::V1 => self
+                .v1_directory("memory")
+                .and_then(|directory| files::keyed(&directory.join("memory.oom_control"), "oom_kill")),
+            Version::V2 => self.main_directory().and_then(|directory| v2::oom_kills(&directory)),
+        }
+        .unwrap_or(0)
     }
 
     /// Watches for kills for memory.

@@ -14,8 +14,22 @@ struct Fake(tempfile::TempDir);
 impl Fake {
     fn new() -> Self {
         let fake = Fake(tempfile::tempdir().unwrap());
-        fake.put("cgroup.controllers", "hugetlb pids");
+        fake.put("cgroup.controllers", "cpuset cpu memory hugetlb pids");
         fake.put("cgroup.subtree_control", "");
+        fake
+    }
+
+    /// A group whose children have all controllers, and the files that limits are written to.
+    fn with_limits(group: &str) -> Self {
+        let fake = Fake::new();
+        let above = Path::new(group).ancestors().skip(1);
+        for directory in above.filter_map(Path::to_str).filter(|name| !name.is_empty()) {
+            fake.put(&format!("{directory}/cgroup.subtree_control"), "cpu memory pids");
+        }
+        for file in ["cpu.weight", "cpu.max", "memory.max", "memory.swap.max", "memory.oom.group", "pids.max"]
+        {
+            fake.put(&format!("{group}/{file}"), "-");
+        }
         fake
     }
 
@@ -57,41 +71,67 @@ fn a_machine_without_cgroups_is_said_to_have_none() {
     assert_eq!(Hierarchy::parse("31 23 0:28 / / rw - ext4 /dev/vda rw\n"), None);
 }
 
-#[test]
-fn limits_are_written_in_version_2_units() {
-    let fake = Fake::new();
-    for file in ["cpu.weight", "cpu.max", "memory.max", "memory.swap.max", "memory.oom.group", "pids.max"] {
-        fake.put(&format!("pods/a/{file}"), "");
-    }
-    let resources = Resources {
-        cpu_shares: 1024,
-        cpu_quota: 20_000,
-        memory_limit: 1 << 20,
-        pids_limit: 7,
-        ..Resources::default()
-    };
+/// Everything that is written for one wish, in the order of the files in `with_limits`.
+fn written(level: Level, milli_cpu: u64, resources: Resources) -> String {
+    let fake = Fake::with_limits("pods/a");
+    let resources = Resources { cpu_shares: milli_cpu * 1024 / 1000, level, ..resources };
     fake.group("pods/a").create(&resources).unwrap();
-    assert_eq!(fake.get("pods/a/cpu.weight"), "100");
-    assert_eq!(fake.get("pods/a/cpu.max"), "20000 100000");
-    assert_eq!(fake.get("pods/a/memory.max"), "1048576");
-    assert_eq!(fake.get("pods/a/memory.swap.max"), "0");
-    assert_eq!(fake.get("pods/a/memory.oom.group"), "1");
-    assert_eq!(fake.get("pods/a/pids.max"), "7");
-    assert_eq!(fake.get("cgroup.subtree_control"), "+pids", "only what containers are limited by");
+    let files = ["cpu.weight", "cpu.max", "memory.max", "memory.swap.max", "memory.oom.group", "pids.max"];
+    files.map(|file| fake.get(&format!("pods/a/{file}"))).join(", ")
+}
+
+#[test]
+fn limits_are_written_as_the_kubelet_and_runc_write_them() {
+    let limits =
+        Resources { cpu_quota: 20_000, memory_limit: 1 << 20, pids_limit: 7, ..Resources::default() };
+    let none = Resources::default();
+    assert_eq!(written(Level::Container, 1000, limits.clone()), "100, 20000 100000, 1048576, 0, 1, 7");
+    assert_eq!(written(Level::Container, 250, none.clone()), "35, -, -, 0, 1, -");
+    assert_eq!(written(Level::Pod, 1000, limits), "39, 20000 100000, 1048576, -, -, 7");
+    assert_eq!(written(Level::Pod, 250, none), "10, -, -, -, -, -");
+}
+
+#[test]
+fn shares_become_weights_on_upstreams_two_curves() {
+    let shares = [2, 100, 256, 512, 1024, 2048, 10_000, 262_144];
+    let container = shares.map(|shares| v2::weight(shares, Level::Container));
+    assert_eq!(container, [1, 17, 35, 59, 100, 174, 627, 10_000]);
+    let pod = shares.map(|shares| v2::weight(shares, Level::Pod));
+    assert_eq!(pod, [1, 4, 10, 20, 39, 79, 382, 10_000]);
+}
+
+#[test]
+fn controllers_are_passed_down_in_one_write() {
+    let fake = Fake::new();
+    fake.group("a").create(&Resources::default()).unwrap();
+    assert_eq!(fake.get("cgroup.subtree_control"), "+cpu +memory +pids +cpuset", "what containers use");
+}
+
+#[test]
+fn a_tree_without_a_needed_controller_is_refused_by_its_name() {
+    let fake = Fake::new();
+    fake.put("cgroup.controllers", "cpuset cpu pids");
+    let error = fake.group("pods/a").create(&Resources::default()).unwrap_err().to_string();
+    let place = fake.0.path().display();
+    assert_eq!(error, format!("use the cgroup controllers memory in {place}: no such device"));
 }
 
 #[test]
 fn a_limit_that_the_kernel_lacks_names_the_file() {
-    let fake = Fake::new();
+    let fake = Fake::with_limits("pods/a");
+    fs::remove_file(fake.0.path().join("pods/a/pids.max")).unwrap();
     let resources = Resources { pids_limit: 7, ..Resources::default() };
-    let error = fake.group("a").create(&resources).unwrap_err();
+    let error = fake.group("pods/a").create(&resources).unwrap_err();
     assert!(error.to_string().ends_with("/a/pids.max: no such file or directory"), "{error}");
 }
 
 #[test]
-fn shares_become_weights_on_upstreams_curve() {
-    let weights = [2, 100, 512, 1024, 2048, 10_000, 262_144].map(v2::weight);
-    assert_eq!(weights, [1, 17, 59, 100, 174, 627, 10_000]);
+fn a_group_that_dies_whole_was_killed_once() {
+    let fake = Fake::new();
+    fake.put("a/memory.events", "oom 1\noom_kill 3\noom_group_kill 1\n");
+    fake.put("b/memory.events", "oom 1\noom_kill 3\noom_group_kill 0\n");
+    fake.put("c/memory.events", "oom 1\noom_kill 2\n");
+    assert_eq!(["a", "b", "c"].map(|group| fake.group(group).oom_kills()), [1, 3, 2]);
 }
 
 #[test]

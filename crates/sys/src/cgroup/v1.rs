@@ -7,7 +7,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::device::DeviceRule;
 use super::files::{self, make_directory, number, read, write};
-use super::{Resources, Stats};
+use super::{Level, Resources, Stats};
 use crate::{Context, Result};
 
 /// A mounted version 1 tree.
@@ -80,7 +80,7 @@ pub(super) fn limit(trees: &[Tree], path: &str, resources: &Resources) -> Result
         limit_cpu(&cpu, resources)?;
     }
     if let Some(memory) = directory("memory").filter(|_| resources.memory_limit > 0) {
-        limit_memory(&memory, resources.memory_limit)?;
+        limit_memory(&memory, resources.memory_limit, resources.level)?;
     }
     if let Some(pids) = directory("pids").filter(|_| resources.pids_limit > 0) {
         write(&pids.join("pids.max"), &resources.pids_limit.to_string())?;
@@ -110,10 +110,10 @@ fn limit_cpu(cpu: &Path, resources: &Resources) -> Result<()> {
     Ok(())
 }
 
-/// Memory, and memory with swap at the same value: a container gets no swap, as upstream's
+/// Memory, and for a container memory with swap at the same value: it gets no swap, as upstream's
 /// default (`NoSwap`) says. The second must never be below the first, so which is written
 /// first depends on whether the limit grows.
-fn limit_memory(memory: &Path, limit: i64) -> Result<()> {
+fn limit_memory(memory: &Path, limit: i64, level: Level) -> Result<()> {
     let plain = memory.join("memory.limit_in_bytes");
     let with_swap = memory.join("memory.memsw.limit_in_bytes");
     let text = limit.to_string();
@@ -121,7 +121,7 @@ fn limit_memory(memory: &Path, limit: i64) -> Result<()> {
         return write(&plain, &text);
     }
     if write(&plain, &text).is_ok() {
-        return write(&with_swap, &text);
+        return if level == Level::Container { write(&with_swap, &text) } else { Ok(()) };
     }
     write(&with_swap, &text)?;
     write(&plain, &text)
