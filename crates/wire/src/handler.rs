@@ -51,6 +51,13 @@ pub struct Identity {
     pub certificate_sha256: String,
 }
 
+impl Identity {
+    /// Whether a room of this process asks: nobody else comes without a certificate.
+    pub fn is_inside(&self) -> bool {
+        self.certificate_sha256.is_empty()
+    }
+}
+
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:?}", self.user, self.groups)

@@ -16,7 +16,9 @@
 //!
 //! Start reading at [`Handler`], then `serve.rs`.
 
+mod connections;
 mod handler;
+mod kept;
 pub mod pki;
 mod rest;
 mod serve;

@@ -1,14 +1,18 @@
 //! Accepting connections and handing their requests to a [`Handler`].
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::EXPECT;
 use http::{StatusCode, Version};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -20,15 +24,17 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, PollSemaphore};
 
+use crate::connections::{Answering, Connection, Connections, Place};
+use crate::kept::Kept;
 use crate::rest::lend;
-use crate::{Handler, Identity, Response, pki};
+use crate::{Body, BoxError, Handler, Identity, Response, pki};
 
 /// Bounds that keep a slow or hostile client from costing more than it should.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections open at once; more wait in the kernel's backlog.
+    /// Connections open at once; one more takes the place of the longest idle one.
     pub connections_max: usize,
     /// Time for the TLS handshake.
     pub handshake_timeout: Duration,
@@ -41,7 +47,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections_max: 10_000,
+            connections_max: 2_048,
             handshake_timeout: Duration::from_secs(10),
             // The API server's ReadHeaderTimeout.
             header_timeout: Duration::from_secs(32),
@@ -65,9 +71,13 @@ pub struct Drained {
 const HTTP1_BUFFER_MAX: usize = 64 * 1024;
 /// HTTP/2 windows: big enough for one list in flight on a local link, small
 /// enough that a thousand idle clients hold no memory for them.
-const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
-const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+const HTTP2_STREAM_WINDOW: u32 = 128 * 1024;
+const HTTP2_CONNECTION_WINDOW: u32 = 256 * 1024;
 const HTTP2_STREAMS_MAX: u32 = 250;
+/// Handshakes that are computed at once.
+const HANDSHAKES: usize = 1;
+/// How long a client that is replaced has to read that it is.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// The server asks an idle HTTP/2 client whether it still lives, as Go's does.
 const HTTP2_KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -90,17 +100,16 @@ pub async fn serve_with(
     handler: Arc<dyn Handler>,
     shutdown: CancellationToken,
 ) -> Drained {
-    let slots = Arc::new(Semaphore::new(limits.connections_max));
-    let shared = Arc::new(Shared { tls: tls.map(TlsAcceptor::from), handler, limits, shutdown });
+    let places = Connections::new(limits.connections_max);
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let shared = Arc::new(Shared { tls: tls.map(TlsAcceptor::from), handler, limits, handshakes, shutdown });
     let mut connections = JoinSet::new();
-    while let Some((slot, stream, peer)) =
-        shared.shutdown.run_until_cancelled(accept(&listener, &slots)).await
-    {
-        let shared = shared.clone();
-        connections.spawn(async move {
-            let _slot = slot;
-            shared.connection(stream, peer).await;
-        });
+    while let Some((stream, peer)) = shared.shutdown.run_until_cancelled(accept(&listener)).await {
+        let Some(place) = places.enter() else {
+            tracing::debug!(%peer, "all connections are in use");
+            continue;
+        };
+        connections.spawn(one(shared.clone(), stream, peer, place));
         // Finished tasks are collected as we go; nobody waits for their result.
         while connections.try_join_next().is_some() {}
     }
@@ -108,14 +117,26 @@ pub async fn serve_with(
     drain(connections, shared.limits.drain_timeout).await
 }
 
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> (tokio::sync::OwnedSemaphorePermit, TcpStream, SocketAddr) {
-    let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+/// One connection, from its first byte until it ends or is replaced.
+async fn one(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, place: Place) {
+    let connection = place.0.clone();
+    // Watch events are small writes that must leave at once.
+    let _ = stream.set_nodelay(true);
+    // Nothing is made for a client before it has said something; most that flood never do.
+    let silent = timeout(shared.limits.handshake_timeout, stream.readable());
+    tokio::select! {
+        heard = silent => if !matches!(heard, Ok(Ok(()))) { return },
+        () = connection.replaced.cancelled() => return,
+        () = shared.shutdown.cancelled() => {}
+    }
+    // Boxed, so that those that never come here stay small.
+    Box::pin(shared.connection(Kept::new(stream, place), peer, &connection)).await;
+}
+
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return (slot, stream, peer),
+            Ok((stream, peer)) => return (stream, peer),
             // A client that left before it was accepted is no reason to wait;
             // running out of descriptors is, and has no event to wait for.
             Err(error)
@@ -139,34 +160,51 @@ struct Shared {
     tls: Option<TlsAcceptor>,
     handler: Arc<dyn Handler>,
     limits: Limits,
+    handshakes: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
 impl Shared {
-    async fn connection(&self, stream: TcpStream, peer: SocketAddr) {
-        // Watch events are small writes that must leave at once.
-        let _ = stream.set_nodelay(true);
+    async fn connection(&self, stream: Kept, peer: SocketAddr, place: &Arc<Connection>) {
         let Some(tls) = &self.tls else {
-            return self.http1(stream, peer, None).await;
+            return self.http1(stream, peer, None, place).await;
         };
-        let stream = match timeout(self.limits.handshake_timeout, tls.accept(stream)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake error"),
-            Err(_) => return tracing::debug!(%peer, "TLS handshake timed out"),
+        let shaken = timeout(self.limits.handshake_timeout, self.in_turn(tls.accept(stream)));
+        let stream = match place.replaced.run_until_cancelled(shaken).await {
+            Some(Ok(Ok(stream))) => stream,
+            Some(Ok(Err(error))) => return tracing::debug!(%peer, %error, "TLS handshake error"),
+            Some(Err(_)) => return tracing::debug!(%peer, "TLS handshake timed out"),
+            None => return,
         };
         let session = stream.get_ref().1;
         let identity = session.peer_certificates().and_then(|chain| chain.first()).and_then(pki::identity);
+        if identity.is_some() {
+            place.certify();
+        }
         // The negotiated protocol says which of the two machines to run, so no
         // connection carries the state of both.
         if session.alpn_protocol() == Some(b"h2") {
             // Boxed: an HTTP/1 connection does not pay for HTTP/2's state.
-            Box::pin(self.http2(stream, peer, identity)).await;
+            Box::pin(self.http2(stream, peer, identity, place)).await;
         } else {
-            self.http1(stream, peer, identity).await;
+            self.http1(stream, peer, identity, place).await;
         }
     }
 
-    async fn http1<S>(&self, stream: S, peer: SocketAddr, identity: Option<Identity>)
+    /// Polls the handshakes of all connections one after another. The arithmetic of one takes
+    /// as long as twenty requests; a thousand that come at once must not stand in line before
+    /// those that were there already. Waiting for the client is no part of a turn.
+    async fn in_turn<T>(&self, handshake: impl Future<Output = T>) -> T {
+        let mut handshake = pin!(handshake);
+        let mut turns = PollSemaphore::new(self.handshakes.clone());
+        poll_fn(|cx| {
+            let _turn = ready!(turns.poll_acquire(cx));
+            handshake.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    async fn http1<S>(&self, stream: S, peer: SocketAddr, identity: Option<Identity>, place: &Arc<Connection>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -175,17 +213,19 @@ impl Shared {
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
             .max_buf_size(HTTP1_BUFFER_MAX);
-        let service = service_fn(|request| answer(&self.handler, request, peer, identity.clone()));
+        let service = service_fn(|request| answer(&self.handler, request, peer, identity.clone(), place));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
         // Cancel-safe: polling the connection again continues it.
         tokio::select! {
             result = connection.as_mut() => return report(result, peer),
             () = self.shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+            // Between requests there is nobody to be told.
+            () = place.replaced.cancelled() => return,
         }
         report(connection.await, peer);
     }
 
-    async fn http2<S>(&self, stream: S, peer: SocketAddr, identity: Option<Identity>)
+    async fn http2<S>(&self, stream: S, peer: SocketAddr, identity: Option<Identity>, place: &Arc<Connection>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -196,13 +236,19 @@ impl Shared {
             .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
             .max_concurrent_streams(HTTP2_STREAMS_MAX)
             .keep_alive_interval(HTTP2_KEEP_ALIVE);
-        let handler = self.handler.clone();
-        let service = service_fn(move |request| answer(&handler, request, peer, identity.clone()));
+        let (handler, own) = (self.handler.clone(), place.clone());
+        let service = service_fn(move |request| answer(&handler, request, peer, identity.clone(), &own));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         // Cancel-safe: polling the connection again continues it.
         tokio::select! {
             result = connection.as_mut() => return report(result, peer),
             () = self.shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+            () = place.replaced.cancelled() => {
+                // A GOAWAY tells the client that what it sends now was not looked at.
+                connection.as_mut().graceful_shutdown();
+                let _ = timeout(GOODBYE, connection).await;
+                return;
+            }
         }
         report(connection.await, peer);
     }
@@ -213,7 +259,9 @@ fn answer(
     request: http::Request<Incoming>,
     peer: SocketAddr,
     identity: Option<Identity>,
+    place: &Arc<Connection>,
 ) -> impl Future<Output = Result<Response, Infallible>> + use<> {
+    let (connection, answering) = (place.clone(), place.answer());
     let (head, body) = request.into_parts();
     let (body, rest) = lend(body);
     let mut request = http::Request::from_parts(head, body.map_err(Into::into).boxed_unsync());
@@ -226,10 +274,48 @@ fn answer(
     let answered = handler.handle(request);
     async move {
         let response = answered.await;
-        if !waits && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            connection.take_over();
+            return Ok(response);
+        }
+        // An answer of unknown length is a stream: the connection is in use until its end. A
+        // client that is slow to end what it sends does not keep its place by that.
+        let response = if response.body().size_hint().exact().is_none() {
+            response.map(|body| Body::new(Lasting { body, _answering: answering }))
+        } else {
+            drop(answering);
+            response
+        };
+        if !waits {
             rest.drain().await;
         }
         Ok(response)
+    }
+}
+
+/// The body of an answer that lasts.
+struct Lasting {
+    body: Body,
+    _answering: Answering,
+}
+
+impl http_body::Body for Lasting {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

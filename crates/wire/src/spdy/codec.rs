@@ -13,6 +13,8 @@ const DATA_MAX: usize = 1024 * 1024;
 const CONTROL_MAX: usize = 64 * 1024;
 /// Of the headers of one frame, unpacked.
 const HEADERS_MAX: usize = 64 * 1024;
+/// What a header costs besides its text, as HTTP/2 counts it.
+const HEADER_OVERHEAD: usize = 32;
 
 const SYN_STREAM: u16 = 1;
 const SYN_REPLY: u16 = 2;
@@ -358,11 +360,18 @@ impl Decoder {
         let mut rest = plain.as_slice();
         let count = word(&mut rest, "headers")?;
         let mut headers = Vec::new();
+        // What comes out is counted too: a long name before a thousand empty values unpacks
+        // to a thousand long names.
+        let mut room = HEADERS_MAX;
         for _ in 0..count {
             let name = text(&mut rest)?;
             // Several values of one header are separated by zeros.
             let values = text(&mut rest)?;
-            headers.extend(values.split('\0').map(|value| (name.clone(), value.to_owned())));
+            for value in values.split('\0') {
+                let size = name.len() + value.len() + HEADER_OVERHEAD;
+                room = room.checked_sub(size).ok_or(Error::Headers)?;
+                headers.push((name.clone(), value.to_owned()));
+            }
         }
         Ok(Headers(headers))
     }
@@ -448,6 +457,17 @@ mod tests {
 
     fn headers(pairs: &[(&str, &str)]) -> Headers {
         Headers(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn a_header_with_many_values_does_not_grow_without_bound() {
+        let values = "\0".repeat(30_000);
+        let name = "n".repeat(30_000);
+        let frame = Frame::SynStream { id: 1, headers: headers(&[(&name, &values)]), flag: Flag::None };
+        let mut packed = BytesMut::new();
+        Encoder::default().encode(&frame, &mut packed).unwrap();
+        assert!(packed.len() < 2_000, "nine hundred megabytes from {} bytes", packed.len());
+        assert_eq!(Decoder::default().decode(&mut packed), Err(Error::Headers));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::codec::{Decoder, Encoder, Flag, Frame, Headers, ResetStatus};
 
@@ -21,6 +21,8 @@ const WRITE_QUEUE: usize = 32;
 const ACCEPT_QUEUE: usize = 16;
 /// Streams open at once: 500 forwarded connections.
 const STREAMS_MAX: usize = 1000;
+/// Bytes that wait in all streams of a session; then the connection waits.
+const QUEUED_MAX: u32 = 4 * 1024 * 1024;
 /// Data is sent in frames of at most this length.
 const DATA_FRAME_MAX: usize = 16 * 1024;
 
@@ -40,6 +42,7 @@ where
         // Weak, so that the write loop ends when nobody else can write.
         writes: writes.downgrade(),
         windows: Arc::new(windows),
+        room: Arc::new(Semaphore::new(QUEUED_MAX as usize)),
         last_id: 0,
     };
     let drive = async move {
@@ -94,7 +97,8 @@ impl Stream {
 }
 
 enum Received {
-    Data(Bytes),
+    /// With the room it takes in the session's queue.
+    Data(Bytes, Option<OwnedSemaphorePermit>),
     Fin,
     Reset(ResetStatus),
 }
@@ -113,7 +117,7 @@ pub struct StreamReader {
 impl std::fmt::Debug for Received {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Data(bytes) => write!(f, "Data({})", bytes.len()),
+            Self::Data(bytes, _) => write!(f, "Data({})", bytes.len()),
             Self::Fin => f.write_str("Fin"),
             Self::Reset(status) => write!(f, "Reset({})", status.0),
         }
@@ -127,7 +131,7 @@ impl StreamReader {
             return None;
         }
         match self.queue.recv().await {
-            Some(Received::Data(bytes)) => {
+            Some(Received::Data(bytes, _room)) => {
                 self.open_window(bytes.len()).await;
                 Some(Ok(bytes))
             }
@@ -243,6 +247,7 @@ struct ReadLoop {
     accepted: Option<mpsc::Sender<Stream>>,
     writes: mpsc::WeakSender<Frame>,
     windows: Arc<Windows>,
+    room: Arc<Semaphore>,
     last_id: u32,
 }
 
@@ -320,7 +325,15 @@ impl ReadLoop {
             return;
         };
         if !bytes.is_empty() {
-            let _ = open.queue.send(Received::Data(bytes)).await;
+            // A frame has its length in three bytes, and the decoder allows less than that.
+            let room = u32::try_from(bytes.len()).unwrap_or(u32::MAX).min(QUEUED_MAX);
+            let queue = open.queue.clone();
+            // A stream whose reader is gone gives back what it held, so the wait has an end.
+            let room = tokio::select! {
+                room = Arc::clone(&self.room).acquire_many_owned(room) => room.ok(),
+                () = queue.closed() => return,
+            };
+            let _ = queue.send(Received::Data(bytes, room)).await;
         }
         if flag == Flag::Fin {
             let _ = open.queue.send(Received::Fin).await;
