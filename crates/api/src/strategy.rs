@@ -10,6 +10,7 @@
 
 pub mod admission;
 mod apps;
+mod certificates;
 mod cluster;
 mod config;
 mod endpoints;
@@ -75,6 +76,9 @@ pub fn validate_update(
         ("", "PersistentVolumeClaim", Some("status")) => storage::claim_status(view, &mut errors),
         ("", "Namespace", Some("status")) => cluster::namespace_status(view, &mut errors),
         ("", "Node", Some("status")) => cluster::node(view, Some(before), &mut errors),
+        ("certificates.k8s.io", "CertificateSigningRequest", _) => {
+            certificates::validate_update(subresource, new, old, &mut errors);
+        }
         (_, _, Some("status")) => {}
         (group, kind, _) => validate_object(group, kind, view, Some(before), &mut errors),
     }

@@ -319,6 +319,8 @@ async fn start_server(
         issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
         anonymous: true,
         nodes,
+        limits: server::Limits::default(),
+        checks: Vec::new(),
     };
     server::Server::start(Arc::new(store), config).await.context("cannot start the API server")
 }

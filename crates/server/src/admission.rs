@@ -15,6 +15,7 @@ use store::{Entry, Range};
 
 use crate::bootstrap::identify;
 use crate::call::Call;
+use crate::certificates;
 use crate::object;
 use crate::state::{Draft, store_failed};
 use crate::write::text;
@@ -39,6 +40,7 @@ pub(crate) async fn create(call: &Call, object: &mut Value) -> Result<(), Status
         }
         ("networking.k8s.io", "Ingress") => default_ingress_class(call, object).await?,
         ("scheduling.k8s.io", "PriorityClass") => one_default_priority(call, object).await?,
+        _ if certificates::concerns(call) => certificates::create(call, object)?,
         _ => {}
     }
     call.state.auth.check_escalation(&call.user, call.resource, object, None)
@@ -48,6 +50,9 @@ pub(crate) async fn create(call: &Call, object: &mut Value) -> Result<(), Status
 pub(crate) async fn update(call: &Call, new: &mut Value, old: &Value) -> Result<(), Status> {
     if (call.resource.group, call.resource.kind) == ("scheduling.k8s.io", "PriorityClass") {
         one_default_priority(call, new).await?;
+    }
+    if certificates::concerns(call) {
+        certificates::update(call, new, old)?;
     }
     call.state.auth.check_escalation(&call.user, call.resource, new, Some(old))
 }
@@ -81,7 +86,7 @@ fn find(group: &str, plural: &str) -> Result<&'static Resource, Status> {
 async fn all(call: &Call, resource: &Resource, namespace: &str) -> Result<Vec<Value>, Status> {
     let range = Range { prefix: object::prefix(resource, namespace), ..Range::default() };
     let page = call.state.store.range(range).await.map_err(store_failed)?;
-    Ok(page.entries.iter().map(|entry: &Arc<Entry>| object::read(&entry.value)).collect())
+    page.entries.iter().map(|entry: &Arc<Entry>| object::read(&entry.value)).collect()
 }
 
 /// Upstream's plugin NamespaceLifecycle: no objects in namespaces that are not there

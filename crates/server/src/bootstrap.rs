@@ -47,7 +47,8 @@ async fn furnish_one(
     match &old {
         None => identify(state, resource, &mut object, now)?,
         Some(old) => {
-            let before = object::read(&old.value);
+            // One that is damaged stays for the administrator; it must not keep the server down.
+            let Ok(before) = object::read(&old.value) else { return Ok(()) };
             match follow(&before, &object) {
                 Some(changed) => object = changed,
                 None => return Ok(()),

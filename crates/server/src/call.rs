@@ -1,6 +1,7 @@
 //! One request for a resource, with all that its handlers need to know of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::resource::{Resource, Subresource};
 use api::status::Status;
@@ -9,9 +10,11 @@ use http::request::Parts;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use store::Entry;
+use tokio::time::timeout;
 use wire::{Body, Response};
 
-use crate::auth::User;
+use crate::auth::{Attributes, User};
+use crate::inflight::Guest;
 use crate::negotiate::{Accepted, media_type};
 use crate::object;
 use crate::path::Target;
@@ -22,6 +25,9 @@ use crate::view;
 
 /// The largest body upstream reads.
 pub(crate) const BODY_MAX: usize = 3 * 1024 * 1024;
+
+/// A body of which nothing came for so long is not waited for any longer.
+const BODY_PAUSE: Duration = Duration::from_secs(10);
 
 /// A request that was understood and is permitted.
 #[derive(Debug)]
@@ -59,6 +65,27 @@ impl Call {
     pub(crate) async fn current(&self) -> Result<Arc<Entry>, Status> {
         let found = self.state.get(&self.key()).await?;
         found.ok_or_else(|| self.not_found())
+    }
+
+    /// Whether the user may do something else with the object than what was asked.
+    pub(crate) fn authorize(&self, verb: &str) -> Result<(), Status> {
+        let target = &self.target;
+        self.state.auth.authorize(&Attributes {
+            namespace: &target.namespace,
+            name: &target.name,
+            ..Attributes::resource(&self.user, verb, &target.group, &target.version, &target.resource)
+        })
+    }
+
+    /// The same for the subresource that was asked.
+    pub(crate) fn authorize_subresource(&self, verb: &str) -> Result<(), Status> {
+        let target = &self.target;
+        self.state.auth.authorize(&Attributes {
+            namespace: &target.namespace,
+            name: &target.name,
+            subresource: &target.subresource,
+            ..Attributes::resource(&self.user, verb, &target.group, &target.version, &target.resource)
+        })
     }
 
     /// The 404 of the object that is asked for.
@@ -114,16 +141,23 @@ impl Call {
     }
 }
 
-/// Reads a body, up to the limit.
-pub(crate) async fn read_body(mut body: Body) -> Result<Bytes, Status> {
+/// Reads a body, up to the limit, as long as it keeps coming.
+pub(crate) async fn read_body(mut body: Body, mut guest: Option<&mut Guest>) -> Result<Bytes, Status> {
     let mut read = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = timeout(BODY_PAUSE, body.frame()).await.map_err(|_| too_slow())? {
         let frame = frame.map_err(|err| Status::bad_request(format!("failed to read the body: {err}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if read.len() + data.len() > BODY_MAX {
             return Err(Status::too_large(format!("limit is {BODY_MAX}")));
         }
+        if let Some(guest) = &mut guest {
+            guest.keep(data.len())?;
+        }
         read.extend_from_slice(&data);
     }
     Ok(read.freeze())
+}
+
+fn too_slow() -> Status {
+    Status::timeout("request did not complete within the allowed duration", 0)
 }

@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use wire::Handler;
 
+use crate::health::Check;
+use crate::inflight::Limits;
+
 /// Where the nodes are: for logs, exec, attach, port-forward and proxy.
 pub trait Nodes: Send + Sync + 'static {
     /// The kubelet API of a node; `None` when it cannot be reached from here.
@@ -29,6 +32,10 @@ pub struct Config {
     pub anonymous: bool,
     /// The nodes that can be reached.
     pub nodes: Arc<dyn Nodes>,
+    /// What clients may hold at once.
+    pub limits: Limits,
+    /// What must hold for the server to be healthy, besides its own.
+    pub checks: Vec<Check>,
 }
 
 impl fmt::Debug for Config {

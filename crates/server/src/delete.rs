@@ -52,6 +52,8 @@ pub(crate) struct DeleteOptions {
     propagation: Option<Propagation>,
     uid: Option<String>,
     version: Option<String>,
+    /// Whether an object that cannot be read goes without a look at it.
+    ignore_read_error: bool,
     /// Whether the deletion is only to be tried.
     pub(crate) dry_run: bool,
 }
@@ -59,24 +61,7 @@ pub(crate) struct DeleteOptions {
 impl DeleteOptions {
     /// Reads the options of a request; those of the body win.
     pub(crate) fn parse(call: &Call, body: &[u8]) -> Result<Self, Status> {
-        let options = if body.is_empty() {
-            from_query(call)?
-        } else {
-            let media_type = call.media_type();
-            decode::decode_kind("v1", "DeleteOptions", body, &media_type, FieldValidation::Ignore)
-                .or_else(|err| {
-                    // Clients also send the options under their own name.
-                    let kind = decode::decode_kind(
-                        "meta.k8s.io/v1",
-                        "DeleteOptions",
-                        body,
-                        &media_type,
-                        FieldValidation::Ignore,
-                    );
-                    kind.map_err(|_| err)
-                })?
-                .object
-        };
+        let options = if body.is_empty() { from_query(call)? } else { decode_options(call, body)? };
         Self::read(&options)
     }
 
@@ -100,9 +85,30 @@ impl DeleteOptions {
             propagation,
             uid: precondition("uid"),
             version: precondition("resourceVersion"),
+            ignore_read_error: options["ignoreStoreReadErrorWithClusterBreakingPotential"] == true,
             dry_run: options["dryRun"].as_array().is_some_and(|list| !list.is_empty()),
         })
     }
+}
+
+/// Go's typed clients send the options in the version of the group they talk to, others under
+/// the name that the options have of their own.
+fn decode_options(call: &Call, body: &[u8]) -> Result<Value, Status> {
+    let media_type = call.media_type();
+    let read = |version: &str, body: &[u8]| {
+        decode::decode_kind(version, "DeleteOptions", body, &media_type, FieldValidation::Ignore)
+    };
+    let under_own_name = || {
+        let mut options: Value = serde_json::from_slice(body).ok()?;
+        let given = options.get_mut("apiVersion").filter(|given| *given == "meta.k8s.io/v1")?;
+        *given = "v1".into();
+        read("v1", &serde_json::to_vec(&options).ok()?).ok()
+    };
+    let decoded = read("v1", body).or_else(|refused| {
+        let of_group = read(&call.resource.api_version(), body).ok();
+        of_group.or_else(under_own_name).ok_or(refused)
+    });
+    Ok(decoded?.object)
 }
 
 fn from_query(call: &Call) -> Result<Value, Status> {
@@ -358,9 +364,17 @@ async fn try_delete(
     options: &DeleteOptions,
 ) -> Result<Option<Deleted>, Status> {
     let resource = call.resource.storage();
-    let object = object::read(&entry.value);
-    check_preconditions(call, &object, options)?;
-    let decision = decide(resource, &object, options, call.now);
+    let decision = match object::read(&entry.value) {
+        Ok(object) => {
+            check_preconditions(call, &object, options)?;
+            decide(resource, &object, options, call.now)
+        }
+        Err(_) if options.ignore_read_error => {
+            call.authorize("unsafe-delete-ignore-read-errors")?;
+            Decision::Remove
+        }
+        Err(unreadable) => return Err(unreadable),
+    };
     if options.dry_run || call.dry_run()? {
         let gone = decision == Decision::Remove;
         let stored = match decision {
@@ -413,9 +427,9 @@ pub(crate) async fn delete_with(call: &Call, options: &DeleteOptions) -> Result<
     admission::delete(call)?;
     let deleted = delete_entry(call, &call.key(), options).await?;
     let mut response = if deleted.gone && !ANSWERED_WITH_OBJECT.contains(&call.resource.kind) {
-        let object = object::read(&deleted.stored);
-        let (name, uid) = (text(&object, "name"), text(&object, "uid"));
-        call.value(200, &Status::deleted(call.resource, name, uid))?
+        // Upstream names the object's uid; one that cannot be read has none to be named.
+        let object = object::read(&deleted.stored).unwrap_or_default();
+        call.value(200, &Status::deleted(call.resource, &call.target.name, text(&object, "uid")))?
     } else {
         call.object(200, &deleted.stored)
     };

@@ -30,7 +30,7 @@ async fn sweep(state: &State, now: Timestamp) {
     let range = Range { prefix: object::prefix(events, ""), ..Range::default() };
     let Ok(page) = state.store.range(range).await else { return };
     for entry in page.entries {
-        if is_over(&object::read(&entry.value), now) {
+        if object::read(&entry.value).is_ok_and(|event| is_over(&event, now)) {
             // One that was seen again meanwhile stays: the removal compares.
             let _ = state.remove(events, &entry).await;
         }

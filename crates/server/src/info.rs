@@ -15,6 +15,7 @@ use store::Range;
 use wire::Response;
 
 use crate::auth::{Attributes, User};
+use crate::health::{self, Check};
 use crate::negotiate::{self, Format};
 use crate::object;
 use crate::query::Query;
@@ -24,8 +25,12 @@ use crate::state::{State, store_failed};
 /// The version of Kubernetes this server speaks.
 const VERSION: (&str, &str, &str) = ("1", "36", "v1.36.2");
 const JSON: &str = "application/json";
-const HEALTH: &[&str] = &["healthz", "livez", "readyz"];
-const CHECKS: &[&str] = &["ping", "log", "store", "poststarthook/bootstrap"];
+
+/// What is answered to everybody, always: upstream's `system:public-info-viewer`.
+pub(crate) fn is_public(path: &str) -> bool {
+    let path = path.trim_matches('/');
+    path == "version" || health::KINDS.contains(&path)
+}
 
 /// Answers a path that is no resource.
 pub(crate) async fn answer(
@@ -44,7 +49,7 @@ pub(crate) async fn answer(
     let dress = Dress::of(parts, query, format);
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     match *segments.as_slice() {
-        [] => Ok(dress.raw(&paths())),
+        [] => Ok(dress.raw(&paths(&state.config.checks))),
         ["version"] => Ok(dress.raw(&version())),
         ["metrics"] => metrics(state, dress).await,
         [".well-known", "openid-configuration"] => {
@@ -60,7 +65,10 @@ pub(crate) async fn answer(
             let hash = openapi::v3_hash(&path);
             Ok(hash.map_or_else(not_found, |hash| openapi(parts, dress, &hash, JSON, || openapi::v3(&path))))
         }
-        [check, ref rest @ ..] if HEALTH.contains(&check) => Ok(health(check, rest, query)),
+        [kind, ref rest @ ..] if health::KINDS.contains(&kind) => {
+            let answer = health::answer(&state.config.checks, kind, &rest.join("/"), query);
+            Ok(answer.unwrap_or_else(not_found))
+        }
         _ => Ok(discovery(state, parts, dress, &segments).unwrap_or_else(not_found)),
     }
 }
@@ -93,7 +101,7 @@ fn version() -> serde_json::Value {
 }
 
 /// `/`: everything that can be asked for.
-fn paths() -> serde_json::Value {
+fn paths(checks: &[Check]) -> serde_json::Value {
     let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"]
         .map(str::to_owned)
         .to_vec();
@@ -101,9 +109,9 @@ fn paths() -> serde_json::Value {
         paths.push(format!("/apis/{}", gv.group));
         paths.push(format!("/apis/{}", gv.api_version()));
     }
-    for check in HEALTH {
+    for check in health::KINDS {
         paths.push(format!("/{check}"));
-        paths.extend(CHECKS.iter().map(|name| format!("/{check}/{name}")));
+        paths.extend(health::names(checks).map(|name| format!("/{check}/{name}")));
     }
     paths.extend(
         ["/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/version"]
@@ -112,25 +120,6 @@ fn paths() -> serde_json::Value {
     paths.sort_unstable();
     paths.dedup();
     json!({ "paths": paths })
-}
-
-/// The server answers only after it has opened its store and written what a fresh
-/// cluster holds, so every check that could be asked for holds.
-fn health(kind: &str, check: &[&str], query: &Query) -> Response {
-    let asked = check.join("/");
-    if !asked.is_empty() {
-        return if CHECKS.contains(&asked.as_str()) { text(200, "ok") } else { not_found() };
-    }
-    if !query.has("verbose") {
-        return text(200, "ok");
-    }
-    let excluded: Vec<&str> = query.all("exclude").collect();
-    let mut lines = String::new();
-    for name in CHECKS {
-        let state = if excluded.contains(name) { "excluded: ok" } else { "ok" };
-        let _ = writeln!(lines, "[+]{name} {state}");
-    }
-    text(200, format!("{lines}{kind} check passed\n"))
 }
 
 fn discovery(state: &State, parts: &Parts, dress: Dress, path: &[&str]) -> Option<Response> {

@@ -14,7 +14,6 @@ use store::{Entry, Page, Range};
 use wire::Response;
 
 use crate::call::Call;
-use crate::convert;
 use crate::negotiate::Shape;
 use crate::object::{self, Selection};
 use crate::view;
@@ -260,7 +259,7 @@ pub(crate) fn render(call: &Call, listed: &Listed) -> Response {
     let json = match call.accepted.shape {
         Shape::Object => items(call, listed),
         Shape::Metadata => {
-            let item = |entry: &Arc<Entry>| view::metadata(&object::read(&entry.value));
+            let item = |entry: &Arc<Entry>| view::metadata(&view::shown(call.resource, &entry.value));
             let items: Vec<_> = listed.entries.iter().map(item).collect();
             let (kind, version) = ("PartialObjectMetadataList", "meta.k8s.io/v1");
             let list =
@@ -269,7 +268,7 @@ pub(crate) fn render(call: &Call, listed: &Listed) -> Response {
         }
         Shape::Table => {
             let row = |entry: &Arc<Entry>| {
-                let value = convert::to_served(call.resource, object::read(&entry.value));
+                let value = view::shown(call.resource, &entry.value);
                 view::row(call.resource, &value, call.include(), call.now)
             };
             let rows = listed.entries.iter().map(row).collect();

@@ -9,8 +9,10 @@
 
 use std::sync::Arc;
 
+use api::resource;
 use api::resource::Resource;
 use api::selector::{self, FieldSelector, LabelSelector};
+use api::status::Status;
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value};
 use store::Entry;
@@ -71,12 +73,18 @@ pub(crate) fn same(a: &Bytes, b: &Bytes) -> bool {
     stamp(a, 0) == stamp(b, 0)
 }
 
-/// Reads a stored object.
-pub(crate) fn read(bytes: &[u8]) -> Value {
-    // What the store holds was written by `encode`; bytes damaged since read as null,
-    // and a null has no field that anything could be done by.
-    serde_json::from_slice(bytes).unwrap_or_default()
+/// Reads a stored object. What the store holds was written by [`encode`]; one that cannot be
+/// read all the same is an error, never an object without finalizers and preconditions.
+pub(crate) fn read(bytes: &[u8]) -> Result<Value, Status> {
+    serde_json::from_slice(bytes).map_err(|err| {
+        let beginning = String::from_utf8_lossy(&bytes[..bytes.len().min(BEGINNING)]);
+        tracing::error!(%err, %beginning, "a stored object cannot be read");
+        Status::internal(format!("a stored object cannot be read: {err}"))
+    })
 }
+
+/// How much of an unreadable object goes to the log: its kind and name.
+const BEGINNING: usize = 200;
 
 /// The key of a collection: all of it, or of one namespace.
 pub(crate) fn prefix(resource: &Resource, namespace: &str) -> String {
@@ -106,8 +114,11 @@ impl Notes {
         let labels = object["metadata"]["labels"].as_object();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let labels = labels.into_iter().flatten().map(|(name, value)| (name.clone(), text(value))).collect();
-        let mut fields = selector::fields(resource, object);
+        // An object is selected in each version it is served in, by that version's names.
+        let forms = resource::all().iter().filter(|form| std::ptr::eq(form.storage(), resource));
+        let mut fields: Vec<_> = forms.flat_map(|form| selector::fields(form, object)).collect();
         fields.sort_unstable();
+        fields.dedup();
         Self { labels, fields }
     }
 }
@@ -132,7 +143,7 @@ impl Selection {
         if self.is_everything() {
             return true;
         }
-        let notes = entry.notes(|bytes| Notes::of(resource.storage(), &read(bytes)));
+        let notes = entry.notes(|bytes| Notes::of(resource.storage(), &read(bytes).unwrap_or_default()));
         notes.is_some_and(|notes| self.labels.matches(&notes.labels) && self.fields.matches(&notes.fields))
     }
 }
@@ -154,7 +165,7 @@ mod tests {
         let encoded = encode(pods(), &hostile);
         let stamped = stamp(&encoded, 12);
         let again = stamp(&stamped, 3456);
-        let object = read(&again);
+        let object = read(&again).expect("readable");
         assert_eq!(object["metadata"]["resourceVersion"], "3456");
         assert_eq!(object["spec"]["metadata"]["resourceVersion"], "9");
         assert_eq!(object["metadata"]["annotations"], hostile["metadata"]["annotations"]);

@@ -47,7 +47,7 @@ async fn change(
 ) -> Result<Option<Written>, Status> {
     let resource = call.resource;
     let schema = schema::kind(&resource.api_version(), resource.kind).ok_or_else(Status::no_such_resource)?;
-    let current = convert::to_served(resource, object::read(&old.value));
+    let current = convert::to_served(resource, object::read(&old.value)?);
     let validation = write::field_validation(call)?;
     let decoded = patch::patch(schema, kind, body, &current, validation)?;
     warnings.extend(decoded.warnings);
@@ -95,7 +95,7 @@ async fn apply(call: &Call, body: &[u8], warnings: &mut Vec<String>) -> Result<W
                 created => return created,
             }
         };
-        let live = object::read(&old.value);
+        let live = object::read(&old.value)?;
         let object = api::apply::apply(schema, Some(&live), &intent, manager, force)?;
         write::check_patched(call, &object, &old)?;
         if let Some(written) = write::replace(call, object, &old, Tracking::Applied, warnings).await? {

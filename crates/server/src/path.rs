@@ -24,6 +24,14 @@ pub(crate) struct Target {
     pub(crate) rest: String,
 }
 
+impl Target {
+    /// Whether it lasts as long as the client likes: upstream's check of long-running requests.
+    pub(crate) fn is_long_running(&self) -> bool {
+        self.verb == "watch"
+            || matches!(self.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward")
+    }
+}
+
 /// What a path is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route {

@@ -76,7 +76,7 @@ async fn take_from(
 ) -> Result<Option<Arc<str>>, Status> {
     let refused = |why: String| Status::forbidden(call.resource, text(object, "name"), why);
     loop {
-        let counting = object::read(&entry.value);
+        let counting = object::read(&entry.value)?;
         if !quota::applies(&counting, resource, object) {
             return Ok(None);
         }
@@ -122,7 +122,7 @@ pub(crate) async fn give_back(call: &Call, taken: Taken) {
     let back = quota::difference(&Amounts::new(), &taken.delta);
     for key in taken.keys {
         while let Ok(Some(entry)) = call.state.get(&key).await {
-            let counting = object::read(&entry.value);
+            let Ok(counting) = object::read(&entry.value) else { break };
             let Ok(used) = quota::charge(&counting, &back) else { break };
             if !matches!(write_used(call, &entry, counting, &used).await, Ok(false)) {
                 break;

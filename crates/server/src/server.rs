@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::resource;
+use api::resource::{self, Resource};
+use api::selector::FieldSelector;
 use api::status::Status;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
@@ -12,11 +13,12 @@ use jiff::Timestamp;
 use store::Store;
 use tokio::task::JoinHandle;
 use wire::websocket::Messages;
-use wire::{Body, Handler, Request, Response};
+use wire::{Body, Handler, Identity, Request, Response};
 
 use crate::auth::{Attributes, KeyError, User};
 use crate::call::{Call, read_body};
 use crate::config::Config;
+use crate::inflight::{self, Class, Guest};
 use crate::info;
 use crate::negotiate::{self, Accepted, Format, Shape};
 use crate::path::{self, Route, Target};
@@ -76,15 +78,33 @@ async fn handle(state: Arc<State>, request: Request) -> Response {
     let query = Query::parse(parts.uri.query());
     let watching = query.flag("watch");
     let error = Dress::of(&parts, &query, error_format(&parts.headers));
+    let is_room = parts.extensions.get::<Identity>().is_some_and(Identity::is_inside);
     let user = match state.auth.authenticate(&mut parts, Timestamp::now()) {
         Ok(user) => user,
         Err(status) => return error.status(&status),
     };
-    let answered = match path::parse(&parts.method, parts.uri.path(), watching) {
-        Route::Resource(target) => resource(state, parts, query, user, target, body).await,
-        Route::Other => info::answer(&state, &parts, &query, &user).await,
+    let route = path::parse(&parts.method, parts.uri.path(), watching);
+    let class = if is_room || user.is_master() { None } else { class(&route, &parts) };
+    let answered = match class.map(|class| state.in_flight.admit(class, &user.name)).transpose() {
+        Err(status) => Err(status),
+        Ok(guest) => match route {
+            Route::Resource(target) => resource(state, parts, query, user, target, (guest, body)).await,
+            Route::Other => info::answer(&state, &parts, &query, &user)
+                .await
+                .and_then(|answer| inflight::attend(guest, answer)),
+        },
     };
     answered.unwrap_or_else(|status| error.status(&status))
+}
+
+/// How a request is counted; health and version are always answered.
+fn class(route: &Route, parts: &Parts) -> Option<Class> {
+    match route {
+        Route::Resource(target) if target.is_long_running() => Some(Class::Stream),
+        Route::Resource(_) if matches!(parts.method, Method::GET | Method::HEAD) => Some(Class::Read),
+        Route::Resource(_) => Some(Class::Write),
+        Route::Other => (!info::is_public(parts.uri.path())).then_some(Class::Read),
+    }
 }
 
 /// Errors are written as objects are, in JSON when nothing fits.
@@ -98,54 +118,73 @@ async fn resource(
     query: Query,
     user: User,
     target: Target,
-    body: Body,
+    (guest, body): (Option<Guest>, Body),
 ) -> Result<Response, Status> {
-    authorize(&state, &user, &target, query.text("fieldSelector"))?;
-    let resource = resource::find(&target.group, &target.version, &target.resource)
-        .ok_or_else(Status::no_such_resource)?;
+    let resource = resource::find(&target.group, &target.version, &target.resource);
+    // Only these select: to the other verbs a selector means nothing, and must grant nothing.
+    let selects = matches!(target.verb, "list" | "watch" | "deletecollection");
+    let selector = if selects { query.text("fieldSelector") } else { "" };
+    authorize(&state, &user, &target, (resource, selector))?;
+    let resource = resource.ok_or_else(Status::no_such_resource)?;
     let accepted = accepted(&parts, &target)?;
     let now = Timestamp::now();
     let mut call = Call { state, target, resource, query, parts, user, accepted, now };
     check_served(&call)?;
     if is_socket(&call) {
         // Whoever opens a stream acts on the Pod, by whatever method it is asked for.
-        authorize(&call.state, &call.user, &Target { verb: "create", ..call.target.clone() }, "")?;
+        call.authorize_subresource("create")?;
     }
-    match (call.target.verb, call.target.subresource.as_str()) {
-        ("watch", "") => {
-            let handshake = socket::handshake(&mut call);
-            let lines = watch::watch(&call).await?;
-            socket::upgrade(handshake, lines, Messages::Lines)
-        }
-        (_, "log") => {
-            let handshake = socket::handshake(&mut call);
-            let log = connect::connect(&mut call, Stream::Log, body).await?;
-            socket::upgrade(handshake, log, Messages::Parts)
-        }
-        (_, "exec") => connect::connect(&mut call, Stream::Exec, body).await,
-        (_, "attach") => connect::connect(&mut call, Stream::Attach, body).await,
-        (_, "portforward") => connect::connect(&mut call, Stream::PortForward, body).await,
-        (_, "proxy") => proxy::proxy(&mut call, body).await,
-        _ => tokio::time::timeout(REQUEST_TIMEOUT, object(&call, body)).await.unwrap_or_else(|_| {
-            Err(Status::timeout("request did not complete within the allowed duration", 0))
-        }),
+    if call.target.is_long_running() {
+        return long(&mut call, guest, body).await;
     }
+    tokio::time::timeout(REQUEST_TIMEOUT, short(call, guest, body))
+        .await
+        .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allowed duration", 0)))
 }
 
-fn authorize(state: &State, user: &User, target: &Target, field_selector: &str) -> Result<(), Status> {
+/// A request whose answer lasts as long as the client likes.
+async fn long(call: &mut Call, guest: Option<Guest>, body: Body) -> Result<Response, Status> {
+    let stream = match (call.target.verb, call.target.subresource.as_str()) {
+        ("watch", "") => {
+            let handshake = socket::handshake(call);
+            let lines = inflight::attend(guest, watch::watch(call).await?)?;
+            return socket::upgrade(handshake, lines, Messages::Lines);
+        }
+        (_, "log") => {
+            let handshake = socket::handshake(call);
+            let log = inflight::attend(guest, connect::connect(call, Stream::Log, body).await?)?;
+            return socket::upgrade(handshake, log, Messages::Parts);
+        }
+        (_, "exec") => Stream::Exec,
+        (_, "attach") => Stream::Attach,
+        (_, "portforward") => Stream::PortForward,
+        (_, "proxy") => return inflight::attend(guest, proxy::proxy(call, body).await?),
+        _ => return Err(Status::method_not_allowed()),
+    };
+    inflight::attend(guest, connect::connect(call, stream, body).await?)
+}
+
+fn authorize(
+    state: &State,
+    user: &User,
+    target: &Target,
+    (resource, field_selector): (Option<&Resource>, &str),
+) -> Result<(), Status> {
+    // A list or watch of one name is authorised as a request for it (upstream's request info).
+    let selector = resource.and_then(|resource| FieldSelector::parse(resource, field_selector).ok());
+    let selected = selector.as_ref().and_then(FieldSelector::exact_name).filter(|name| is_segment(name));
     state.auth.authorize(&Attributes {
         namespace: &target.namespace,
         subresource: &target.subresource,
-        name: if target.name.is_empty() { selected_name(field_selector) } else { &target.name },
+        name: if target.name.is_empty() { selected.unwrap_or_default() } else { &target.name },
         field_selector,
         ..Attributes::resource(user, target.verb, &target.group, &target.version, &target.resource)
     })
 }
 
-/// A list or watch of one name is authorised as a request for it (upstream's request info).
-fn selected_name(field_selector: &str) -> &str {
-    let name = field_selector.split(',').find_map(|term| term.strip_prefix("metadata.name="));
-    name.unwrap_or_default().trim_start_matches('=')
+/// Upstream's IsValidPathSegmentName: nothing else names an object.
+fn is_segment(name: &str) -> bool {
+    !matches!(name, "." | "..") && !name.contains(['/', '%'])
 }
 
 /// Whether this is a WebSocket to a running container.
@@ -183,33 +222,48 @@ fn check_served(call: &Call) -> Result<(), Status> {
     if fits && verbs.contains(&target.verb) { Ok(()) } else { Err(Status::method_not_allowed()) }
 }
 
-async fn object(call: &Call, body: Body) -> Result<Response, Status> {
-    let body = match call.parts.method {
-        Method::GET | Method::HEAD => bytes::Bytes::new(),
-        _ => read_body(body).await?,
+/// A request that is answered with one object, or one list of them.
+async fn short(call: Call, mut guest: Option<Guest>, body: Body) -> Result<Response, Status> {
+    if matches!(call.parts.method, Method::GET | Method::HEAD) {
+        return inflight::attend(guest, object(&call, &[]).await?);
+    }
+    let body = read_body(body, guest.as_mut()).await?;
+    let state = Arc::clone(&call.state);
+    // A write runs to its end even when the client goes away in its midst: what follows from it
+    // (a changed policy, a namespace's account, a budget's count) must follow.
+    let write = async move {
+        let _turn = call.state.in_flight.turn(body.len()).await;
+        let answered = inflight::aside(body.len(), object(&call, &body)).await;
+        inflight::attend(guest, answered?)
     };
+    state.writes.spawn(write).await.unwrap_or_else(|_| {
+        Err(Status::internal("This request caused apiserver to panic. Look in the logs for details."))
+    })
+}
+
+async fn object(call: &Call, body: &[u8]) -> Result<Response, Status> {
     match (call.target.verb, call.target.subresource.as_str()) {
         ("get", "" | "status" | "ephemeralcontainers" | "resize" | "approval") => {
             Ok(call.object(200, &call.current().await?.value))
         }
         ("list", "") => list::list(call).await,
-        ("create", "") if call.resource.plural == "bindings" => binding::bind(call, &body).await,
-        ("create", "") if !call.resource.is_stored() => subresource::review(call, &body),
-        ("create", "") => write::create(call, &body).await,
-        ("create", "binding") => binding::bind(call, &body).await,
-        ("create", "eviction") => eviction::evict(call, &body).await,
-        ("create", "token") => subresource::token(call, &body),
+        ("create", "") if call.resource.plural == "bindings" => binding::bind(call, body).await,
+        ("create", "") if !call.resource.is_stored() => subresource::review(call, body),
+        ("create", "") => write::create(call, body).await,
+        ("create", "binding") => binding::bind(call, body).await,
+        ("create", "eviction") => eviction::evict(call, body).await,
+        ("create", "token") => subresource::token(call, body),
         ("get", "scale") => scale::get(call).await,
-        ("update", "scale") => scale::update(call, &body).await,
-        ("patch", "scale") => scale::patch(call, &body).await,
+        ("update", "scale") => scale::update(call, body).await,
+        ("patch", "scale") => scale::patch(call, body).await,
         ("update", "" | "status" | "finalize" | "ephemeralcontainers" | "resize" | "approval") => {
-            write::update(call, &body).await
+            write::update(call, body).await
         }
         ("patch", "" | "status" | "ephemeralcontainers" | "resize" | "approval") => {
-            patch::patch(call, &body).await
+            patch::patch(call, body).await
         }
-        ("delete", "") => delete::delete(call, &body).await,
-        ("deletecollection", "") => delete::delete_collection(call, &body).await,
+        ("delete", "") => delete::delete(call, body).await,
+        ("deletecollection", "") => delete::delete_collection(call, body).await,
         _ => Err(Status::method_not_allowed()),
     }
 }

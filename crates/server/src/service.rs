@@ -116,7 +116,7 @@ pub(crate) async fn allocate<'a>(
     let page = call.state.store.range(all).await.map_err(store_failed)?;
     let mut taken = Taken::default();
     for entry in page.entries.iter().filter(|entry| entry.key != own) {
-        taken.add(&object::read(&entry.value));
+        taken.add(&object::read(&entry.value)?);
     }
     if let Some(old) = old {
         keep(service, old);

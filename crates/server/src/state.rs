@@ -12,9 +12,11 @@ use jiff::Timestamp;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::Value;
 use store::{Delete, Durability, Entry, Error, Expect, Put, Store};
+use tokio_util::task::TaskTracker;
 
 use crate::auth::{Auth, KeyError, Settings, TokenKey};
 use crate::config::Config;
+use crate::inflight::InFlight;
 use crate::lookup::StoreLookup;
 use crate::object;
 
@@ -33,6 +35,10 @@ pub(crate) struct State {
     pub(crate) config: Config,
     /// Who asks, and may they.
     pub(crate) auth: Auth,
+    /// What clients hold at once.
+    pub(crate) in_flight: InFlight,
+    /// The writes on their way, which outlive the requests they came by.
+    pub(crate) writes: TaskTracker,
     /// Held while a Service is given its addresses and ports.
     pub(crate) services: tokio::sync::Mutex<()>,
     discovery: OnceLock<Discovery>,
@@ -67,6 +73,8 @@ impl State {
         };
         let auth = Auth::new(settings, Arc::new(StoreLookup(Arc::clone(&store))));
         Ok(Self {
+            in_flight: InFlight::new(config.limits),
+            writes: TaskTracker::new(),
             store,
             config,
             auth,
@@ -113,7 +121,7 @@ impl State {
         name: &str,
     ) -> Result<Option<Value>, Status> {
         let entry = self.get(&object::key(resource, namespace, name)).await?;
-        Ok(entry.map(|entry| object::read(&entry.value)))
+        entry.map(|entry| object::read(&entry.value)).transpose()
     }
 
     /// Writes an object. A conflict is answered as the store says it, for the
@@ -149,14 +157,18 @@ impl State {
 fn durability(draft: &Draft<'_>) -> Durability {
     match (draft.resource.plural, draft.old) {
         ("events", _) => Durability::Within(EVENTS_WITHIN),
-        ("leases", Some(old)) if is_renewal(&object::read(&old.value), draft.object) => {
+        ("leases", Some(old)) if changes_only(is_renewal, old, draft.object) => {
             Durability::Within(RENEWALS_WITHIN)
         }
-        ("nodes", Some(old)) if is_heartbeat(&object::read(&old.value), draft.object) => {
+        ("nodes", Some(old)) if changes_only(is_heartbeat, old, draft.object) => {
             Durability::Within(RENEWALS_WITHIN)
         }
         _ => Durability::Now,
     }
+}
+
+fn changes_only(what: impl Fn(&Value, &Value) -> bool, old: &Entry, new: &Value) -> bool {
+    object::read(&old.value).is_ok_and(|old| what(&old, new))
 }
 
 /// Whether a Lease changes in nothing but the time of its renewal.

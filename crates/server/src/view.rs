@@ -27,8 +27,8 @@ pub(crate) fn served(resource: &Resource, stored: &Bytes) -> Bytes {
     if convert::is_stored_form(resource) {
         return stored.clone();
     }
-    match serde_json::to_vec(&convert::to_served(resource, read(stored))) {
-        Ok(json) => json.into(),
+    match read(stored) {
+        Ok(object) => encode(&convert::to_served(resource, object)),
         Err(_) => stored.clone(),
     }
 }
@@ -43,13 +43,22 @@ pub(crate) fn object(
 ) -> Bytes {
     match shape {
         Shape::Object => served(resource, stored),
-        Shape::Metadata => encode(&metadata(&read(stored))),
+        Shape::Metadata => encode(&metadata(&shown(resource, stored))),
         Shape::Table => {
-            let value = convert::to_served(resource, read(stored));
+            let value = shown(resource, stored);
             let version = value["metadata"]["resourceVersion"].clone();
             let rows = vec![row(resource, &value, include, now)];
             encode(&table(resource, json!({ "resourceVersion": version }), rows, true))
         }
+    }
+}
+
+/// A stored object for a table or a list of metadata. One that cannot be read has a name that
+/// says so, and does not take the others out of sight.
+pub(crate) fn shown(resource: &Resource, stored: &Bytes) -> Value {
+    match read(stored) {
+        Ok(object) => convert::to_served(resource, object),
+        Err(_) => json!({ "metadata": { "name": "<unreadable>" } }),
     }
 }
 

@@ -18,7 +18,6 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use wire::{BoxError, Response};
 
 use crate::call::Call;
-use crate::convert;
 use crate::list::{ListOptions, collect, reach};
 use crate::negotiate::{Format, Shape};
 use crate::object::{self, Selection};
@@ -42,7 +41,7 @@ impl Writer {
     fn line(&mut self, out: &mut BytesMut, kind: &str, stored: &Bytes, now: Timestamp) {
         let object = match self.shape {
             Shape::Table => {
-                let value = convert::to_served(self.resource, object::read(stored));
+                let value = view::shown(self.resource, stored);
                 let version = json!({ "resourceVersion": value["metadata"]["resourceVersion"] });
                 let rows = vec![view::row(self.resource, &value, self.include, now)];
                 let columns = !std::mem::replace(&mut self.columns_sent, true);
@@ -121,12 +120,20 @@ pub(crate) async fn watch(call: &Call) -> Result<Response, Status> {
     if call.accepted.format != Format::Json {
         return Err(Status::not_acceptable(&["application/json", "application/json;stream=watch"]));
     }
-    let running = begin(call, options).await?;
-    let lines = stream::unfold(running, |mut running| async move {
-        let chunk = running.next().await?;
-        Some((Ok::<_, BoxError>(chunk), running))
-    });
-    let mut response = Response::new(wire::body_from_stream(lines));
+    let body = match begin(call, options).await {
+        Ok(running) => wire::body_from_stream(stream::unfold(running, |mut running| async move {
+            let chunk = running.next().await?;
+            Some((Ok::<_, BoxError>(chunk), running))
+        })),
+        // Clients look for it in the stream: some would ask for the same version for ever when
+        // the request itself failed.
+        Err(status) => {
+            let mut line = BytesMut::new();
+            raw_line(&mut line, "ERROR", &status.to_json());
+            wire::full(line.freeze())
+        }
+    };
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
@@ -138,7 +145,11 @@ async fn begin(call: &Call, options: ListOptions) -> Result<Running, Status> {
     let initial_events = options.initial_events.unwrap_or(options.version.unwrap_or(0) == 0);
     let (initial, after) = match options.version {
         Some(version) if version > 0 && !initial_events => {
-            reach(call, version).await?;
+            let current = call.state.store.revision();
+            // A version that was never made was read from a store that is no more. To have
+            // nothing new after it would be a lie: the client must list again.
+            let unknown = |_| Status::too_old_resource_version(version, current);
+            reach(call, version).await.map_err(unknown)?;
             (VecDeque::new(), version)
         }
         version => {

@@ -162,8 +162,8 @@ pub(crate) async fn create_named(
     warnings.extend(strategy::warnings(resource, &object));
     if call.dry_run()? {
         let key = object::key(resource, &call.target.namespace, &name);
-        if call.state.get(&key).await?.is_some() {
-            return Err(Status::already_exists(call.resource, &name));
+        if let Some(there) = call.state.get(&key).await? {
+            return Err(already_exists(call, &name, Some(&there)));
         }
         quota::take(call, resource, &object, None).await?;
         return Ok(Written { stored: encode_unversioned(&object), created: true });
@@ -177,11 +177,23 @@ pub(crate) async fn create_named(
         Err(err) => {
             quota::give_back(call, taken).await;
             match err {
-                store::Error::Conflict(_) => Err(Status::already_exists(call.resource, &name)),
+                store::Error::Conflict(there) => Err(already_exists(call, &name, there.as_deref())),
                 err => Err(store_failed(err)),
             }
         }
     }
+}
+
+/// The 409 of a name that is taken; upstream says so when it will be free soon.
+fn already_exists(call: &Call, name: &str, there: Option<&Entry>) -> Status {
+    let mut status = Status::already_exists(call.resource, name);
+    let going = |entry: &Entry| {
+        object::read(&entry.value).is_ok_and(|there| there["metadata"]["deletionTimestamp"].is_string())
+    };
+    if there.is_some_and(going) {
+        status.message = format!("object is being deleted: {}", status.message);
+    }
+    status
 }
 
 /// What a dry run would have made: it has no resourceVersion.
@@ -309,7 +321,7 @@ pub(crate) async fn replace(
     warnings: &mut Vec<String>,
 ) -> Result<Option<Written>, Status> {
     let resource = call.resource.storage();
-    let before = object::read(&old.value);
+    let before = object::read(&old.value)?;
     let subresource = Some(call.target.subresource.as_str()).filter(|name| !name.is_empty());
     check_uid(call, &new, &before)?;
     defaults::apply(resource, &mut new);

@@ -1,5 +1,6 @@
 //! What kubectl does with objects, asked of the handler.
 
+#[allow(dead_code, reason = "the other tests use the rest")]
 mod cluster;
 
 use cluster::Cluster;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{pod, service};
+use super::{certificates, pod, service};
 use crate::defaults;
 use crate::resource::Resource;
 use crate::validate::meta::same;
@@ -80,6 +80,9 @@ pub fn prepare_update(resource: &Resource, subresource: Option<&str>, new: &mut 
     keep_identity(metadata(fields), before);
     match (resource.group, resource.kind, subresource) {
         ("", "Pod", Some("ephemeralcontainers" | "resize")) => pod::prepare_part(subresource, fields, before),
+        ("certificates.k8s.io", "CertificateSigningRequest", _) => {
+            certificates::prepare_update(subresource, fields, before);
+        }
         ("", "Namespace", Some("finalize")) => keep(fields, before, &["status"]),
         (_, _, Some("status")) => keep_for_status(resource, fields, before),
         (_, kind, _) => {

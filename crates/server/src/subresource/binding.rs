@@ -48,7 +48,7 @@ async fn assign(call: &Call, name: &str, binding: &Value) -> Result<(), Status> 
     let key = object::key(pods, &call.target.namespace, name);
     loop {
         let entry = call.state.get(&key).await?.ok_or_else(|| Status::not_found(pods, name))?;
-        let mut pod = object::read(&entry.value);
+        let mut pod = object::read(&entry.value)?;
         bind_to(&mut pod, binding, &seconds(call.now))
             .map_err(|why| Status::conflict(("", "pods/binding"), name, why))?;
         if call.dry_run()? {

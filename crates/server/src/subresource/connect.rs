@@ -34,7 +34,7 @@ pub(crate) enum Stream {
 /// Answers one of the streaming subresources. `body` is what is left of the
 /// request once its head was read.
 pub(crate) async fn connect(call: &mut Call, stream: Stream, body: Body) -> Result<Response, Status> {
-    let pod = object::read(&call.current().await?.value);
+    let pod = object::read(&call.current().await?.value)?;
     let container = match stream {
         Stream::PortForward => String::new(),
         _ => choose_container(&pod, call.query.text("container"))?,

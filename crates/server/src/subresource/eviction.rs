@@ -20,6 +20,9 @@ const VIOLATES: &str = "Cannot evict pod as it would violate the pod's disruptio
 /// Disruptions a budget may remember: upstream's MaxDisruptedPodSize.
 const DISRUPTED_MAX: usize = 2_000;
 
+/// How often a Pod or a budget may change under an eviction: upstream's EvictionsRetry.
+const TRIES: usize = 20;
+
 /// Answers `POST pods/NAME/eviction`.
 pub(crate) async fn evict(call: &Call, body: &[u8]) -> Result<Response, Status> {
     let mut warnings = Vec::new();
@@ -30,16 +33,20 @@ pub(crate) async fn evict(call: &Call, body: &[u8]) -> Result<Response, Status> 
     }
     let mut options = DeleteOptions::read(&eviction["deleteOptions"])?;
     options.dry_run |= call.dry_run()?;
-    loop {
+    // The uid of the Pod that a disruption was taken for: it is taken once, however often the
+    // Pod changes before it can be told that it goes.
+    let mut taken_for = None;
+    for _ in 0..TRIES {
         let entry = call.current().await?;
-        let pod = object::read(&entry.value);
-        if !may_ignore_budgets(&pod) {
-            match budget_of(call, &pod).await? {
-                Some((budget, entry)) if !take(call, &budget, &entry, &pod, options.dry_run).await? => {
-                    continue;
-                }
-                _ => {}
+        let pod = object::read(&entry.value)?;
+        let uid = text(&pod, "uid").to_owned();
+        if !may_ignore_budgets(&pod) && taken_for.as_ref() != Some(&uid) {
+            if let Some((budget, entry)) = budget_of(call, &pod).await?
+                && !take(call, &budget, &entry, &pod, options.dry_run).await?
+            {
+                continue;
             }
+            taken_for = Some(uid);
         }
         if !options.dry_run && !announce(call, &entry, pod).await? {
             continue;
@@ -47,6 +54,8 @@ pub(crate) async fn evict(call: &Call, body: &[u8]) -> Result<Response, Status> 
         delete::delete_with(call, &options).await?;
         return call.value(201, &Status::created());
     }
+    let name = &call.target.name;
+    Err(Status::timeout(format!("couldn't evict pod {name:?} due to conflicts"), 10))
 }
 
 /// Pods that do not run, or are going anyway, disrupt nothing.
@@ -64,19 +73,20 @@ fn budgets() -> Result<&'static Resource, Status> {
 async fn budget_of(call: &Call, pod: &Value) -> Result<Option<(Value, Arc<Entry>)>, Status> {
     let prefix = object::prefix(budgets()?, &call.target.namespace);
     let page = call.state.store.range(Range { prefix, ..Range::default() }).await.map_err(store_failed)?;
-    let mut matching = page.entries.into_iter().filter_map(|entry| {
-        let budget = object::read(&entry.value);
+    let mut matching = Vec::new();
+    for entry in page.entries {
+        let budget = object::read(&entry.value)?;
         let selector = serde_json::from_value(budget["spec"]["selector"].clone()).ok();
-        let selector = LabelSelector::from_meta(selector.as_ref()).ok()?;
-        selector.matches(pod).then_some((budget, entry))
-    });
-    let first = matching.next();
-    if matching.next().is_some() {
+        if LabelSelector::from_meta(selector.as_ref()).is_ok_and(|selector| selector.matches(pod)) {
+            matching.push((budget, entry));
+        }
+    }
+    if matching.len() > 1 {
         return Err(Status::internal(
             "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
         ));
     }
-    Ok(first)
+    Ok(matching.pop())
 }
 
 /// Takes one disruption from the budget. False when the budget changed meanwhile.

@@ -37,6 +37,7 @@ pub(crate) fn token(call: &Call, body: &[u8]) -> Result<Response, Status> {
     let mut warnings = Vec::new();
     let object = decode_body(call, body, &mut warnings)?;
     let target = &call.target;
+    call.state.auth.check_node_token(&call.user, &target.namespace, &target.name, &object["spec"])?;
     let issued = call.state.auth.token_request(&target.namespace, &target.name, object, call.now)?;
     created(call, &issued, &warnings)
 }

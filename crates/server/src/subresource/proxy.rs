@@ -1,5 +1,7 @@
 //! `/proxy`: HTTP to a Pod, a Service or a node through the API server.
 
+use std::net::IpAddr;
+
 use api::resource;
 use api::status::Status;
 use http::{HeaderValue, Uri, header};
@@ -35,12 +37,32 @@ pub(crate) async fn proxy(call: &mut Call, body: Body) -> Result<Response, Statu
         "Pod" => pod_address(call, port).await?,
         _ => service_address(call, port).await?,
     };
+    if !is_proxyable(&host) {
+        return Err(Status::bad_request("address not allowed"));
+    }
     if scheme == "https" {
         return Err(Status::service_unavailable("the server does not proxy to https yet"));
     }
     forward(call, (&host, port), &path, body)
         .await
         .map_err(|err| Status::service_unavailable(format!("error trying to reach service: {err}")))
+}
+
+/// Upstream's IsProxyableIP: whoever may write a status must not reach what listens on the
+/// host for the host alone. A name, which upstream would look up, is no address of a Pod.
+fn is_proxyable(host: &str) -> bool {
+    match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Ok(IpAddr::V4(v4)) => {
+            let link_local_multicast = v4.octets()[..3] == [224, 0, 0];
+            !(v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || link_local_multicast)
+        }
+        Ok(IpAddr::V6(v6)) => {
+            // ff01::/16 is one interface's, ff02::/16 one link's.
+            let narrow_multicast = matches!(v6.segments()[0] & 0xff0f, 0xff01 | 0xff02);
+            !(v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified() || narrow_multicast)
+        }
+        Err(_) => false,
+    }
 }
 
 /// `[scheme:]name[:port]`, as upstream's SplitSchemeNamePort.
@@ -58,7 +80,7 @@ fn split(asked: &str) -> Option<(&str, &str, &str)> {
 }
 
 async fn pod_address(call: &Call, port: &str) -> Result<(String, u16), Status> {
-    let pod = object::read(&call.current().await?.value);
+    let pod = object::read(&call.current().await?.value)?;
     let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
     let mut ports = containers.flat_map(|container| container["ports"].as_array().into_iter().flatten());
     let port = if port.is_empty() {
@@ -80,7 +102,7 @@ async fn pod_address(call: &Call, port: &str) -> Result<(String, u16), Status> {
 
 /// A ready endpoint of a Service, for the port of this name or number.
 async fn service_address(call: &Call, port: &str) -> Result<(String, u16), Status> {
-    let service = object::read(&call.current().await?.value);
+    let service = object::read(&call.current().await?.value)?;
     let name = call.target.name.as_str();
     let ports: Vec<&Value> = service["spec"]["ports"].as_array().into_iter().flatten().collect();
     let matches = |one: &&&Value| {
@@ -93,7 +115,7 @@ async fn service_address(call: &Call, port: &str) -> Result<(String, u16), Statu
     let slices = resource::find("discovery.k8s.io", "v1", "endpointslices").ok_or_else(none)?;
     let prefix = object::prefix(slices, &call.target.namespace);
     let page = call.state.store.range(Range { prefix, ..Range::default() }).await.map_err(store_failed)?;
-    let slices = page.entries.iter().map(|entry| object::read(&entry.value));
+    let slices = page.entries.iter().filter_map(|entry| object::read(&entry.value).ok());
     let mut of_service =
         slices.filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == name);
     of_service.find_map(|slice| endpoint(&slice, &port_name)).ok_or_else(none)
@@ -161,6 +183,31 @@ async fn forward(call: &mut Call, to: (&str, u16), path: &str, body: Body) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_the_host_alone_are_not_proxied_to() {
+        for address in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "ff01::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "localhost",
+            "",
+        ] {
+            assert!(!is_proxyable(address), "{address}");
+        }
+        for address in ["10.42.0.7", "192.168.1.4", "fd00::1", "2001:db8::1"] {
+            assert!(is_proxyable(address), "{address}");
+        }
+    }
 
     #[test]
     fn names_carry_scheme_and_port() {

@@ -21,7 +21,7 @@ const TRIES: usize = 5;
 /// Answers `GET …/scale`.
 pub(crate) async fn get(call: &Call) -> Result<Response, Status> {
     let entry = call.current().await?;
-    call.value(200, &scale_of(&object::read(&entry.value)))
+    call.value(200, &scale_of(&object::read(&entry.value)?))
 }
 
 /// The Scale of an object.
@@ -83,7 +83,7 @@ async fn change(
 ) -> Result<Response, Status> {
     for _ in 0..TRIES {
         let old = call.current().await?;
-        let mut object = object::read(&old.value);
+        let mut object = object::read(&old.value)?;
         let scale = wish(&scale_of(&object))?;
         check(call, &scale)?;
         let given = text(&scale, "resourceVersion");
@@ -92,7 +92,7 @@ async fn change(
         }
         object["spec"]["replicas"] = scale["spec"]["replicas"].as_i64().unwrap_or(0).into();
         if let Some(written) = write::replace(call, object, &old, Tracking::Update, &mut warnings).await? {
-            let mut response = call.value(200, &scale_of(&object::read(&written.stored)))?;
+            let mut response = call.value(200, &scale_of(&object::read(&written.stored)?))?;
             warn(response.headers_mut(), &warnings);
             return Ok(response);
         }

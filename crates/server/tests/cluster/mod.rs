@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use server::{Config, Nodes, Server};
@@ -51,7 +52,27 @@ impl Cluster {
         Self::on(directory, nodes, server::auth::TokenKey::generate().expect("a key")).await
     }
 
+    /// With other limits, on a store that something of the test's stands in front of.
+    pub(crate) async fn start_on(
+        limits: server::Limits,
+        front: impl FnOnce(Arc<Embedded>) -> Arc<dyn Store>,
+    ) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let key = server::auth::TokenKey::generate().expect("a key");
+        Self::build(directory, Arc::new(NoNodes), key, limits, front).await
+    }
+
     async fn on(directory: tempfile::TempDir, nodes: Arc<dyn Nodes>, key: Vec<u8>) -> Self {
+        Self::build(directory, nodes, key, server::Limits::default(), |store| store).await
+    }
+
+    async fn build(
+        directory: tempfile::TempDir,
+        nodes: Arc<dyn Nodes>,
+        key: Vec<u8>,
+        limits: server::Limits,
+        front: impl FnOnce(Arc<Embedded>) -> Arc<dyn Store>,
+    ) -> Self {
         let store = Embedded::open(directory.path(), server::stamp, History::default()).expect("opens");
         let store = Arc::new(store);
         let config = Config {
@@ -62,8 +83,10 @@ impl Cluster {
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             anonymous: true,
             nodes,
+            limits,
+            checks: Vec::new(),
         };
-        let server = Server::start(Arc::clone(&store) as Arc<dyn Store>, config).await.expect("starts");
+        let server = Server::start(front(Arc::clone(&store)), config).await.expect("starts");
         Self { server, store, key, user: Some(admin()), directory }
     }
 
@@ -90,6 +113,27 @@ impl Cluster {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let body = serde_json::from_slice(&bytes).unwrap_or_default();
         Answer { code: parts.status.as_u16(), headers: parts.headers, body, text }
+    }
+
+    /// The store itself, without the server.
+    pub(crate) fn store(&self) -> &Embedded {
+        &self.store
+    }
+
+    /// A request on its way, as the listener holds it.
+    pub(crate) fn begin(&self, request: http::request::Builder, body: Body) -> BoxFuture<'static, Response> {
+        let mut request = request.body(body).expect("a request");
+        request.extensions_mut().extend(
+            self.user
+                .clone()
+                .map(|user| {
+                    let mut extensions = http::Extensions::new();
+                    extensions.insert(user);
+                    extensions
+                })
+                .unwrap_or_default(),
+        );
+        self.server.handle(request)
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
