@@ -29,6 +29,9 @@ mod layout;
 mod link;
 mod native;
 mod network;
+mod peer;
+#[cfg(test)]
+mod recorded;
 mod sandbox;
 
 pub use interface::*;

@@ -1,19 +1,17 @@
 //! The daemon's end of a shim's socket, on tokio.
 //!
 //! One task reads: it hands each reply to the caller that waits for it and each event to
-//! [`Listener`]. Callers write. When the socket closes, every caller gets an error and the
-//! listener learns that the shim is gone.
+//! [`Listener`]. Callers write. When the socket closes, every caller gets an error; what that
+//! means for the shim is for `sandbox::hold` to find out.
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use shim::codec::{Decoder, encode};
-use shim::protocol::{Event, Failure, FailureKind, Message, Reply, Request, VERSION};
+use shim::codec::{Decoder, Envelope, Unreadable, encode};
+use shim::protocol::{Event, Failure, FailureKind, Message, OLDEST, Reply, Request, VERSION, common_version};
 use tokio::io::Interest;
 use tokio::net::UnixStream as AsyncStream;
 use tokio::sync::oneshot;
@@ -28,8 +26,6 @@ pub(crate) trait Listener: Send + Sync + 'static {
     /// Something happened in the sandbox. Called in the order of the shim's messages, and
     /// before any reply that came after it is given to its caller.
     fn event(&self, event: Event);
-    /// The connection is gone. Called once, last.
-    fn closed(&self);
 }
 
 /// A reply with the descriptors that came with it.
@@ -80,39 +76,55 @@ pub(crate) struct Link {
     writing: tokio::sync::Mutex<()>,
     waiting: Mutex<Option<HashMap<u64, (Wanted, Waiter)>>>,
     last_id: AtomicU64,
+    /// What both ends speak; the oldest until they have said it.
+    version: AtomicU32,
+}
+
+/// A shim was not greeted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GreetError {
+    /// It speaks no version that is spoken here.
+    #[error("the shim speaks versions {oldest} to {version} of the protocol")]
+    Foreign {
+        /// Its latest.
+        version: u32,
+        /// Its oldest.
+        oldest: u32,
+    },
+    /// It did not answer, or with a failure.
+    #[error(transparent)]
+    Failed(#[from] Error),
 }
 
 impl Link {
     /// Takes over a socket. `read` must run for anything to be answered.
-    pub(crate) fn new(stream: UnixStream) -> io::Result<Arc<Self>> {
-        stream.set_nonblocking(true)?;
-        Ok(Arc::new(Link {
-            socket: AsyncStream::from_std(stream)?,
+    pub(crate) fn new(socket: AsyncStream) -> Arc<Self> {
+        Arc::new(Link {
+            socket,
             writing: tokio::sync::Mutex::new(()),
             waiting: Mutex::new(Some(HashMap::new())),
             last_id: AtomicU64::new(0),
-        }))
+            version: AtomicU32::new(OLDEST),
+        })
     }
 
-    /// Connects to the shim of a sandbox directory. A Unix socket's path is limited to 107 bytes
-    /// and a data directory is not: the way leads over the open directory.
-    pub(crate) fn connect(directory: &Path) -> io::Result<UnixStream> {
-        use std::os::fd::AsRawFd;
-        let opened = std::fs::File::open(directory)?;
-        UnixStream::connect(format!("/proc/self/fd/{}/{}", opened.as_raw_fd(), shim::client::SOCKET))
-    }
-
-    /// Says hello on a connection to a running shim. Returns the shim's process id.
-    pub(crate) async fn hello(&self) -> Result<i32, Error> {
+    /// Says hello on a connection to a running shim.
+    pub(crate) async fn hello(&self) -> Result<(), GreetError> {
         self.greet(Request::Hello { version: VERSION }).await
     }
 
-    /// Sends `Open` or `Hello`.
-    pub(crate) async fn greet(&self, request: Request) -> Result<i32, Error> {
-        match self.call(request).await?.reply {
-            Reply::Hello { pid, .. } => Ok(pid),
-            other => Err(unexpected(&other)),
-        }
+    /// Sends `Open` or `Hello`, and agrees on a version.
+    pub(crate) async fn greet(&self, request: Request) -> Result<(), GreetError> {
+        let (version, oldest) = match self.ask(request).await? {
+            Ok(Answer { reply: Reply::Hello { version, oldest, .. }, .. }) => (version, oldest),
+            Ok(other) => return Err(unexpected(&other.reply).into()),
+            // Later than all of ours; how late it does not say.
+            Err(failure) if failure.kind == FailureKind::Unsupported => (u32::MAX, VERSION + 1),
+            Err(failure) => return Err(refused(&failure).into()),
+        };
+        let common = common_version(version, oldest).ok_or(GreetError::Foreign { version, oldest })?;
+        self.version.store(common, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Sends a request and waits for its answer; the shim's refusal is an error in its words.
@@ -125,6 +137,11 @@ impl Link {
         let (sender, receiver) = oneshot::channel();
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let wanted = Wanted::of(&request);
+        let spoken = self.version.load(Ordering::Relaxed);
+        if request.since() > spoken {
+            let why = format!("it was started by an earlier release, and speaks version {spoken}");
+            return Err(Error::host("the shim of this Pod cannot do that", why));
+        }
         let frame = encode(&Message::Request { id, request })
             .map_err(|e| Error::host("failed to write to the shim", e))?;
         match self.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
@@ -161,8 +178,12 @@ impl Link {
         if let Err(error) = self.read_messages(&mut decoder, listener).await {
             tracing::warn!(%error, "connection to a shim broke");
         }
+        self.close();
+    }
+
+    /// Answers all who wait with an error, and those who come.
+    pub(crate) fn close(&self) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        listener.closed();
     }
 
     async fn read_messages(&self, decoder: &mut Decoder, listener: &dyn Listener) -> io::Result<()> {
@@ -178,7 +199,10 @@ impl Link {
             decoder.push(&buffer[..got]);
             decoder.push_fds(fds);
             while let Some(message) = decoder.next_message().map_err(io::Error::other)? {
-                self.dispatch(message, decoder, listener);
+                match message {
+                    Ok(message) => self.dispatch(message, decoder, listener),
+                    Err(unreadable) => self.pass_over(&unreadable),
+                }
             }
         }
     }
@@ -192,17 +216,28 @@ impl Link {
                 return;
             }
         };
-        let waiter = match self.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            Some(waiting) => waiting.remove(&id),
-            None => None,
-        };
-        let Some((wanted, waiter)) = waiter else { return };
+        let Some((wanted, waiter)) = self.waiter(id) else { return };
         let answer = result.map(|reply| {
             let fds = (0..wanted.count(&reply)).filter_map(|_| decoder.take_fd()).collect();
             Answer { reply, fds }
         });
         // A caller that has given up drops what came, descriptors included.
         let _ = waiter.send(answer);
+    }
+
+    fn waiter(&self, id: u64) -> Option<(Wanted, Waiter)> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.remove(&id)
+    }
+
+    /// What a shim of a later release says beyond what is known here.
+    fn pass_over(&self, unreadable: &Unreadable) {
+        tracing::debug!(%unreadable, "a shim said something");
+        if let Envelope::Reply(id) = unreadable.what
+            && let Some((_, waiter)) = self.waiter(id)
+        {
+            let failure = Failure { kind: FailureKind::Unknown, message: unreadable.to_string() };
+            let _ = waiter.send(Err(failure));
+        }
     }
 }
 
@@ -212,8 +247,17 @@ impl std::fmt::Debug for Link {
     }
 }
 
+impl From<GreetError> for Error {
+    fn from(error: GreetError) -> Self {
+        match error {
+            GreetError::Failed(error) => error,
+            foreign @ GreetError::Foreign { .. } => Error::host("failed to talk to the shim", foreign),
+        }
+    }
+}
+
 fn gone() -> Error {
-    Error::host("failed to talk to the shim", "the shim is gone")
+    Error::host("failed to talk to the shim", "the connection was lost")
 }
 
 /// A reply that does not belong to its request.
@@ -226,5 +270,108 @@ pub(crate) fn refused(failure: &Failure) -> Error {
     match failure.kind {
         FailureKind::StartError | FailureKind::Invalid => Error::Start { message: failure.message.clone() },
         _ => Error::host("failed in the sandbox", &failure.message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<Event>>);
+
+    impl Listener for Heard {
+        fn event(&self, event: Event) {
+            self.0.lock().unwrap().push(event);
+        }
+    }
+
+    fn frame(json: &str) -> Vec<u8> {
+        let prefix = u32::try_from(json.len()).unwrap().to_be_bytes();
+        [&prefix[..], json.as_bytes()].concat()
+    }
+
+    /// A shim that answers each request with the next of these groups of texts.
+    async fn against<T>(answers: &[&[&str]], talk: impl AsyncFnOnce(&Link) -> T) -> (T, Vec<Event>) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        for end in [&ours, &theirs] {
+            end.set_nonblocking(true).unwrap();
+        }
+        let link = Link::new(AsyncStream::from_std(ours).unwrap());
+        let mut shim = AsyncStream::from_std(theirs).unwrap();
+        let answers: Vec<Vec<u8>> =
+            answers.iter().map(|group| group.iter().flat_map(|json| frame(json)).collect()).collect();
+        let serving = async move {
+            for answer in answers {
+                let mut prefix = [0; 4];
+                shim.read_exact(&mut prefix).await.unwrap();
+                let mut request = vec![0; u32::from_be_bytes(prefix) as usize];
+                shim.read_exact(&mut request).await.unwrap();
+                shim.write_all(&answer).await.unwrap();
+            }
+            std::future::pending::<()>().await
+        };
+        let heard = Heard::default();
+        let result = tokio::select! {
+            result = talk(&link) => result,
+            () = link.read(&heard) => panic!("the connection has ended"),
+            () = serving => unreachable!(),
+        };
+        let heard = heard.0.into_inner().unwrap();
+        (result, heard)
+    }
+
+    fn recorded(what: &str) -> String {
+        let all = include_str!("../../shim/testdata/protocol-1");
+        all.lines().find(|line| line.contains(what)).unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_shim_of_the_release_before_is_understood() {
+        // Recorded with the numbers that these requests get.
+        let (hello, state) = (recorded("\"pause_pid\""), recorded("\"execs\""));
+        let exited = recorded("\"ContainerExited\"");
+        let (answers, heard) = against(&[&[&hello], &[&exited, &state]], async |link| {
+            link.hello().await.unwrap();
+            link.call(Request::Subscribe).await.unwrap().reply
+        })
+        .await;
+        let Reply::State { containers, execs } = answers else { panic!("{answers:?}") };
+        assert_eq!((containers.len(), execs.len()), (5, 1));
+        assert!(matches!(&heard[..], [Event::ContainerExited { exit, .. }] if exit.code == 137), "{heard:?}");
+    }
+
+    #[tokio::test]
+    async fn what_a_later_shim_says_is_passed_over_and_the_connection_goes_on() {
+        let hello = r#"{"Reply":{"id":1,"result":{"Ok":{"Hello":{"version":9,"oldest":1,"pid":7,"pause_pid":null,"mood":"good"}}}}}"#;
+        let odd = r#"{"Reply":{"id":2,"result":{"Ok":{"Danced":{"steps":3}}}}}"#;
+        let done = r#"{"Reply":{"id":3,"result":{"Ok":"Done"}}}"#;
+        let (reply, _) = against(&[&[hello], &[odd], &[done]], async |link| {
+            link.hello().await.unwrap();
+            let error = link.call(Request::State).await.unwrap_err().to_string();
+            assert!(error.contains("not known in version"), "{error}");
+            link.call(Request::Delete { id: "c".into() }).await.unwrap().reply
+        })
+        .await;
+        assert_eq!(reply, Reply::Done);
+    }
+
+    #[tokio::test]
+    async fn a_shim_that_has_forgotten_our_versions_is_told_apart_from_one_that_fails() {
+        let hello = format!(
+            r#"{{"Reply":{{"id":1,"result":{{"Ok":{{"Hello":{{"version":99,"oldest":{},"pid":7,"pause_pid":null}}}}}}}}}}"#,
+            VERSION + 1
+        );
+        let (greeted, _) = against(&[&[&hello]], async |link| link.hello().await).await;
+        assert!(matches!(greeted, Err(GreetError::Foreign { version: 99, .. })), "{greeted:?}");
+        let refusal = r#"{"Reply":{"id":1,"result":{"Err":{"kind":"Unsupported","message":"no"}}}}"#;
+        let (greeted, _) = against(&[&[refusal]], async |link| link.hello().await).await;
+        assert!(matches!(greeted, Err(GreetError::Foreign { .. })), "{greeted:?}");
+        let failure = r#"{"Reply":{"id":1,"result":{"Err":{"kind":"Host","message":"no"}}}}"#;
+        let (greeted, _) = against(&[&[failure]], async |link| link.hello().await).await;
+        assert!(matches!(greeted, Err(GreetError::Failed(_))), "{greeted:?}");
     }
 }

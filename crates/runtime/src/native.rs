@@ -266,17 +266,17 @@ impl Inner {
         found.ok_or_else(|| Error::NotFound { what: "container", id: id.to_owned() })
     }
 
-    /// Reads from a shim until it is gone, then reaps it if it is a child of ours.
-    pub(crate) fn listen(&self, sandbox: Arc<Sandbox>, link: Arc<Link>, child: Option<Child>) {
+    /// Holds on to a shim until it is gone, then reaps it if it is a child of ours.
+    pub(crate) fn listen(&self, sandbox: Arc<Sandbox>, started: Option<Arc<Link>>, child: Option<Child>) {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             tokio::select! {
                 // Cancel-safe because nothing is read after: the shim keeps its state for the next daemon.
                 () = stop.cancelled() => return,
-                () = link.read(sandbox.as_ref()) => {}
+                () = sandbox::hold::hold(&sandbox, started) => {}
             }
             if let Some(mut child) = child {
-                // It has closed its socket, so it is ending; a thread waits for the last microseconds.
+                // It has ended, or is ending; a thread waits for the last microseconds.
                 let reaped = tokio::task::spawn_blocking(move || child.wait()).await;
                 if let Ok(Err(error)) = reaped {
                     tracing::warn!(%error, "cannot reap a shim");

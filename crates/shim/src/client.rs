@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::codec::{CodecError, Decoder, encode};
+use crate::codec::{CodecError, Decoder, Envelope, encode};
 use crate::protocol::{Event, Failure, Message, Reply, Request, VERSION};
 
 /// Name of the shim's socket in the sandbox directory.
@@ -161,8 +161,11 @@ impl Connection {
         let mut bytes = [0; 4096];
         let mut fds = Vec::new();
         loop {
-            if let Some(message) = self.decoder.next_message()? {
-                return Ok(message);
+            match self.decoder.next_message()? {
+                Some(Ok(message)) => return Ok(message),
+                Some(Err(unreadable)) if unreadable.what == Envelope::Unasked => continue,
+                Some(Err(unreadable)) => return Err(ClientError::Unexpected(unreadable.to_string())),
+                None => {}
             }
             let got =
                 sys::socket::receive(self.stream.as_fd(), &mut bytes, &mut fds).map_err(io::Error::from)?;

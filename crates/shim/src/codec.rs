@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
-use crate::protocol::{FRAME_MAX, Message};
+use serde::Deserialize;
+
+use crate::protocol::{FRAME_MAX, Message, VERSION};
 
 /// A message cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -11,9 +13,50 @@ pub enum CodecError {
     /// Longer than [`FRAME_MAX`].
     #[error("frame of {0} bytes is longer than {FRAME_MAX}")]
     TooLong(usize),
-    /// Not the JSON of a message of this version.
-    #[error("frame is not a message of this version: {0}")]
+    /// Not JSON.
+    #[error("frame is not JSON: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+/// A message that this version does not know; the connection is good nevertheless.
+#[derive(Debug, thiserror::Error)]
+#[error("not known in version {VERSION} of the protocol: {why}")]
+pub struct Unreadable {
+    /// What it was.
+    pub what: Envelope,
+    /// What is not known about it.
+    pub why: String,
+}
+
+/// How a message is addressed, whatever is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Envelope {
+    /// A request of this number, which waits for a reply.
+    Request(u64),
+    /// The reply to the request of this number.
+    Reply(u64),
+    /// Something that nobody waits for.
+    Unasked,
+}
+
+/// The same in JSON.
+#[derive(Deserialize)]
+enum Addressed {
+    Request { id: u64 },
+    Reply { id: u64 },
+}
+
+impl Unreadable {
+    fn new(json: &[u8], error: &serde_json::Error) -> Result<Self, CodecError> {
+        // What is no JSON at all does not come from a later version.
+        let _: serde::de::IgnoredAny = serde_json::from_slice(json)?;
+        let what = match serde_json::from_slice(json) {
+            Ok(Addressed::Request { id }) => Envelope::Request(id),
+            Ok(Addressed::Reply { id }) => Envelope::Reply(id),
+            Err(_) => Envelope::Unasked,
+        };
+        Ok(Unreadable { what, why: error.to_string() })
+    }
 }
 
 /// The bytes of a frame.
@@ -55,18 +98,21 @@ impl Decoder {
         self.fds.pop_front()
     }
 
-    /// The next whole message, if there is one.
+    /// The next whole message, if there is one; one of another version may be unreadable.
     ///
     /// # Errors
     /// The peer does not speak this protocol; the connection is of no use any more.
-    pub fn next_message(&mut self) -> Result<Option<Message>, CodecError> {
+    pub fn next_message(&mut self) -> Result<Option<Result<Message, Unreadable>>, CodecError> {
         let Some(prefix) = self.bytes.first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_be_bytes(*prefix) as usize;
         if length > FRAME_MAX {
             return Err(CodecError::TooLong(length));
         }
         let Some(json) = self.bytes.get(4..4 + length) else { return Ok(None) };
-        let message = serde_json::from_slice(json)?;
+        let message = match serde_json::from_slice(json) {
+            Ok(message) => Ok(message),
+            Err(error) => Err(Unreadable::new(json, &error)?),
+        };
         self.bytes.drain(..4 + length);
         if self.bytes.is_empty() {
             // A long specification must not stay in a small process.
@@ -96,7 +142,7 @@ mod tests {
             for part in [&stream[..cut], &stream[cut..]] {
                 decoder.push(part);
                 while let Some(message) = decoder.next_message().unwrap() {
-                    seen.push(message);
+                    seen.push(message.unwrap());
                 }
             }
             assert_eq!(seen, [one.clone(), two.clone()], "cut at {cut}");
@@ -110,12 +156,46 @@ mod tests {
         assert!(matches!(decoder.next_message(), Err(CodecError::TooLong(_))));
     }
 
+    fn read(json: &str) -> Result<Message, Unreadable> {
+        let mut decoder = Decoder::default();
+        decoder.push(&u32::try_from(json.len()).unwrap().to_be_bytes());
+        decoder.push(json.as_bytes());
+        let message = decoder.next_message().unwrap().unwrap();
+        assert!(decoder.next_message().unwrap().is_none(), "the frame is taken");
+        message
+    }
+
     #[test]
-    fn what_is_not_a_message_is_an_error() {
+    fn what_is_no_json_ends_the_connection() {
         let mut decoder = Decoder::default();
         decoder.push(&[0, 0, 0, 2]);
-        decoder.push(b"{}");
+        decoder.push(b"{]");
         assert!(matches!(decoder.next_message(), Err(CodecError::Json(_))));
+    }
+
+    #[test]
+    fn a_message_of_a_later_version_is_told_by_its_address() {
+        for (json, what) in [
+            (r#"{"Request":{"id":9,"request":"Dance"}}"#, Envelope::Request(9)),
+            (r#"{"Request":{"id":9,"request":{"Dance":{"step":[1]}},"more":1}}"#, Envelope::Request(9)),
+            (r#"{"Request":{"id":9,"request":{"Start":{"name":"a"}}}}"#, Envelope::Request(9)),
+            (r#"{"Reply":{"id":8,"result":{"Ok":"Danced"}}}"#, Envelope::Reply(8)),
+            (r#"{"Event":{"Danced":{}}}"#, Envelope::Unasked),
+            (r#"{"Music":3}"#, Envelope::Unasked),
+            ("{}", Envelope::Unasked),
+        ] {
+            assert_eq!(read(json).unwrap_err().what, what, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_adds_to_a_message_is_passed_over() {
+        let request = read(r#"{"Request":{"id":1,"request":{"Start":{"id":"a","how":"softly"}},"at":5}}"#);
+        let expected = Message::Request { id: 1, request: Request::Start { id: "a".into() } };
+        assert_eq!(request.unwrap(), expected);
+        let reply = read(r#"{"Reply":{"id":1,"result":{"Err":{"kind":"OutOfTune","message":"no"}}}}"#);
+        let result = Err(Failure { kind: FailureKind::Unknown, message: "no".into() });
+        assert_eq!(reply.unwrap(), Message::Reply { id: 1, result });
     }
 
     #[test]
@@ -123,6 +203,6 @@ mod tests {
         let reply = Message::Reply { id: 1, result: Ok(Reply::Done) };
         let mut decoder = Decoder::default();
         decoder.push(&encode(&reply).unwrap());
-        assert_eq!(decoder.next_message().unwrap(), Some(reply));
+        assert_eq!(decoder.next_message().unwrap().unwrap().unwrap(), reply);
     }
 }

@@ -97,7 +97,7 @@ fn receive_open(start: &OwnedFd) -> Result<(u64, SandboxSpec), Failure> {
     loop {
         let message = decoder.next_message().map_err(|error| invalid(error.to_string()))?;
         match message {
-            Some(Message::Request { id, request: Request::Open(spec) }) => return Ok((id, spec)),
+            Some(Ok(Message::Request { id, request: Request::Open(spec) })) => return Ok((id, spec)),
             Some(_) => return Err(invalid("the first request must be Open")),
             None => {}
         }

@@ -11,6 +11,18 @@
 //!
 //! The first frame on a new sandbox's start connection is [`Request::Open`]; on every other
 //! connection it is [`Request::Hello`].
+//!
+//! # Versions
+//!
+//! A shim lives as long as its Pod, under daemons of later releases, and of earlier ones when
+//! somebody goes back. So both ends say what they speak, and use the lower version of the two:
+//!
+//! - A new field has a default, and who does not know it skips it. What was recorded from earlier
+//!   releases is kept and tried (`testdata`).
+//! - A new request has a version ([`Request::since`]), and is not sent to a shim of an earlier one.
+//! - What one end does not understand is answered or passed over; the connection goes on.
+//!
+//! Version 2 has `oldest` in [`Reply::Hello`] and [`FailureKind::Unsupported`].
 
 use std::path::PathBuf;
 
@@ -19,7 +31,17 @@ pub use sys::cgroup::Resources;
 
 /// Version of this protocol. A daemon that meets another version in a running shim must not
 /// send anything that the older of the two does not know.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// The oldest version that is still spoken.
+pub const OLDEST: u32 = 1;
+
+/// The version that two ends speak with each other, given what each of them knows; `None` when
+/// they have none in common.
+pub fn common_version(version: u32, oldest: u32) -> Option<u32> {
+    let common = version.min(VERSION);
+    (common >= oldest && common >= OLDEST).then_some(common)
+}
 
 /// Longest JSON of a frame. A container's environment may hold whole ConfigMaps.
 pub const FRAME_MAX: usize = 8 << 20;
@@ -137,6 +159,30 @@ pub enum Request {
     Shutdown,
 }
 
+impl Request {
+    /// The version that this request came with, with all that is asked in it.
+    pub fn since(&self) -> u32 {
+        match self {
+            Request::Open(_)
+            | Request::Hello { .. }
+            | Request::Subscribe
+            | Request::State
+            | Request::Create(_)
+            | Request::Start { .. }
+            | Request::Signal { .. }
+            | Request::Exec(_)
+            | Request::SignalExec { .. }
+            | Request::Attach { .. }
+            | Request::Resize { .. }
+            | Request::CloseStdin { .. }
+            | Request::Update { .. }
+            | Request::ReopenLog { .. }
+            | Request::Delete { .. }
+            | Request::Shutdown => 1,
+        }
+    }
+}
+
 /// What the shim answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
@@ -148,6 +194,9 @@ pub enum Reply {
         pid: i32,
         /// Process id of the Pod's PID 1 when the PID namespace is shared.
         pause_pid: Option<i32>,
+        /// The shim's [`OLDEST`].
+        #[serde(default = "first_version")]
+        oldest: u32,
     },
     /// To `Subscribe` and `State`.
     State {
@@ -243,6 +292,15 @@ pub enum FailureKind {
     Invalid,
     /// The kernel or the disk refused.
     Host,
+    /// The request is none of this version, or the other end's version is too old or too new.
+    Unsupported,
+    /// A kind that a later version has.
+    #[serde(other)]
+    Unknown,
+}
+
+fn first_version() -> u32 {
+    1
 }
 
 /// A Pod's sandbox.

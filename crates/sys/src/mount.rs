@@ -120,7 +120,7 @@ impl Detached {
     pub fn bind_opened(file: BorrowedFd<'_>) -> Result<Self> {
         let flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-        open_tree(file, "", flags).attempt(|| "bind an opened file").map(Detached)
+        open_tree(file, "", flags).attempt(|| "bind an opened file").map(Detached::from)
     }
 
     /// A copy of the procfs at /proc of this mount namespace, without what covers parts of it.
@@ -471,8 +471,9 @@ pub fn make_device(path: &Path, kind: FileType, mode: u32, device: u64) -> Resul
 /// It is not there, or no permission.
 pub fn read_only_file(path: &Path) -> Result<OwnedFd> {
     let copy = Detached::bind(path, Depth::This)?;
-    match copy.restrict(Attributes::READ_ONLY, Depth::This) {
-        Ok(()) => Ok(copy.0),
+    let read_only = MountAttributes { set: Attributes::READ_ONLY.0, ..Default::default() };
+    match mount_setattr(copy.mount.as_fd(), Depth::This, &read_only) {
+        Ok(()) => Ok(copy.mount),
         Err(error) if error.errno == Errno::NOSYS => read_only_file_elsewhere(path),
         Err(error) => Err(error),
     }
@@ -514,10 +515,10 @@ fn own_null_device() -> Result<OwnedFd> {
     let place = Detached::new("tmpfs", &options, Attributes::NOSUID.and(Attributes::NOEXEC))?;
     let (kind, device) = (FileType::CharacterDevice, rustix::fs::makedev(1, 3));
     let attempt = || "make a null device";
-    rustix::fs::mknodat(&place.0, "null", kind, Mode::from_raw_mode(0o666), device).attempt(attempt)?;
+    rustix::fs::mknodat(&place.mount, "null", kind, Mode::from_raw_mode(0o666), device).attempt(attempt)?;
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     // The file keeps what it is on when the mount goes.
-    rustix::fs::openat(&place.0, "null", flags, Mode::empty()).attempt(attempt)
+    rustix::fs::openat(&place.mount, "null", flags, Mode::empty()).attempt(attempt)
 }
 
 /// A path as the kernel takes it.

@@ -164,7 +164,15 @@ pub(crate) async fn start(sandbox: &Sandbox, container: &Container) -> Result<()
         }
     }
     let request = Request::Start { id: container.id().to_owned() };
-    match sandbox.link()?.call(request).await?.reply {
+    let answer = match sandbox.link()?.call(request).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            // The answer may have been lost on its way, and not the start.
+            sandbox.reconnected().await;
+            return if container.is_running() { Ok(()) } else { Err(error) };
+        }
+    };
+    match answer.reply {
         Reply::Started { pid, started_at } => {
             container.life.send_if_modified(|life| {
                 // A program may end before its start is reported.

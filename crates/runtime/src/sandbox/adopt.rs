@@ -1,7 +1,7 @@
 //! Finding again what ran when the daemon before this one ended.
 //!
 //! The truth is with the shims: each directory that looks like a sandbox's is asked. A shim that
-//! answers is adopted with its containers, which notice nothing. Where none answers, what may
+//! lives is adopted with its containers, which notice nothing. Where there is none, what may
 //! be left is taken down; if the sandbox had containers it stays known, not ready, so that the
 //! node can learn how they ended.
 
@@ -12,17 +12,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use shim::protocol::{Reply, Request};
 use tokio::time::timeout;
 
-use super::{Sandbox, SandboxRecord, record_file};
+use super::{Phase, Sandbox, SandboxRecord, record_file};
 use crate::container::{Container, ContainerRecord};
 use crate::interface::{Error, PodIdentity, QosClass};
 use crate::layout::{read_json, remove_directory};
-use crate::link::{Link, unexpected};
 use crate::native::Inner;
 
-/// A shim has nothing to do that takes this long; one that is silent is as good as dead.
+/// A shim has nothing to do that takes this long. One that is silent is not waited for any longer;
+/// it is adopted as it was last seen, for it may be stopped or starved, and holds its Pod.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Adopts all sandboxes of the instance.
@@ -82,17 +81,22 @@ async fn adopt(inner: &Arc<Inner>, directory: &Path) -> Found {
     }
     let sandbox = Sandbox::new(record, directory.to_owned(), inner.events.clone());
     read_containers(inner, &sandbox);
-    match timeout(HELLO_PATIENCE, connect(inner, &sandbox)).await {
-        Ok(Ok(())) => {
-            inner.note_ports(&sandbox);
-            inner.branches.pod_came(&sandbox.record.config);
-            inner.add(sandbox);
-            return Found::Living;
+    inner.listen(sandbox.clone(), None, None);
+    match timeout(HELLO_PATIENCE, sandbox.settled()).await {
+        Ok(Phase::NotReady) => {
+            tracing::info!(pod = %sandbox.pod_uid(), "a sandbox has no shim");
+            return Found::Dead(sandbox);
         }
-        Ok(Err(error)) => tracing::info!(%error, pod = %sandbox.pod_uid(), "a sandbox has no shim"),
-        Err(_) => tracing::warn!(pod = %sandbox.pod_uid(), "a shim does not answer"),
+        Ok(_) => {}
+        Err(_) => {
+            tracing::warn!(pod = %sandbox.pod_uid(), "a shim does not answer yet; its Pod is taken as it was");
+            sandbox.trust_records();
+        }
     }
-    Found::Dead(sandbox)
+    inner.note_ports(&sandbox);
+    inner.branches.pod_came(&sandbox.record.config);
+    inner.add(sandbox);
+    Found::Living
 }
 
 /// Takes down what a sandbox without a shim has left. With containers it stays known.
@@ -131,31 +135,6 @@ fn remove_pod_cgroups(inner: &Inner, uid: String) -> Result<(), Error> {
         let group = inner.hierarchy.group(&inner.layout.pod_cgroup(&pod, qos));
         group.remove().map_err(|e| Error::host("failed to remove a cgroup", e))
     })
-}
-
-async fn connect(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
-    let failed = |e: std::io::Error| Error::host("failed to talk to the shim", e);
-    let stream = Link::connect(&sandbox.directory).map_err(failed)?;
-    let link = Link::new(stream).map_err(failed)?;
-    sandbox.attach(link.clone());
-    inner.listen(sandbox.clone(), link.clone(), None);
-    let pid = link.hello().await?;
-    match link.call(Request::Subscribe).await?.reply {
-        Reply::State { containers, .. } => {
-            sandbox.observe(&containers).iter().for_each(|c| forget(sandbox, c))
-        }
-        other => return Err(unexpected(&other)),
-    }
-    sandbox.become_ready(pid);
-    Ok(())
-}
-
-/// Removes the files of a container that no shim knows; its lease ends with the stale ones.
-fn forget(sandbox: &Sandbox, container: &Container) {
-    sandbox.forget(container.id());
-    if let Err(error) = remove_directory(&container.directory) {
-        tracing::warn!(%error, "cannot remove a container that was not made");
-    }
 }
 
 fn read_containers(inner: &Inner, sandbox: &Sandbox) {

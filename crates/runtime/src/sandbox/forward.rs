@@ -12,14 +12,10 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// Connects to a TCP port on the sandbox's loopback. The socket is made by a thread that has
 /// entered the sandbox's network, and stays in it.
 pub(crate) async fn forward(sandbox: &Sandbox, port: u16) -> Result<tokio::net::TcpStream, Error> {
-    if !sandbox.is_ready() {
-        return Err(sandbox
-            .link()
-            .err()
-            .unwrap_or_else(|| Error::NotRunning { id: sandbox.id().to_owned() }));
-    }
+    let shim = sandbox.peer().filter(|_| sandbox.is_ready());
+    let shim = shim.ok_or_else(|| Error::NotRunning { id: sandbox.id().to_owned() })?;
     let own = sandbox.has_own_network();
-    let namespace = format!("/proc/{}/ns/net", sandbox.shim_pid());
+    let namespace = format!("/proc/{}/ns/net", shim.pid());
     let id = sandbox.id().to_owned();
     let stream = tokio::task::spawn_blocking(move || {
         // The text is containerd's, which users know from kubectl.
@@ -35,8 +31,7 @@ pub(crate) async fn forward(sandbox: &Sandbox, port: u16) -> Result<tokio::net::
         if !own {
             return connect(port).map_err(refused);
         }
-        let inside = sys::namespace::open(&namespace)
-            .and_then(|entered| sys::namespace::inside_network(entered, || connect(port)));
+        let inside = sys::namespace::inside_network(shim.process(), || connect(port));
         inside.map_err(|e| Error::host("failed to enter the network of the sandbox", e))?.map_err(refused)
     })
     .await

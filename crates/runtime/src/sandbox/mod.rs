@@ -3,25 +3,31 @@
 pub(crate) mod adopt;
 pub(crate) mod branches;
 pub(crate) mod forward;
+pub(crate) mod hold;
 pub(crate) mod remove;
 pub(crate) mod run;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use shim::protocol::{ContainerState, Event as ShimEvent, Nanoseconds};
+use shim::protocol::{ContainerState, Event as ShimEvent, ExecState, Nanoseconds};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::timestamp;
 use crate::container::{Container, Life};
 use crate::events::Events;
 use crate::interface::{Error, Event, NamespaceMode, SandboxConfig, SandboxStatus};
-use crate::layout::read_json;
+use crate::layout::{read_json, remove_directory};
 use crate::link::{Link, Listener};
+use crate::peer::Peer;
+
+/// How long a caller waits for a lost connection to be made again.
+const RECONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is on disk about a sandbox.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,7 +42,9 @@ pub(crate) struct SandboxRecord {
 /// Where a sandbox is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Its shim answers.
+    /// Nothing is known of its shim yet.
+    New,
+    /// Its shim lives.
     Ready,
     /// It is being stopped by us: the end of its shim is no news.
     Stopping,
@@ -50,9 +58,11 @@ pub(crate) struct Sandbox {
     pub(crate) record: SandboxRecord,
     pub(crate) directory: PathBuf,
     phase: watch::Sender<Phase>,
-    link: Mutex<Option<Arc<Link>>>,
-    /// Process id of the shim, whose namespaces are the sandbox's; 0: none.
-    shim_pid: AtomicI32,
+    link: watch::Sender<Option<Arc<Link>>>,
+    /// The shim, whose namespaces are the sandbox's.
+    peer: Mutex<Option<Arc<Peer>>>,
+    /// A shim has said what it knows.
+    observed: AtomicBool,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     execs: Mutex<HashMap<String, oneshot::Sender<i32>>>,
     /// Shim, cgroups and mounts are gone, for good: a sandbox does not come back.
@@ -69,9 +79,10 @@ impl Sandbox {
         Arc::new(Sandbox {
             record,
             directory,
-            phase: watch::Sender::new(Phase::NotReady),
-            link: Mutex::default(),
-            shim_pid: AtomicI32::new(0),
+            phase: watch::Sender::new(Phase::New),
+            link: watch::Sender::new(None),
+            peer: Mutex::default(),
+            observed: AtomicBool::new(false),
             containers: Mutex::default(),
             execs: Mutex::default(),
             taken_down: AtomicBool::new(false),
@@ -103,26 +114,88 @@ impl Sandbox {
         rustix::system::uname().nodename().to_string_lossy().into_owned()
     }
 
-    /// The connection to its shim; an error when it is not running.
+    /// The connection to its shim; an error when there is none, or none now.
     pub(crate) fn link(&self) -> Result<Arc<Link>, Error> {
-        locked(&self.link)
-            .clone()
-            .ok_or_else(|| Error::host(format!("sandbox {:?} is not running", self.id()), "its shim is gone"))
+        self.link.borrow().clone().ok_or_else(|| {
+            let why = if self.is_ready() { "its shim does not answer" } else { "its shim is gone" };
+            Error::host(format!("sandbox {:?} is not running", self.id()), why)
+        })
     }
 
-    pub(crate) fn shim_pid(&self) -> i32 {
-        self.shim_pid.load(Ordering::Relaxed)
+    /// Waits until a lost connection has been made again, or is of no use, and not for long.
+    pub(crate) async fn reconnected(&self) {
+        let (mut link, mut phase) = (self.link.subscribe(), self.phase.subscribe());
+        let again = async {
+            // Cancel-safe: both only look. The senders live in `self`, so the channels cannot close.
+            tokio::select! {
+                _ = link.wait_for(Option::is_some) => {}
+                _ = phase.wait_for(|phase| *phase == Phase::NotReady) => {}
+            }
+        };
+        let _ = tokio::time::timeout(RECONNECT_PATIENCE, again).await;
+    }
+
+    /// Its shim's process, if there was one.
+    pub(crate) fn peer(&self) -> Option<Arc<Peer>> {
+        locked(&self.peer).clone()
+    }
+
+    /// A process says that it is its shim; false when it is another than the one known.
+    pub(crate) fn meet(&self, peer: Peer) -> bool {
+        let mut known = locked(&self.peer);
+        let same = known.as_ref().is_none_or(|known| known.pid() == peer.pid() && !known.has_ended());
+        if known.is_none() {
+            *known = Some(Arc::new(peer));
+        }
+        same
+    }
+
+    /// Waits for the end of its shim's process; for ever when none is known.
+    pub(crate) async fn peer_ended(&self) {
+        match self.peer() {
+            Some(peer) => peer.ended().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// There is a shim that can be spoken to.
     pub(crate) fn attach(&self, link: Arc<Link>) {
-        *locked(&self.link) = Some(link);
+        self.link.send_replace(Some(link));
     }
 
-    /// Its shim has answered and all of it is in place.
-    pub(crate) fn become_ready(&self, shim_pid: i32) {
-        self.shim_pid.store(shim_pid, Ordering::Relaxed);
-        self.phase.send_replace(Phase::Ready);
+    /// The connection is gone; the shim need not be.
+    pub(crate) fn lose_connection(&self) {
+        self.link.send_replace(None);
+    }
+
+    /// Its shim has answered and all of it is in place. Not when it is being stopped.
+    pub(crate) fn become_ready(&self) {
+        self.phase.send_if_modified(|phase| {
+            let new = *phase == Phase::New;
+            if new {
+                *phase = Phase::Ready;
+            }
+            new
+        });
+    }
+
+    /// Waits until it is known whether it has a shim.
+    pub(crate) async fn settled(&self) -> Phase {
+        let mut phase = self.phase.subscribe();
+        // The sender lives in `self`, so the channel cannot close before.
+        phase.wait_for(|phase| *phase != Phase::New).await.map_or(Phase::NotReady, |phase| *phase)
+    }
+
+    /// Its shim lives and does not say anything: what it wrote down last is taken for what is.
+    pub(crate) fn trust_records(&self) {
+        if !self.observed.load(Ordering::Acquire) {
+            for state in shim::read_states(&self.directory).unwrap_or_default() {
+                if let Some(container) = self.container(&state.id) {
+                    container.life.send_replace(Life::of(&state));
+                }
+            }
+        }
+        self.become_ready();
     }
 
     /// Nothing of it is left but files.
@@ -188,17 +261,40 @@ impl Sandbox {
         locked(&self.execs).remove(id);
     }
 
-    /// Takes over what the shim says of its containers. Returns those it does not know: a daemon
-    /// was killed before the shim heard of them, or after it had forgotten them.
-    pub(crate) fn observe(&self, states: &[ContainerState]) -> Vec<Arc<Container>> {
-        let mut unknown = Vec::new();
+    /// Takes over what the shim says of its containers and commands. Gives those that only it knows.
+    ///
+    /// What the shim has told since it said this may have been heard before: an end stays one.
+    pub(crate) fn observe(&self, states: &[ContainerState], execs: &[ExecState]) -> Vec<String> {
+        let first = !self.observed.swap(true, Ordering::AcqRel) && *self.phase.borrow() == Phase::New;
         for container in self.containers() {
             match states.iter().find(|state| state.id == container.id()) {
+                _ if container.is_over() => {}
+                Some(ContainerState { started_at, exit: Some(exit), .. }) if !first => {
+                    container.life.send_modify(|life| life.started_at = *started_at);
+                    container.end(exit.clone());
+                    self.tell_exit(container.id());
+                }
                 Some(state) => drop(container.life.send_replace(Life::of(state))),
-                None => unknown.push(container),
+                // A daemon was killed before the shim heard of it, or after it had forgotten it.
+                None if first => self.drop_unmade(&container),
+                None => {
+                    container.lose();
+                    self.tell_exit(container.id());
+                }
             }
         }
-        unknown
+        // Who waits for one that has ended meanwhile learns that its code is lost.
+        locked(&self.execs).retain(|id, _| execs.iter().any(|exec| exec.id == *id));
+        let unknown = states.iter().filter(|state| self.container(&state.id).is_none());
+        unknown.map(|state| state.id.clone()).collect()
+    }
+
+    /// Removes the files of a container that no shim knows; its lease ends with the stale ones.
+    fn drop_unmade(&self, container: &Container) {
+        self.forget(container.id());
+        if let Err(error) = remove_directory(&container.directory) {
+            tracing::warn!(%error, "cannot remove a container that was not made");
+        }
     }
 
     /// The shim is gone: what it wrote down last is what there is to know.
@@ -227,6 +323,21 @@ impl Sandbox {
             pod_uid: self.pod_uid().to_owned(),
             container_id: container.to_owned(),
         });
+    }
+
+    /// Its shim is dead.
+    pub(crate) fn close(&self) {
+        self.lose_connection();
+        locked(&self.execs).clear();
+        self.read_last_words();
+        let before = self.phase.send_replace(Phase::NotReady);
+        if before == Phase::Ready {
+            tracing::warn!(pod = %self.pod_uid(), "the shim of a sandbox has died");
+            self.events.put(Event::SandboxDied {
+                pod_uid: self.pod_uid().to_owned(),
+                sandbox_id: self.id().to_owned(),
+            });
+        }
     }
 
     pub(crate) fn status(&self) -> SandboxStatus {
@@ -260,21 +371,6 @@ impl Listener for Sandbox {
                     let _ = waiter.send(code);
                 }
             }
-        }
-    }
-
-    fn closed(&self) {
-        *locked(&self.link) = None;
-        self.shim_pid.store(0, Ordering::Relaxed);
-        locked(&self.execs).clear();
-        self.read_last_words();
-        let before = self.phase.send_replace(Phase::NotReady);
-        if before == Phase::Ready {
-            tracing::warn!(pod = %self.pod_uid(), "the shim of a sandbox has died");
-            self.events.put(Event::SandboxDied {
-                pod_uid: self.pod_uid().to_owned(),
-                sandbox_id: self.id().to_owned(),
-            });
         }
     }
 }

@@ -26,9 +26,16 @@ pub(crate) async fn stop(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(
 }
 
 async fn end_shim(sandbox: &Sandbox) {
-    if let Ok(link) = sandbox.link() {
-        // It may answer or be gone before it does; the end of the connection is what counts.
-        let _ = link.ask(Request::Shutdown).await;
+    if sandbox.peer().is_none() {
+        return;
+    }
+    let told = match sandbox.link() {
+        Ok(link) => link.ask(Request::Shutdown).await.is_ok(),
+        Err(_) => false,
+    };
+    // It may be gone, or only out of reach: without its socket it ends too.
+    if !told && let Err(error) = disown_shim(&sandbox.directory) {
+        tracing::warn!(%error, "cannot disown a shim");
     }
     sandbox.ended().await;
 }
@@ -45,11 +52,9 @@ fn kill_shim(sandbox: &Sandbox) -> Result<(), Error> {
     let context = format!("failed to stop sandbox {:?}", sandbox.id());
     let hangs =
         Error::host(context, format!("its shim did not end within {} s", SHUTDOWN_PATIENCE.as_secs()));
-    if let Some(pid) = rustix::process::Pid::from_raw(sandbox.shim_pid()) {
-        // The next call finds it gone and goes on.
-        if let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
-            tracing::warn!(%error, "cannot kill a shim");
-        }
+    // The next call finds it gone and goes on.
+    if let Some(Err(error)) = sandbox.peer().map(|peer| peer.kill()) {
+        tracing::warn!(%error, "cannot kill a shim");
     }
     Err(hangs)
 }

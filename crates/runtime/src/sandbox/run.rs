@@ -11,6 +11,8 @@ use rustix::mount::{MountFlags, mount};
 use shim::protocol::{Interface, Request, SandboxNetwork, SandboxSpec, VERSION};
 use sys::cgroup::Level;
 
+use tokio::net::UnixStream;
+
 use super::{Sandbox, SandboxRecord, record_file};
 use crate::clock::{now, random_id};
 use crate::container::spec::resources;
@@ -18,6 +20,7 @@ use crate::interface::{DnsConfig, Error, NamespaceMode, SandboxConfig, SandboxSt
 use crate::layout::{failed, remove_directory, write_json};
 use crate::link::Link;
 use crate::native::Inner;
+use crate::peer::Peer;
 
 /// What containerd gives every Pod: 64 MiB.
 const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=65536k";
@@ -69,16 +72,19 @@ async fn bring_up(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Erro
         tokio::task::spawn_blocking(move || prepare(&inner, &sandbox)).await
     }
     .map_err(|e| Error::host("failed to make the sandbox", e))??;
-    let link = Link::new(stream).map_err(|e| Error::host("failed to talk to the shim", e))?;
+    let failed = |e: std::io::Error| Error::host("failed to talk to the shim", e);
+    sandbox.meet(Peer::of_child(&child).map_err(failed)?);
+    stream.set_nonblocking(true).map_err(failed)?;
+    let link = Link::new(UnixStream::from_std(stream).map_err(failed)?);
     sandbox.attach(link.clone());
     let moved = move_shim(inner, sandbox, child.id());
-    inner.listen(sandbox.clone(), link.clone(), Some(child));
+    inner.listen(sandbox.clone(), Some(link.clone()), Some(child));
     let (greeted, moved) = tokio::join!(link.greet(Request::Open(spec(inner, sandbox))), moved);
-    let pid = greeted?;
+    greeted.map_err(Error::from)?;
     moved?;
     link.call(Request::Subscribe).await?;
     inner.set_ports(sandbox).await?;
-    sandbox.become_ready(pid);
+    sandbox.become_ready();
     Ok(())
 }
 

@@ -174,6 +174,13 @@ impl Node {
 
     /// Waits for the container's end to be told.
     pub(crate) async fn ended(&mut self, id: &str) -> ContainerStatus {
+        let status = self.ended_somehow(id).await;
+        assert_eq!(status.state, ContainerState::Exited);
+        status
+    }
+
+    /// Waits for the container's end to be told, be it known how it ended or not.
+    pub(crate) async fn ended_somehow(&mut self, id: &str) -> ContainerStatus {
         let told = async {
             while let Some(event) = self.events.recv().await {
                 if matches!(&event, Event::ContainerExited { container_id, .. } if container_id == id) {
@@ -183,9 +190,7 @@ impl Node {
             panic!("no more events");
         };
         tokio::time::timeout(PATIENCE, told).await.expect("the end is told");
-        let status = self.status(id).await;
-        assert_eq!(status.state, ContainerState::Exited);
-        status
+        self.status(id).await
     }
 }
 

@@ -30,6 +30,13 @@ pub(crate) const ALL: &[(&str, Test)] = &[
     }),
     ("ports_of_the_loopback_can_be_reached", |s| boxed(ports_of_the_loopback_can_be_reached(s))),
     ("a_second_runtime_adopts_what_runs", |s| boxed(a_second_runtime_adopts_what_runs(s))),
+    ("a_lost_connection_is_made_again_and_nothing_is_missed", |s| {
+        boxed(a_lost_connection_is_made_again_and_nothing_is_missed(s))
+    }),
+    ("a_shim_that_does_not_answer_keeps_its_pod", |s| boxed(a_shim_that_does_not_answer_keeps_its_pod(s))),
+    ("a_pod_without_its_shims_answer_can_be_stopped", |s| {
+        boxed(a_pod_without_its_shims_answer_can_be_stopped(s))
+    }),
     ("a_killed_shim_is_told_and_cleaned_up", |s| boxed(a_killed_shim_is_told_and_cleaned_up(s))),
     ("memory_limits_kill_and_say_so", |s| boxed(memory_limits_kill_and_say_so(s))),
     ("shared_memory_and_processes_are_shared_when_asked", |s| {
@@ -281,6 +288,94 @@ async fn a_second_runtime_adopts_what_runs(setting: Setting) {
     assert!(second.native.images().leases().unwrap().is_empty());
 }
 
+/// Ends all connections of a shim, as its own end would, and lets it live.
+fn cut_connections(shim: rustix::process::Pid) {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+    let process = pidfd_open(shim, PidfdFlags::empty()).unwrap();
+    for entry in std::fs::read_dir(format!("/proc/{shim}/fd")).unwrap() {
+        let entry = entry.unwrap();
+        let is_socket =
+            std::fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"));
+        if !is_socket {
+            continue;
+        }
+        let number = entry.file_name().to_str().unwrap().parse().unwrap();
+        let socket = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).unwrap();
+        if !rustix::net::sockopt::socket_acceptconn(&socket).unwrap() {
+            rustix::net::shutdown(&socket, rustix::net::Shutdown::Both).unwrap();
+        }
+    }
+}
+
+async fn a_lost_connection_is_made_again_and_nothing_is_missed(setting: Setting) {
+    let mut node = setting.node().await;
+    let sandbox = node.run(node.sandbox("cut")).await;
+    let id = node.start(&sandbox, "c", "exec sleep 1000").await;
+    let waiting = "while [ ! -e /dev/shm/go ]; do sleep 0.01; done; exit 9";
+    let short = node.start(&sandbox, "short", waiting).await;
+    let before = node.status(&id).await;
+    let shim = parent(before.pid.unwrap());
+    // Stopped, so that the end comes while there is no connection.
+    rustix::process::kill_process(shim, rustix::process::Signal::STOP).unwrap();
+    cut_connections(shim);
+    std::fs::write(format!("/proc/{}/root/dev/shm/go", before.pid.unwrap()), b"").unwrap();
+    rustix::process::kill_process(shim, rustix::process::Signal::CONT).unwrap();
+    assert_eq!(node.ended(&short).await.exit_code, 9);
+    let after = node.status(&id).await;
+    assert_eq!((after.state, after.pid), (ContainerState::Running, before.pid));
+    assert!(node.native.sandboxes().await.unwrap()[0].ready);
+    for round in 0..5 {
+        cut_connections(shim);
+        let said = until_executed(&node, &id, "echo here").await;
+        assert_eq!(said, b"here\n", "round {round}");
+    }
+    node.native.stop_sandbox(&sandbox.id).await.unwrap();
+    assert!(!node.native.sandboxes().await.unwrap()[0].ready);
+}
+
+/// What a command says, as soon as one can be run.
+async fn until_executed(node: &super::setting::Node, id: &str, script: &str) -> Vec<u8> {
+    let executed = async {
+        loop {
+            match node.exec(id, script).await {
+                Ok(output) => return output.stdout,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), executed).await.expect("a command is executed")
+}
+
+async fn a_shim_that_does_not_answer_keeps_its_pod(setting: Setting) {
+    let first = setting.node().await;
+    let sandbox = first.run(first.sandbox("silent")).await;
+    let id = first.start(&sandbox, "c", "exec sleep 1000").await;
+    let before = first.status(&id).await;
+    let shim = parent(before.pid.unwrap());
+    drop(first);
+    rustix::process::kill_process(shim, rustix::process::Signal::STOP).unwrap();
+    let second = setting.node().await;
+    let found = second.native.sandboxes().await.unwrap();
+    assert_eq!((found.len(), found[0].ready), (1, true));
+    let status = second.status(&id).await;
+    assert_eq!((status.state, status.pid), (ContainerState::Running, before.pid));
+    rustix::process::kill_process(shim, rustix::process::Signal::CONT).unwrap();
+    assert_eq!(until_executed(&second, &id, "echo back").await, b"back\n");
+    assert_eq!(second.status(&id).await.pid, before.pid);
+}
+
+async fn a_pod_without_its_shims_answer_can_be_stopped(setting: Setting) {
+    let mut node = setting.node().await;
+    let sandbox = node.run(node.sandbox("stuck")).await;
+    let id = node.start(&sandbox, "c", "exec sleep 1000").await;
+    let shim = parent(node.status(&id).await.pid.unwrap());
+    rustix::process::kill_process(shim, rustix::process::Signal::STOP).unwrap();
+    let error = node.native.stop_sandbox(&sandbox.id).await.unwrap_err().to_string();
+    assert!(error.contains("its shim did not end"), "{error}");
+    node.ended_somehow(&id).await;
+    node.native.remove_sandbox(&sandbox.id).await.unwrap();
+}
+
 async fn a_killed_shim_is_told_and_cleaned_up(setting: Setting) {
     let mut node = setting.node().await;
     let sandbox = node.run(node.sandbox("lost")).await;
@@ -366,10 +461,13 @@ fn ports_table(setting: &Setting) -> String {
 
 /// The parent of a container's first process is its shim.
 fn kill_parent(pid: u32) {
+    rustix::process::kill_process(parent(pid), rustix::process::Signal::KILL).unwrap();
+}
+
+fn parent(pid: u32) -> rustix::process::Pid {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let shim: i32 = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    let shim = rustix::process::Pid::from_raw(shim).unwrap();
-    rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
+    rustix::process::Pid::from_raw(shim).unwrap()
 }
 
 async fn memory_limits_kill_and_say_so(setting: Setting) {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use sys::Errno;
 
-use crate::codec::{CodecError, Decoder, encode};
+use crate::codec::{CodecError, Decoder, Unreadable, encode};
 use crate::protocol::Message;
 
 /// A daemon that does not read is cut off when this much waits for it: it connects again and
@@ -29,8 +29,8 @@ pub(super) struct Connection {
     sent: usize,
     /// Wants events.
     pub(super) subscribed: bool,
-    /// Has said hello.
-    pub(super) greeted: bool,
+    /// The version that is spoken on it; `None`: it has not said hello.
+    pub(super) version: Option<u32>,
 }
 
 impl Connection {
@@ -43,7 +43,7 @@ impl Connection {
             waiting: VecDeque::new(),
             sent: 0,
             subscribed: false,
-            greeted: false,
+            version: None,
         })
     }
 
@@ -69,7 +69,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn next_message(&mut self) -> Result<Option<Message>, CodecError> {
+    pub(super) fn next_message(&mut self) -> Result<Option<Result<Message, Unreadable>>, CodecError> {
         self.decoder.next_message()
     }
 

@@ -21,7 +21,7 @@ use sys::process::{self, Forked, SingleThreaded};
 use sys::{Context, Errno, Result};
 
 use crate::client::SOCKET;
-use crate::protocol::{Event, Failure, Message, Reply};
+use crate::protocol::{Event, Failure, FailureKind, Message, Reply, VERSION};
 use crate::sandbox::Reaper;
 use connection::{Connection, Fate};
 use container::Container;
@@ -103,7 +103,8 @@ impl Shim {
     pub(crate) fn adopt(&mut self, socket: OwnedFd) -> Result<()> {
         let number = self.accept(socket)?;
         if let Some(connection) = self.connections.iter_mut().find(|one| one.number == number) {
-            connection.greeted = true;
+            // It has started this very program.
+            connection.version = Some(VERSION);
         }
         Ok(())
     }
@@ -189,12 +190,13 @@ impl Shim {
                 return;
             };
             match connection.next_message() {
-                Ok(Some(Message::Request { id, request })) => {
+                Ok(Some(Ok(Message::Request { id, request }))) => {
                     self.answer(Asker { connection: number, request: id }, request);
                 }
+                Ok(Some(Err(unreadable))) => self.answer_unreadable(number, &unreadable),
                 Ok(None) => return,
                 // Not the protocol, or a message that only the shim sends.
-                Ok(Some(_)) | Err(_) => return self.close(number),
+                Ok(Some(Ok(_))) | Err(_) => return self.close(number),
             }
         }
     }
@@ -213,7 +215,14 @@ impl Shim {
     }
 
     /// Answers a request; a daemon that is gone needs no answer.
-    fn reply(&mut self, asker: Asker, result: std::result::Result<Reply, Failure>, fds: Vec<OwnedFd>) {
+    fn reply(&mut self, asker: Asker, mut result: std::result::Result<Reply, Failure>, fds: Vec<OwnedFd>) {
+        let connection = self.connections.iter().find(|one| one.number == asker.connection);
+        if let (Some(1), Err(failure)) = (connection.and_then(|one| one.version), &mut result)
+            && failure.kind == FailureKind::Unsupported
+        {
+            // Version 1 has no such kind.
+            failure.kind = FailureKind::Invalid;
+        }
         let message = Message::Reply { id: asker.request, result };
         self.send(asker.connection, &message, fds);
     }

@@ -4,7 +4,8 @@ use std::os::fd::OwnedFd;
 
 use super::Shim;
 use super::setup::Asker;
-use crate::protocol::{Failure, FailureKind, Reply, Request, VERSION};
+use crate::codec::{Envelope, Unreadable};
+use crate::protocol::{Failure, FailureKind, OLDEST, Reply, Request, VERSION, common_version};
 
 /// What becomes of a request.
 enum Answer {
@@ -32,11 +33,20 @@ impl Shim {
         }
     }
 
+    /// Says that a request of a later version is none of this one; all else of that kind waits
+    /// for no answer.
+    pub(super) fn answer_unreadable(&mut self, connection: u32, unreadable: &Unreadable) {
+        if let Envelope::Request(request) = unreadable.what {
+            let failure = Failure::new(FailureKind::Unsupported, unreadable.to_string());
+            self.reply(Asker { connection, request }, Err(failure), Vec::new());
+        }
+    }
+
     fn perform(&mut self, asker: Asker, request: Request) -> Result<Answer, Failure> {
         self.check_greeting(asker, &request)?;
         match request {
             Request::Open(_) => Err(Failure::new(FailureKind::Invalid, "the sandbox is open already")),
-            Request::Hello { .. } => Ok(Answer::Now(self.hello(), Vec::new())),
+            Request::Hello { version } => self.greet(asker, version),
             Request::Subscribe => {
                 self.subscribe(asker);
                 Ok(Answer::Now(self.state(), Vec::new()))
@@ -64,20 +74,34 @@ impl Shim {
         }
     }
 
-    fn check_greeting(&mut self, asker: Asker, request: &Request) -> Result<(), Failure> {
-        let connection = self.connections.iter_mut().find(|one| one.number == asker.connection);
-        let greeted = connection.is_some_and(|connection| {
-            connection.greeted |= matches!(request, Request::Hello { .. });
-            connection.greeted
-        });
+    fn greet(&mut self, asker: Asker, version: u32) -> Result<Answer, Failure> {
+        // A daemon says the latest version that it speaks, and judges by the answer whether the
+        // shim's oldest is too new for it.
+        let spoken = common_version(version, 1).ok_or_else(|| {
+            let message = format!("this shim speaks versions {OLDEST} to {VERSION}, not {version}");
+            Failure::new(FailureKind::Unsupported, message)
+        })?;
+        if let Some(connection) = self.connections.iter_mut().find(|one| one.number == asker.connection) {
+            connection.version = Some(spoken);
+        }
+        Ok(Answer::Now(self.hello(), Vec::new()))
+    }
+
+    fn check_greeting(&self, asker: Asker, request: &Request) -> Result<(), Failure> {
+        let connection = self.connections.iter().find(|one| one.number == asker.connection);
+        let greeted = connection.is_some_and(|connection| connection.version.is_some());
         let message = "the first request of a connection is Hello";
-        if greeted { Ok(()) } else { Err(Failure::new(FailureKind::Invalid, message)) }
+        if greeted || matches!(request, Request::Hello { .. }) {
+            Ok(())
+        } else {
+            Err(Failure::new(FailureKind::Invalid, message))
+        }
     }
 
     /// What a new connection is told.
     pub(crate) fn hello(&self) -> Reply {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
-        Reply::Hello { version: VERSION, pid, pause_pid: self.reaper_pid() }
+        Reply::Hello { version: VERSION, pid, pause_pid: self.reaper_pid(), oldest: OLDEST }
     }
 
     fn subscribe(&mut self, asker: Asker) {

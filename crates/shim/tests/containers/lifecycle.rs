@@ -176,6 +176,76 @@ pub(crate) fn a_daemon_that_comes_back_finds_its_containers_and_their_logs() {
     assert_eq!(numbers, expected, "no line is missing");
 }
 
+/// A connection that says what it is told to, byte by byte.
+struct Raw(std::os::unix::net::UnixStream);
+
+impl Raw {
+    fn connect(sandbox: &Sandbox) -> Self {
+        let stream = std::os::unix::net::UnixStream::connect(sandbox.directory().join("shim.sock")).unwrap();
+        stream.set_read_timeout(Some(crate::fixture::PATIENCE)).unwrap();
+        Raw(stream)
+    }
+
+    fn ask(&mut self, json: &str) -> serde_json::Value {
+        use std::io::{Read, Write};
+        self.0.write_all(&u32::try_from(json.len()).unwrap().to_be_bytes()).unwrap();
+        self.0.write_all(json.as_bytes()).unwrap();
+        let mut prefix = [0; 4];
+        self.0.read_exact(&mut prefix).unwrap();
+        let mut answer = vec![0; u32::from_be_bytes(prefix) as usize];
+        self.0.read_exact(&mut answer).unwrap();
+        serde_json::from_slice(&answer).unwrap()
+    }
+}
+
+pub(crate) fn what_a_shim_does_not_know_is_answered() {
+    let sandbox = Sandbox::new();
+    let mut daemon = Raw::connect(&sandbox);
+    let hello = daemon.ask(r#"{"Request":{"id":1,"request":{"Hello":{"version":99,"mood":"good"}}}}"#);
+    assert_eq!(hello["Reply"]["result"]["Ok"]["Hello"]["version"], VERSION);
+    assert_eq!(hello["Reply"]["result"]["Ok"]["Hello"]["oldest"], OLDEST);
+    for request in [r#""Dance""#, r#"{"Dance":{"step":1}}"#, r#"{"Start":{"name":"one"}}"#] {
+        let reply = daemon.ask(&format!(r#"{{"Request":{{"id":2,"request":{request}}}}}"#));
+        assert_eq!(
+            (&reply["Reply"]["id"], &reply["Reply"]["result"]["Err"]["kind"]),
+            (&2.into(), &"Unsupported".into()),
+            "{reply}"
+        );
+    }
+    let state = daemon.ask(r#"{"Request":{"id":3,"request":"State"}}"#);
+    assert!(state["Reply"]["result"]["Ok"]["State"].is_object(), "the connection goes on: {state}");
+    let mut old = Raw::connect(&sandbox);
+    let refused = old.ask(r#"{"Request":{"id":1,"request":{"Hello":{"version":0}}}}"#);
+    assert!(refused["Reply"]["result"]["Err"].is_object(), "{refused}");
+}
+
+/// What a daemon of version 1 sends, as it was recorded, in the order of a container's life.
+pub(crate) fn a_daemon_of_the_release_before_is_served() {
+    let mut sandbox = Sandbox::new();
+    let spec = sandbox.script("c1", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.01; done");
+    sandbox.start(spec);
+    sandbox.wait_for_log("c1", "ready");
+    let recorded = include_str!("../../testdata/protocol-1");
+    let mut daemon = Raw::connect(&sandbox);
+    let mut ask = |name: &str| {
+        let line = recorded.lines().find(|line| line.contains(&format!("\"request\":{name}")));
+        daemon.ask(line.unwrap())["Reply"]["result"].clone()
+    };
+    assert_eq!(ask("{\"Hello\"")["Ok"]["Hello"]["pid"], sandbox.pid);
+    assert_eq!(ask("\"State\"")["Ok"]["State"]["containers"][0]["status"], "Running");
+    assert_eq!(ask("{\"Start\"")["Err"]["kind"], "WrongState");
+    assert_eq!(ask("{\"Resize\"")["Err"]["kind"], "WrongState");
+    for name in ["{\"CloseStdin\"", "{\"ReopenLog\"", "{\"SignalExec\"", "{\"Signal\""] {
+        assert_eq!(ask(name)["Ok"], "Done", "{name}");
+    }
+    // A later request of the same connection, unknown to both: in a word that version 1 has.
+    let unknown = daemon.ask(r#"{"Request":{"id":9,"request":"Dance"}}"#);
+    assert_eq!(unknown["Reply"]["result"]["Err"]["kind"], "Invalid");
+    assert_eq!(sandbox.exit("c1").code, 3);
+    let delete = recorded.lines().find(|line| line.contains("\"Delete\"")).unwrap();
+    assert_eq!(daemon.ask(delete)["Reply"]["result"]["Ok"], "Done");
+}
+
 pub(crate) fn a_dead_shim_takes_its_containers_along_and_still_tells() {
     let mut sandbox = Sandbox::new();
     let spec = sandbox.script("ended", "exit 4");

@@ -33,6 +33,8 @@ tests![
     lifecycle::a_process_killed_for_memory_is_told_while_the_container_lives_on,
     lifecycle::a_container_in_the_nodes_pid_namespace_ends_whole,
     lifecycle::a_daemon_that_comes_back_finds_its_containers_and_their_logs,
+    lifecycle::what_a_shim_does_not_know_is_answered,
+    lifecycle::a_daemon_of_the_release_before_is_served,
     lifecycle::a_dead_shim_takes_its_containers_along_and_still_tells,
     lifecycle::a_sandbox_whose_directory_vanishes_ends,
     lifecycle::containers_share_the_sandboxs_namespaces,
