@@ -20,6 +20,7 @@ mod error;
 pub mod events;
 mod https;
 mod reflector;
+pub mod tasks;
 mod transport;
 mod watch;
 

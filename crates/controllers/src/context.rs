@@ -35,11 +35,12 @@ pub struct Config {
 
 /// Runs all controllers until `shutdown`.
 pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
-    let client = client.named("kube-controller-manager");
+    let api = client.named("kube-controller-manager");
     let mut tasks = JoinSet::new();
-    let caches = Caches::spawn(&client, &mut tasks, &shutdown);
-    if shutdown.run_until_cancelled(caches.ready()).await.is_some() {
-        let context = Arc::new(Context { client, config, caches, shutdown });
+    let caches = Caches::spawn(&api, &mut tasks, &shutdown);
+    let ready = shutdown.run_until_cancelled(caches.ready());
+    if client::tasks::beside(&mut tasks, ready).await.is_some() {
+        let context = Arc::new(Context { client: api, config, caches, shutdown });
         namespace::spawn(&context, &mut tasks);
         service_account::spawn(&context, &mut tasks);
         node_lifecycle::spawn(&context, &mut tasks);
@@ -53,7 +54,7 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
         resource_quota::spawn(&context, &mut census, &mut tasks);
         census.start(&context.client, missing, &mut tasks, &context.shutdown);
     }
-    while tasks.join_next().await.is_some() {}
+    client::tasks::finish(tasks).await;
 }
 
 pub(crate) struct Context {

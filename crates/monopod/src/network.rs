@@ -67,17 +67,15 @@ pub(crate) fn start(
         ranges: vec![config.ranges.pods.to_string(), config.ranges.services.to_string()],
     };
     let (client, manager, known) = (config.client, config.manager, programmed.clone());
-    rooms.run("proxy and DNS", async move {
-        let mut caches = JoinSet::new();
-        let all = ListOptions::default;
-        let services = Reflector::spawn(client.clone(), "", all(), &mut caches, shutdown.clone());
-        let slices = Reflector::spawn(client, "", all(), &mut caches, shutdown.clone());
-        tokio::join!(
-            proxy::run(services.clone(), slices.clone(), instance, known, shutdown.clone()),
-            dns::publish(manager, service, listening, shutdown.clone()),
-            dns::run(services, slices, names, sockets, shutdown),
-        );
-        while caches.join_next().await.is_some() {}
+    let mut caches = JoinSet::new();
+    let all = ListOptions::default;
+    let services = Reflector::spawn(client.clone(), "", all(), &mut caches, shutdown.clone());
+    let slices = Reflector::spawn(client, "", all(), &mut caches, shutdown.clone());
+    rooms.run("caches of proxy and DNS", client::tasks::finish(caches));
+    rooms.run("proxy", proxy::run(services.clone(), slices.clone(), instance, known, shutdown.clone()));
+    rooms.run("DNS", async move {
+        let publish = dns::publish(manager, service, listening, shutdown.clone());
+        tokio::join!(publish, dns::run(services, slices, names, sockets, shutdown));
     });
     Ok(programmed)
 }

@@ -51,15 +51,30 @@ impl Rooms {
         self.run("certificates", async move { certificate.keep_fresh(shutdown).await });
     }
 
+    /// Waits until a room has ended that nobody told to, and names it: the others would go on as if it
+    /// were there, and whoever started the program would not know. Cancel-safe.
+    pub(crate) async fn ended(&mut self) -> String {
+        match self.next_end().await {
+            Some((name, Some(panic))) => format!("{name} failed: {panic}"),
+            Some((name, None)) => format!("{name} ended by itself"),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn next_end(&mut self) -> Option<(&'static str, Option<String>)> {
+        let ended = self.tasks.join_next_with_id().await?;
+        let id = ended.as_ref().map_or_else(tokio::task::JoinError::id, |(id, ())| *id);
+        let name = self.names.remove(&id).unwrap_or("?");
+        Some((name, ended.err().map(panic_words)))
+    }
+
     /// Cancels, waits, and names the rooms that did not end in time.
     pub(crate) async fn drain(mut self, deadline: Duration) {
         self.shutdown.cancel();
         let ending = async {
-            while let Some(ended) = self.tasks.join_next_with_id().await {
-                let id = ended.as_ref().map_or_else(tokio::task::JoinError::id, |(id, ())| *id);
-                let name = self.names.remove(&id).unwrap_or("?");
-                if let Err(err) = ended {
-                    tracing::error!(room = name, %err, "a room failed");
+            while let Some((name, panic)) = self.next_end().await {
+                if let Some(panic) = panic {
+                    tracing::error!(room = name, panic, "a room failed");
                 }
             }
         };
@@ -68,6 +83,13 @@ impl Rooms {
             tracing::warn!(?late, "some rooms did not end in time");
         }
     }
+}
+
+/// What a task that panicked said.
+fn panic_words(err: tokio::task::JoinError) -> String {
+    let Ok(payload) = err.try_into_panic() else { return "it was cancelled".to_owned() };
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
 }
 
 /// The one node of this process, known to the server by its HTTP face only.
@@ -92,4 +114,30 @@ impl server::Nodes for LocalNode {
     fn handler(&self, node: &str) -> Option<Arc<dyn Handler>> {
         (node == self.name).then(|| self.handler.get().cloned()).flatten()
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_room_that_ends_unasked_is_named_and_the_others_are_drained() {
+        for (panics, words) in
+            [(true, "scheduler failed: for the test"), (false, "scheduler ended by itself")]
+        {
+            let shutdown = CancellationToken::new();
+            let mut rooms = Rooms::new(shutdown.clone());
+            let (told, mut drained) = tokio::sync::oneshot::channel();
+            rooms.run("controllers", async move {
+                shutdown.cancelled().await;
+                let _ = told.send(());
+            });
+            rooms.run("scheduler", async move { assert!(!panics, "for the test") });
+            assert_eq!(rooms.ended().await, words);
+            rooms.drain(DRAIN_OF_TEST).await;
+            drained.try_recv().expect("the other room was told and ended in order");
+        }
+    }
+
+    const DRAIN_OF_TEST: Duration = Duration::from_secs(60);
 }

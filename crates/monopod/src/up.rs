@@ -5,6 +5,7 @@
 //!                                                        ├→ runtime → node "the node is Ready"
 //!                                                        └→ scheduler, controllers, proxy, dns
 //! TERM → root token cancelled → each room ends → who was late is named
+//! a room ends unasked → the same, and exit code 1
 //! ```
 //!
 //! The order is what a client may rely on: the API answers only when everything a
@@ -19,7 +20,7 @@ use anyhow::{Context, Result};
 use client::{Client, InProcess};
 use jiff::Timestamp;
 use node::Node;
-use store::{Embedded, History};
+use store::{Embedded, History, Store};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -65,7 +66,8 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     let shutdown = CancellationToken::new();
     let mut rooms = Rooms::new(shutdown.clone());
     let local_node = Arc::new(LocalNode::new(&settings.node_name));
-    let server: Arc<dyn Handler> = start_server(&ground, address, local_node.clone()).await?;
+    let store = Arc::new(open_store(&ground)?);
+    let server: Arc<dyn Handler> = start_server(&ground, store.clone(), address, local_node.clone()).await?;
     let tls = ground.authority.server_config(ground.certificate.clone())?;
     rooms.serve("API", listener, tls.clone(), server.clone());
     rooms.keep_fresh(ground.certificate.clone());
@@ -103,17 +105,35 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     let node_client = client(&format!("system:node:{}", settings.node_name), &["system:nodes"]);
     let mut config = node_config(settings, &ground, address);
     config.endpoints = Some(Arc::new(Confirmed(programmed)));
-    let node = Node::start(node_client, Arc::new(native), config);
+    let mut node = Node::start(node_client, Arc::new(native), config);
     local_node.set(node.handler());
-    // Only a node that has ended would close the channel, and it ends below.
-    let _ = node.ready().wait_for(|ready| *ready).await;
-    say(&format!("node {} is Ready after {} ms", settings.node_name, started.elapsed().as_millis()))?;
-    notify::ready();
-    wait_for_signal().await?;
+    let mut ready = node.ready();
+    let told = async {
+        // Only a node that has ended would close the channel, and then this is dropped.
+        let _ = ready.wait_for(|ready| *ready).await;
+        say(&format!("node {} is Ready after {} ms", settings.node_name, started.elapsed().as_millis()))?;
+        notify::ready();
+        wait_for_signal().await
+    };
+    // What is left when one arm is taken is dropped with nothing lost: rooms and node are drained below.
+    let outcome = tokio::select! {
+        told = told => told,
+        why = rooms.ended() => Err(anyhow::anyhow!("{why}")),
+        () = node.ended() => Err(anyhow::anyhow!("the node ended by itself")),
+        () = store.ended() => Err(anyhow::anyhow!("the store's committer died")),
+    };
     notify::stopping();
-    tracing::info!("stopping; the Pods keep running");
+    match &outcome {
+        Ok(()) => tracing::info!("stopping; the Pods keep running"),
+        Err(err) => {
+            tracing::error!(%err, "stopping, because a part of the program is gone; the Pods keep running")
+        }
+    }
     tokio::join!(rooms.drain(DRAIN), node.shutdown());
-    Ok(())
+    if let Err(err) = store.close().await {
+        tracing::error!(%err, "the last heartbeats are not on disk");
+    }
+    outcome
 }
 
 /// What must be there before anything starts.
@@ -303,14 +323,17 @@ fn certificate_names(settings: &Settings, ranges: &Ranges, listener: SocketAddr)
     names
 }
 
+fn open_store(ground: &Ground) -> Result<Embedded> {
+    let store = Embedded::open(&ground.data_dir.join("state"), server::stamp, History::default());
+    store.map_err(|err| explain(err, &ground.data_dir))
+}
+
 async fn start_server(
     ground: &Ground,
+    store: Arc<Embedded>,
     address: SocketAddr,
     nodes: Arc<LocalNode>,
 ) -> Result<Arc<server::Server>> {
-    let state = ground.data_dir.join("state");
-    let store = Embedded::open(&state, server::stamp, History::default());
-    let store = store.map_err(|err| explain(err, &ground.data_dir))?;
     let config = server::Config {
         service_cidr: ground.ranges.services.to_string(),
         advertise: SocketAddr::new(gateway(&ground.ranges), address.port()),
@@ -322,7 +345,7 @@ async fn start_server(
         limits: server::Limits::default(),
         checks: Vec::new(),
     };
-    server::Server::start(Arc::new(store), config).await.context("cannot start the API server")
+    server::Server::start(store, config).await.context("cannot start the API server")
 }
 
 /// What can be done when the store does not open.

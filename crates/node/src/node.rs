@@ -102,6 +102,16 @@ impl Node {
         self.ready.clone()
     }
 
+    /// Waits until a part of the node has ended, which it does when it was told to or by a fault that
+    /// the rest cannot make good. Cancel-safe.
+    pub async fn ended(&mut self) {
+        match self.tasks.join_next().await {
+            Some(Err(err)) => tracing::error!(%err, "a part of the node failed"),
+            Some(Ok(())) => {}
+            None => std::future::pending().await,
+        }
+    }
+
     /// Ends all tasks. The Pods go on; the next start adopts them.
     pub async fn shutdown(mut self) {
         self.shutdown.cancel();

@@ -41,10 +41,13 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
         caches.volumes.ready().await;
         caches.classes.ready().await;
     };
-    if shutdown.run_until_cancelled(ready).await.is_some() {
-        Scheduler::new(client, caches, recorder).run(&shutdown).await;
-    }
-    while tasks.join_next().await.is_some() {}
+    let schedule = async {
+        if shutdown.run_until_cancelled(ready).await.is_some() {
+            Scheduler::new(client, caches.clone(), recorder).run(&shutdown).await;
+        }
+    };
+    client::tasks::beside(&mut tasks, schedule).await;
+    client::tasks::finish(tasks).await;
 }
 
 #[derive(Clone)]
