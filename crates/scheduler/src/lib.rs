@@ -21,6 +21,7 @@
 mod affinity;
 mod filter;
 mod node_info;
+mod pending;
 mod place;
 mod preempt;
 pub mod queue;

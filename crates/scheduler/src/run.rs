@@ -1,6 +1,5 @@
 //! The loop around the decisions.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +16,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::queue::{Queue, Relief};
+use crate::pending::Pending;
+use crate::queue::Relief;
 use crate::snapshot::{Snapshot, is_finished};
 use crate::volumes::Lookup;
 use crate::{Failure, Placement, PodInfo, Preemption, Volumes, place, preempt};
@@ -119,9 +119,8 @@ struct Scheduler {
     caches: Caches,
     recorder: Recorder,
     snapshot: Snapshot,
-    queue: Queue,
-    /// Pods without a node, by key.
-    pending: HashMap<String, Arc<PodInfo>>,
+    /// Pods without a node.
+    pending: Pending,
     bindings: JoinSet<Bound>,
     /// Writes whose result changes nothing here: conditions, evictions.
     writes: JoinSet<()>,
@@ -136,8 +135,7 @@ impl Scheduler {
             caches,
             recorder,
             snapshot: Snapshot::default(),
-            queue: Queue::default(),
-            pending: HashMap::new(),
+            pending: Pending::default(),
             bindings: JoinSet::new(),
             writes: JoinSet::new(),
             began: Instant::now(),
@@ -161,14 +159,14 @@ impl Scheduler {
             while let Some(change) = changes.pods.try_next() {
                 self.pod_changed(change);
             }
-            self.queue.tick(self.began.elapsed());
+            self.pending.queue.tick(self.began.elapsed());
             self.place_all();
             match self.next(&mut changes, shutdown).await {
                 Event::Shutdown => break,
                 Event::Tick => {}
                 Event::Pod(change) => self.pod_changed(change),
                 Event::Node(change) => self.node_changed(change),
-                Event::Storage => self.queue.relieve(Relief::Storage),
+                Event::Storage => self.pending.queue.relieve(Relief::Storage),
                 Event::Bound(bound) => self.bound(bound),
             }
         }
@@ -178,7 +176,7 @@ impl Scheduler {
     }
 
     async fn next(&mut self, changes: &mut Subscriptions, shutdown: &CancellationToken) -> Event {
-        let tick = self.queue.next_tick().map(|at| self.began + at);
+        let tick = self.pending.queue.next_tick().map(|at| self.began + at);
         // Every arm is cancel-safe: channels and sets keep what was not taken.
         tokio::select! {
             () = shutdown.cancelled() => Event::Shutdown,
@@ -202,59 +200,58 @@ impl Scheduler {
             }
         };
         if relevant {
-            self.queue.relieve(Relief::Node);
+            self.pending.queue.relieve(Relief::Node);
         }
     }
 
     fn pod_changed(&mut self, change: Change<Pod>) {
-        let gone = matches!(change, Change::Deleted(_));
-        let pod = change.object();
-        let key = key_of(pod);
+        let (pod, gone) = match &change {
+            Change::Added(pod) => (pod, false),
+            Change::Deleted(pod) => (pod, true),
+            Change::Modified { old, new } => {
+                // The watch missed the end of one and the beginning of another of the same name.
+                if old.metadata.uid != new.metadata.uid {
+                    self.settled(old);
+                }
+                (new, false)
+            }
+        };
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
         if gone || is_finished(pod) {
-            self.forget(&key);
-            if self.snapshot.remove_pod(pod.metadata.uid.as_deref().unwrap_or_default()) {
-                self.queue.relieve(Relief::PodGone);
-            }
+            self.settled(pod);
         } else if !node.is_empty() {
-            self.forget(&key);
+            self.pending.settled(uid_of(pod));
             self.snapshot.add_pod(&node, Arc::new(PodInfo::new(pod.clone())));
         } else if is_ours(pod) {
-            self.wants_node(key, &change);
+            // Our own condition came back: no reason to try again.
+            let changed = match &change {
+                Change::Modified { old, new } => {
+                    old.spec != new.spec || old.metadata.labels != new.metadata.labels
+                }
+                Change::Added(_) | Change::Deleted(_) => true,
+            };
+            self.pending.wants_node(Arc::new(PodInfo::new(pod.clone())), changed);
+        } else {
+            self.pending.forget(uid_of(pod));
         }
     }
 
-    fn forget(&mut self, key: &str) {
-        self.queue.remove(key);
-        self.pending.remove(key);
-    }
-
-    fn wants_node(&mut self, key: String, change: &Change<Pod>) {
-        let pod = Arc::new(PodInfo::new(change.object().clone()));
-        let known = self.pending.insert(key.clone(), pod.clone());
-        // Our own condition came back: no reason to try again.
-        let changed = match change {
-            Change::Modified { old, new } => {
-                old.spec != new.spec || old.metadata.labels != new.metadata.labels
-            }
-            Change::Added(_) | Change::Deleted(_) => true,
-        };
-        if known.is_none() || changed {
-            self.queue.push(&key, pod.priority);
+    /// The Pod holds nothing of any node.
+    fn settled(&mut self, pod: &Pod) {
+        let uid = uid_of(pod);
+        self.pending.settled(uid);
+        if self.snapshot.remove_pod(uid) {
+            self.pending.queue.relieve(Relief::PodGone);
         }
     }
 
     fn place_all(&mut self) {
-        while let Some(key) = self.queue.pop(self.began.elapsed()) {
-            let Some(pod) = self.pending.get(&key).cloned() else {
-                self.queue.remove(&key);
-                continue;
-            };
-            self.place_one(&key, pod);
+        while let Some(pod) = self.pending.next() {
+            self.place_one(pod);
         }
     }
 
-    fn place_one(&mut self, key: &str, pod: Arc<PodInfo>) {
+    fn place_one(&mut self, pod: Arc<PodInfo>) {
         let (namespace, name) = names(&pod.pod);
         let volumes = Volumes::of(name, namespace, pod.spec(), &self.caches);
         self.rotation = self.rotation.wrapping_add(1);
@@ -263,15 +260,15 @@ impl Scheduler {
                 let node = self.snapshot.nodes[index].name().to_owned();
                 // Counted before the server knows, so that the next Pod sees it.
                 self.snapshot.add_pod(&node, pod.clone());
-                self.pending.remove(key);
+                self.pending.assume(pod.uid());
                 let claims = volumes.waiting;
                 self.bindings.spawn(bind(self.client.clone(), self.caches.claims.clone(), pod, node, claims));
             }
-            Placement::Unschedulable(failure) => self.unschedulable(key, &pod, &volumes, failure),
+            Placement::Unschedulable(failure) => self.unschedulable(&pod, &volumes, failure),
         }
     }
 
-    fn unschedulable(&mut self, key: &str, pod: &Arc<PodInfo>, volumes: &Volumes, mut failure: Failure) {
+    fn unschedulable(&mut self, pod: &Arc<PodInfo>, volumes: &Volumes, mut failure: Failure) {
         let mut nominated = None;
         if failure.nodes > 0 {
             match preempt(pod, volumes, &self.snapshot.nodes, &failure) {
@@ -287,7 +284,7 @@ impl Scheduler {
         let message = failure.message();
         self.recorder.event(&reference(&*pod.pod), EventType::Warning, "FailedScheduling", message.clone());
         self.report(&pod.pod, message, nominated);
-        self.queue.failed(key, failure, self.began.elapsed());
+        self.pending.queue.failed(pod.uid(), failure, self.began.elapsed());
     }
 
     fn report(&mut self, pod: &Arc<Pod>, message: String, nominated: Option<String>) {
@@ -329,25 +326,22 @@ impl Scheduler {
 
     fn bound(&mut self, bound: Bound) {
         let (namespace, name) = names(&bound.pod.pod);
-        let key = client::key(namespace, name);
         let about = reference(&*bound.pod.pod);
         match bound.result {
+            // The watch takes it out of the queue: it may still bring what is older.
             Ok(()) => {
-                self.queue.remove(&key);
                 let message = format!("Successfully assigned {namespace}/{name} to {}", bound.node);
                 self.recorder.event(&about, EventType::Normal, "Scheduled", message);
             }
             Err(message) => {
-                self.snapshot.remove_pod(bound.pod.uid());
-                // Only if it still exists, and is still the same Pod.
-                let current = self.caches.pods.get(namespace, name);
-                let current =
-                    current.filter(|pod| pod.metadata.uid == bound.pod.pod.metadata.uid && is_ours(pod));
-                let Some(current) = current else { return self.queue.remove(&key) };
-                self.pending.insert(key.clone(), Arc::new(PodInfo::new(current.clone())));
-                self.queue.errored(&key, self.began.elapsed());
-                self.recorder.event(&about, EventType::Warning, "FailedScheduling", message);
-                self.queue.relieve(Relief::PodGone);
+                let failure = self.pending.bind_failed(bound.pod.uid(), self.began.elapsed());
+                if failure.uncount {
+                    self.snapshot.remove_pod(bound.pod.uid());
+                    self.pending.queue.relieve(Relief::PodGone);
+                }
+                if failure.again {
+                    self.recorder.event(&about, EventType::Warning, "FailedScheduling", message);
+                }
             }
         }
     }
@@ -366,9 +360,8 @@ fn names(pod: &Pod) -> (&str, &str) {
     (pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default())
 }
 
-fn key_of(pod: &Pod) -> String {
-    let (namespace, name) = names(pod);
-    client::key(namespace, name)
+fn uid_of(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
 }
 
 async fn bind(
