@@ -1,5 +1,7 @@
 //! The Pods behind each Service, as EndpointSlices and as the older Endpoints.
 
+mod plan;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -16,14 +18,13 @@ use tokio::task::JoinSet;
 use crate::conditions::{is_finished, status_of};
 use crate::context::{Context, key_of, split, unless_gone};
 use crate::work::Next;
+use plan::{Group, Write};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const ZONE: &str = "topology.kubernetes.io/zone";
-/// `--max-endpoints-per-slice`.
-const ENDPOINTS_MAX: usize = 100;
 
 pub(crate) fn spawn(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
     let shared = context.clone();
@@ -97,7 +98,8 @@ async fn sync(context: &Context, key: &str) -> Result<Next, Error> {
     }
     let pods = caches.pods.filter(|pod| selects(&service, pod));
     let backends = backends(&spec, &pods, |node| caches.nodes.get("", node));
-    write_slices(context, &service, slices(&service, &backends), known).await?;
+    let writes = plan::plan(&template(&service), groups(&backends), known);
+    write_slices(context, &service, writes).await?;
     write_endpoints(context, &service, subsets(&spec, &backends)).await?;
     Ok(Next::Done)
 }
@@ -221,27 +223,23 @@ fn is_headless(spec: &ServiceSpec) -> bool {
     spec.cluster_ip.as_deref() == Some("None")
 }
 
-/// The slices that the Service should have, without names.
-fn slices(service: &Service, backends: &[Backend]) -> Vec<EndpointSlice> {
+/// What the Service's slices have in common; no name yet.
+fn template(service: &Service) -> EndpointSlice {
     let spec = service.spec.clone().unwrap_or_default();
     let v6 = spec.ip_families.as_ref().is_some_and(|families| families.first().is_some_and(|f| f == "IPv6"));
-    let new = |ports: Vec<EndpointPort>, endpoints: Vec<Endpoint>| EndpointSlice {
+    EndpointSlice {
         metadata: slice_metadata(service, is_headless(&spec)),
         address_type: if v6 { "IPv6".into() } else { "IPv4".into() },
-        endpoints: Some(endpoints),
-        ports: Some(ports),
-    };
-    let mut slices = Vec::new();
-    for (ports, members) in by_ports(backends) {
-        for chunk in members.chunks(ENDPOINTS_MAX) {
-            slices.push(new(ports.clone(), chunk.iter().map(|backend| backend.endpoint.clone()).collect()));
-        }
+        ..EndpointSlice::default()
     }
-    // One placeholder says that the Service is known and has nobody.
-    if slices.is_empty() {
-        slices.push(new(Vec::new(), Vec::new()));
-    }
-    slices
+}
+
+fn groups(backends: &[Backend]) -> Vec<Group> {
+    let groups = by_ports(backends).into_iter().map(|(ports, members)| {
+        let endpoints = members.into_iter().map(|backend| backend.endpoint.clone()).collect();
+        Group { ports, endpoints }
+    });
+    groups.collect()
 }
 
 fn slice_metadata(service: &Service, headless: bool) -> ObjectMeta {
@@ -269,42 +267,15 @@ fn slice_metadata(service: &Service, headless: bool) -> ObjectMeta {
     }
 }
 
-async fn write_slices(
-    context: &Context,
-    service: &Service,
-    wanted: Vec<EndpointSlice>,
-    mut known: Vec<Arc<EndpointSlice>>,
-) -> Result<(), Error> {
+/// One write after another: the order is the plan's.
+async fn write_slices(context: &Context, service: &Service, writes: Vec<Write>) -> Result<(), Error> {
     let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
-    known.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-    let (same_type, stale): (Vec<_>, Vec<_>) =
-        known.into_iter().partition(|slice| slice.address_type == wanted[0].address_type);
-    let mut free = same_type.into_iter();
-    for mut slice in wanted {
-        let Some(old) = free.next() else {
-            context.client.create(namespace, &slice).await?;
-            continue;
-        };
-        // The server keeps an empty list as an absent one.
-        let listed = |slice: &EndpointSlice| slice.endpoints.clone().unwrap_or_default();
-        let ported = |slice: &EndpointSlice| slice.ports.clone().unwrap_or_default();
-        if listed(&old) == listed(&slice)
-            && ported(&old) == ported(&slice)
-            && old.metadata.labels == slice.metadata.labels
-        {
-            continue;
+    for write in writes {
+        match write {
+            Write::Create(slice) => drop(context.client.create(namespace, &slice).await?),
+            Write::Replace(slice) => drop(context.client.replace(&slice).await?),
+            Write::Delete(slice) => delete_slice(context, &slice).await?,
         }
-        let changed = std::mem::take(&mut slice.metadata);
-        slice.metadata = ObjectMeta {
-            labels: changed.labels,
-            owner_references: changed.owner_references,
-            managed_fields: None,
-            ..old.metadata.clone()
-        };
-        context.client.replace(&slice).await?;
-    }
-    for slice in free.chain(stale) {
-        delete_slice(context, &slice).await?;
     }
     Ok(())
 }
@@ -411,38 +382,25 @@ mod tests {
         .unwrap()
     }
 
-    fn built(pods: &[Arc<Pod>]) -> (Vec<EndpointSlice>, Vec<EndpointSubset>) {
-        let service = service();
-        let spec = service.spec.clone().unwrap();
+    fn built(pods: &[Arc<Pod>]) -> (Vec<Group>, Vec<EndpointSubset>) {
+        let spec = service().spec.unwrap();
         let backends = backends(&spec, pods, |_| None);
-        (slices(&service, &backends), subsets(&spec, &backends))
+        (groups(&backends), subsets(&spec, &backends))
     }
 
     #[test]
     fn a_leaving_pod_still_serves_but_is_not_ready_and_not_in_endpoints() {
         let pods = [pod("b", "10.0.0.2", "True", true), pod("a", "10.0.0.1", "True", false)];
-        let (slices, subsets) = built(&pods);
-        let conditions: Vec<_> =
-            slices[0].endpoints.iter().flatten().map(|e| e.conditions.clone().unwrap()).collect();
+        let (groups, subsets) = built(&pods);
+        let conditions: Vec<_> = groups[0].endpoints.iter().map(|e| e.conditions.clone().unwrap()).collect();
         let condition = |ready, terminating| EndpointConditions {
             ready: Some(ready),
             serving: Some(true),
             terminating: Some(terminating),
         };
         assert_eq!(conditions, [condition(true, false), condition(false, true)]);
-        assert_eq!(slices[0].ports.as_ref().unwrap()[0].port, Some(8080));
+        assert_eq!(groups[0].ports[0].port, Some(8080));
         assert_eq!(subsets[0].addresses.as_ref().unwrap().len(), 1);
         assert_eq!(subsets[0].not_ready_addresses, None);
-    }
-
-    #[test]
-    fn a_service_without_pods_has_one_empty_slice_and_many_pods_need_several() {
-        assert_eq!(built(&[]).0.len(), 1);
-        let many: Vec<_> = (0..250)
-            .map(|i| pod(&format!("p{i}"), &format!("10.0.{}.{}", i / 200, i % 200), "True", false))
-            .collect();
-        let sizes: Vec<_> =
-            built(&many).0.iter().map(|slice| slice.endpoints.as_ref().unwrap().len()).collect();
-        assert_eq!(sizes, [100, 100, 50]);
     }
 }
