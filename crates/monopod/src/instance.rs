@@ -41,6 +41,11 @@ impl Cidr {
         Ipv4Addr::from(self.base + n)
     }
 
+    /// The length of the prefix.
+    pub(crate) fn bits(self) -> u8 {
+        self.bits
+    }
+
     fn overlaps(self, other: Cidr) -> bool {
         let mask = mask(self.bits.min(other.bits));
         self.base & mask == other.base & mask

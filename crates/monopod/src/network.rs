@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use client::events::Recorder;
 use client::{Client, ListOptions, Reflector};
 use proxy::Programmed;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -20,7 +21,7 @@ use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::instance::Ranges;
+use crate::instance::{Cidr, Ranges};
 use crate::rooms::Rooms;
 
 /// The domain of all names in the cluster.
@@ -57,7 +58,8 @@ pub(crate) fn start(
     let instance = proxy::Instance {
         id: config.instance,
         node: config.node.to_owned(),
-        pod_cidr: config.ranges.pods.to_string(),
+        pod_cidrs: vec![range(config.ranges.pods)],
+        service_cidrs: vec![range(config.ranges.services)],
     };
     let service = config.ranges.services.address(DNS_ADDRESS);
     let names = dns::Config {
@@ -70,14 +72,20 @@ pub(crate) fn start(
     let mut caches = JoinSet::new();
     let all = ListOptions::default;
     let services = Reflector::spawn(client.clone(), "", all(), &mut caches, shutdown.clone());
-    let slices = Reflector::spawn(client, "", all(), &mut caches, shutdown.clone());
+    let slices = Reflector::spawn(client.clone(), "", all(), &mut caches, shutdown.clone());
+    let recorder = Recorder::spawn(client, "kube-proxy", &instance.node, &mut caches, shutdown.clone());
     rooms.run("caches of proxy and DNS", client::tasks::finish(caches));
-    rooms.run("proxy", proxy::run(services.clone(), slices.clone(), instance, known, shutdown.clone()));
+    let proxy = proxy::run(services.clone(), slices.clone(), instance, known, recorder, shutdown.clone());
+    rooms.run("proxy", proxy);
     rooms.run("DNS", async move {
         let publish = dns::publish(manager, service, listening, shutdown.clone());
         tokio::join!(publish, dns::run(services, slices, names, sockets, shutdown));
     });
     Ok(programmed)
+}
+
+fn range(cidr: Cidr) -> proxy::Range {
+    proxy::Range::new(cidr.address(0).into(), cidr.bits())
 }
 
 /// Port 53 of the bridge's address, or another when a DNS server of the host holds it: Pods

@@ -11,17 +11,21 @@
 //! changes while `nft` runs is in the next one. What the table leads to is told
 //! by [`Programmed`], so that a Pod is only stopped when nobody is sent to it.
 //!
-//! The table `monopod-<instance>` is ours alone; [`cleanup`] deletes it. Not
-//! here: session affinity, IPv6, and the masquerading of what leaves the Pod
+//! The table `monopod-<instance>` is ours alone; [`cleanup`] deletes it, and when others do, it is programmed
+//! again. Flows of UDP that lead to Pods of before are forgotten after each change (`flows.rs`). Not
+//! here: session affinity, and the masquerading of what leaves the Pod
 //! network, which is the runtime's as it owns the bridge.
 //!
 //! Start reading at [`ruleset`].
 
+mod flows;
+mod outer;
 mod programmed;
 mod render;
 mod ruleset;
 mod run;
 
+pub use outer::{Host, Refusal};
 pub use programmed::Programmed;
-pub use ruleset::{Entry, Instance, Match, Protocol, Ruleset, Target, ruleset};
+pub use ruleset::{Entry, Family, Instance, Match, Protocol, Range, Ruleset, Target, ruleset};
 pub use run::{Error, cleanup, run};

@@ -3,14 +3,33 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use crate::{Entry, Match, Protocol, Ruleset, Target};
+use crate::{Entry, Family, Instance, Match, Protocol, Ruleset, Target};
 
 /// The bit that says "masquerade", the same that kube-proxy uses by default.
 const MARK: &str = "0x4000";
 
-/// The table of an instance.
+/// The table of an instance; of IPv6 there is another of the same name, once a Service has such an address.
 pub(crate) fn table_name(instance: &str) -> String {
     format!("monopod-{instance}")
+}
+
+impl Family {
+    pub(crate) const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The family's name in commands and rules.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        }
+    }
+
+    fn address_type(self) -> &'static str {
+        match self {
+            Family::V4 => "ipv4_addr",
+            Family::V6 => "ipv6_addr",
+        }
+    }
 }
 
 impl Ruleset {
@@ -19,16 +38,8 @@ impl Ruleset {
     /// Packets are led by verdict maps, whose look-up does not grow with the
     /// number of Services.
     pub fn script(&self) -> String {
-        let name = table_name(&self.instance.id);
-        let parts = Parts::of(self);
-        let mut script = format!("table ip {name}\ndelete table ip {name}\ntable ip {name} {{\n");
-        for (number, (kind, collection)) in COLLECTIONS.iter().enumerate() {
-            declare(&mut script, kind, collection, parts.elements[number].iter());
-        }
-        script.extend(parts.chains.iter().map(|(name, rules)| chain(name, rules)));
-        script.push_str(HOOKS);
-        script.push_str("}\n");
-        script
+        let present = |family: &Family| *family == Family::V4 || self.has(*family);
+        Family::ALL.into_iter().filter(present).map(|family| self.table(family)).collect()
     }
 
     /// The script that makes this table of the one that `before` describes, in one transaction.
@@ -37,22 +48,51 @@ impl Ruleset {
     /// joins them again, and each waits for all processors.
     pub fn change(&self, before: &Ruleset) -> String {
         let name = table_name(&self.instance.id);
-        let (old, new) = (Parts::of(before), Parts::of(self));
-        let (mut first, mut then) = (String::new(), format!("table ip {name} {{\n"));
-        for (number, (kind, collection)) in COLLECTIONS.iter().enumerate() {
+        let of = |family: Family| match (family, before.has(family), self.has(family)) {
+            (Family::V4, ..) | (_, true, true) => self.table_change(before, family),
+            (_, false, true) => self.table(family),
+            (_, true, false) => format!("delete table {} {name}\n", family.word()),
+            (_, false, false) => String::new(),
+        };
+        Family::ALL.into_iter().map(of).collect()
+    }
+
+    fn has(&self, family: Family) -> bool {
+        self.entries.keys().any(|matched| matched.family() == family)
+    }
+
+    fn table(&self, family: Family) -> String {
+        let (name, word) = (table_name(&self.instance.id), family.word());
+        let parts = Parts::of(self, family);
+        let mut script = format!("table {word} {name}\ndelete table {word} {name}\ntable {word} {name} {{\n");
+        for (number, collection) in COLLECTIONS.iter().enumerate() {
+            declare(&mut script, family, collection, parts.elements[number].iter());
+        }
+        script.extend(parts.chains.iter().map(|(name, rules)| chain(name, rules)));
+        script.push_str(&HOOKS.replace("FAMILY", word));
+        script.push_str("}\n");
+        script
+    }
+
+    fn table_change(&self, before: &Ruleset, family: Family) -> String {
+        let table = format!("{} {}", family.word(), table_name(&self.instance.id));
+        let (old, new) = (Parts::of(before, family), Parts::of(self, family));
+        let (mut first, mut then) = (String::new(), format!("table {table} {{\n"));
+        for (number, collection) in COLLECTIONS.iter().enumerate() {
             let (old, new) = (&old.elements[number], &new.elements[number]);
             let gone: Vec<&str> = old.difference(new).map(|element| key(element)).collect();
             if !gone.is_empty() {
                 let collection = collection.name;
-                let _ = writeln!(first, "delete element ip {name} {collection} {{ {} }}", gone.join(", "));
+                let _ = writeln!(first, "delete element {table} {collection} {{ {} }}", gone.join(", "));
             }
-            declare(&mut then, kind, collection, new.difference(old));
+            declare(&mut then, family, collection, new.difference(old));
         }
         for (chain, rules) in &old.chains {
             match new.chains.get(chain) {
-                None => first
-                    .push_str(&format!("flush chain ip {name} {chain}\ndelete chain ip {name} {chain}\n")),
-                Some(now) if now != rules => first.push_str(&format!("flush chain ip {name} {chain}\n")),
+                None => {
+                    first.push_str(&format!("flush chain {table} {chain}\ndelete chain {table} {chain}\n"))
+                }
+                Some(now) if now != rules => first.push_str(&format!("flush chain {table} {chain}\n")),
                 Some(_) => {}
             }
         }
@@ -63,20 +103,21 @@ impl Ruleset {
     }
 }
 
-/// A map or set of the table.
+/// A map or set of the table. `ADDRESS` is the family's type of addresses.
 struct Collection {
+    kind: &'static str,
     name: &'static str,
     elements: &'static str,
 }
 
-const ADDRESS_MAP: &str = "type ipv4_addr . inet_proto . inet_service : verdict;";
+const ADDRESS_MAP: &str = "type ADDRESS . inet_proto . inet_service : verdict;";
 const PORT_MAP: &str = "type inet_proto . inet_service : verdict;";
-const COLLECTIONS: [(&str, Collection); 5] = [
-    ("map", Collection { name: "services", elements: ADDRESS_MAP }),
-    ("map", Collection { name: "node-ports", elements: PORT_MAP }),
-    ("map", Collection { name: "refused", elements: ADDRESS_MAP }),
-    ("map", Collection { name: "refused-ports", elements: PORT_MAP }),
-    ("set", Collection { name: "hairpins", elements: "type ipv4_addr . ipv4_addr;" }),
+const COLLECTIONS: [Collection; 5] = [
+    Collection { kind: "map", name: "services", elements: ADDRESS_MAP },
+    Collection { kind: "map", name: "node-ports", elements: PORT_MAP },
+    Collection { kind: "map", name: "refused", elements: ADDRESS_MAP },
+    Collection { kind: "map", name: "refused-ports", elements: PORT_MAP },
+    Collection { kind: "set", name: "hairpins", elements: "type ADDRESS . ADDRESS;" },
 ];
 const SERVICES: usize = 0;
 const NODE_PORTS: usize = 1;
@@ -96,11 +137,11 @@ const HOOKS: &str = r#"  chain rejecting {
     reject
   }
   chain lead {
-    ip daddr . meta l4proto . th dport vmap @services
+    FAMILY daddr . meta l4proto . th dport vmap @services
     fib daddr type local meta l4proto . th dport vmap @node-ports
   }
   chain refuse {
-    ip daddr . meta l4proto . th dport vmap @refused
+    FAMILY daddr . meta l4proto . th dport vmap @refused
     fib daddr type local meta l4proto . th dport vmap @refused-ports
   }
   chain arriving {
@@ -114,7 +155,7 @@ const HOOKS: &str = r#"  chain rejecting {
   chain leaving {
     type nat hook postrouting priority srcnat; policy accept;
     meta mark & 0x4000 == 0x4000 masquerade
-    ct status dnat ip saddr . ip daddr @hairpins masquerade
+    ct status dnat FAMILY saddr . FAMILY daddr @hairpins masquerade
   }
   chain refuse-input {
     type filter hook input priority -10; policy accept;
@@ -140,22 +181,24 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(ruleset: &Ruleset) -> Self {
+    fn of(ruleset: &Ruleset, family: Family) -> Self {
         let mut parts = Parts::default();
-        for (matched, entry) in &ruleset.entries {
-            parts.add(matched, entry, &ruleset.instance.pod_cidr);
+        for (matched, entry) in ruleset.entries.iter().filter(|(matched, _)| matched.family() == family) {
+            parts.add(matched, entry, &ruleset.instance);
         }
         parts
     }
 
-    fn add(&mut self, matched: &Match, entry: &Entry, pod_cidr: &str) {
+    fn add(&mut self, matched: &Match, entry: &Entry, instance: &Instance) {
         let (key, chain, led, refused) = match matched {
             Match::Address(address, protocol, port) => {
                 let protocol = word(*protocol);
-                let chain = format!("service-{address}-{protocol}-{port}");
+                // A colon would end the chain's name.
+                let name = address.to_string().replace(':', "_");
+                let chain = format!("service-{name}-{protocol}-{port}");
                 (format!("{address} . {protocol} . {port}"), chain, SERVICES, REFUSED)
             }
-            Match::NodePort(protocol, port) => {
+            Match::NodePort(_, protocol, port) => {
                 let protocol = word(*protocol);
                 let chain = format!("node-port-{protocol}-{port}");
                 (format!("{protocol} . {port}"), chain, NODE_PORTS, REFUSED_PORTS)
@@ -169,7 +212,7 @@ impl Parts {
             self.elements[led].insert(format!("{key} : goto {chain}"));
             let pairs = entry.targets.iter().map(|target| format!("{0} . {0}", target.address));
             self.elements[HAIRPINS].extend(pairs);
-            self.chains.insert(chain, rules(matched, entry, pod_cidr));
+            self.chains.insert(chain, rules(matched, entry, instance));
         }
     }
 }
@@ -178,40 +221,45 @@ fn chain(name: &str, rules: &str) -> String {
     format!("  chain {name} {{\n{rules}  }}\n")
 }
 
-fn rules(matched: &Match, entry: &Entry, pod_cidr: &str) -> String {
+fn rules(matched: &Match, entry: &Entry, instance: &Instance) -> String {
     let mut rules = String::new();
-    let (protocol, by_address) = match matched {
-        Match::Address(_, protocol, _) => (word(*protocol), true),
-        Match::NodePort(protocol, _) => (word(*protocol), false),
-    };
-    if entry.from_outside {
-        let _ = writeln!(rules, "    meta mark set meta mark | {MARK}");
-    } else if by_address {
+    let (family, by_address) = (matched.family(), matches!(matched, Match::Address(..)));
+    let (Match::Address(_, protocol, _) | Match::NodePort(_, protocol, _)) = matched;
+    let pods = instance.pod_cidrs.iter().find(|range| range.family() == family);
+    match pods {
         // The node itself, or somebody who routes the Service range to it.
-        let _ = writeln!(rules, "    ip saddr != {pod_cidr} meta mark set meta mark | {MARK}");
+        Some(pods) if !entry.from_outside && by_address => {
+            let _ = writeln!(rules, "    {} saddr != {pods} meta mark set meta mark | {MARK}", family.word());
+        }
+        _ if entry.from_outside => {
+            let _ = writeln!(rules, "    meta mark set meta mark | {MARK}");
+        }
+        _ => {}
     }
     // Names of Kubernetes objects cannot hold a quote.
-    let (comment, lead) = (&entry.comment, dnat(&entry.targets));
-    let _ = writeln!(rules, "    meta l4proto {protocol} {lead} comment \"{comment}\"");
+    let (comment, lead) = (&entry.comment, dnat(family, &entry.targets));
+    let _ = writeln!(rules, "    meta l4proto {} {lead} comment \"{comment}\"", word(*protocol));
     rules
 }
 
-fn dnat(targets: &[Target]) -> String {
-    if let [only] = targets {
-        return format!("dnat to {}:{}", only.address, only.port);
+fn dnat(family: Family, targets: &[Target]) -> String {
+    if let [Target { address, port }] = targets {
+        return format!("dnat to {}", std::net::SocketAddr::new(*address, *port));
     }
     let numbered = targets.iter().enumerate();
     let choices: Vec<String> = numbered.map(|(i, t)| format!("{i} : {} . {}", t.address, t.port)).collect();
-    format!("dnat ip to numgen random mod {} map {{ {} }}", targets.len(), choices.join(", "))
+    let (family, count) = (family.word(), targets.len());
+    format!("dnat {family} to numgen random mod {count} map {{ {} }}", choices.join(", "))
 }
 
 fn declare<'a>(
     script: &mut String,
-    kind: &str,
+    family: Family,
     collection: &Collection,
     elements: impl Iterator<Item = &'a String>,
 ) {
-    let _ = writeln!(script, "  {kind} {} {{\n    {}", collection.name, collection.elements);
+    let types = collection.elements.replace("ADDRESS", family.address_type());
+    let _ = writeln!(script, "  {} {} {{\n    {types}", collection.kind, collection.name);
     let elements: Vec<&str> = elements.map(String::as_str).collect();
     if !elements.is_empty() {
         let _ = writeln!(script, "    elements = {{ {} }}", elements.join(", "));
@@ -229,14 +277,20 @@ fn word(protocol: Protocol) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Instance, Ruleset, ruleset};
+    use crate::{Family, Host, Instance, Match, Protocol, Range, Ruleset, ruleset};
     use k8s_openapi::api::core::v1::Service;
     use k8s_openapi::api::discovery::v1::EndpointSlice;
     use serde_json::{Value, json};
     use std::sync::Arc;
 
     fn instance() -> Instance {
-        Instance { id: "0123abcd".into(), node: "n1".into(), pod_cidr: "10.42.0.0/16".into() }
+        let range = |network: &str| Range::new(network.parse().unwrap(), 16);
+        Instance {
+            id: "0123abcd".into(),
+            node: "n1".into(),
+            pod_cidrs: vec![range("10.42.0.0")],
+            service_cidrs: vec![range("10.43.0.0")],
+        }
     }
 
     fn service(name: &str, spec: Value) -> Arc<Service> {
@@ -251,7 +305,7 @@ mod tests {
     }
 
     fn rules(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Ruleset {
-        ruleset(services, slices, &instance())
+        ruleset(services, slices, &instance(), &Host::default()).0
     }
 
     fn endpoint(address: &str, node: &str, ready: bool, terminating: bool) -> Value {
@@ -337,5 +391,102 @@ mod tests {
         let here = [slice("web", json!([endpoint("10.42.0.3", "n1", true, false)]))];
         let rules = rules(&[service("web", spec)], &here);
         assert!(rules.entries.values().all(|entry| !entry.from_outside && !entry.drop), "{rules:?}");
+    }
+
+    #[test]
+    fn a_cluster_ip_is_never_anothers_external_address() {
+        let api = json!({"clusterIP": "10.43.0.1", "ports": [{"port": 443}]});
+        let thief =
+            |ips: Value| json!({"clusterIP": "10.43.0.9", "externalIPs": ips, "ports": [{"port": 443}]});
+        // By name it comes before the one that it takes from.
+        let services = [
+            service(
+                "a-thief",
+                thief(json!(["10.43.0.1", "10.43.0.77", "10.42.3.4", "192.0.2.1", "192.0.2.2"])),
+            ),
+            service("kubernetes", api),
+        ];
+        let slices = [
+            slice("a-thief", json!([endpoint("10.42.0.66", "n1", true, false)])),
+            slice("kubernetes", json!([endpoint("10.42.0.1", "n1", true, false)])),
+        ];
+        let host = Host {
+            addresses: vec!["192.0.2.1".parse().unwrap()],
+            listeners: vec![(sys::socket::Transport::Tcp, "0.0.0.0:443".parse().unwrap())],
+        };
+        let (rules, refusals) = ruleset(&services, &slices, &instance(), &host);
+        let leads = |address: &str| {
+            let entry = rules.entries.get(&Match::Address(address.parse().unwrap(), Protocol::Tcp, 443));
+            entry.map(|entry| entry.comment.clone())
+        };
+        assert_eq!(leads("10.43.0.1").as_deref(), Some("a/kubernetes:"));
+        assert_eq!((leads("10.43.0.77"), leads("10.42.3.4"), leads("192.0.2.1")), (None, None, None));
+        assert_eq!(leads("192.0.2.2").as_deref(), Some("a/a-thief:"), "nobody's");
+        let refused: Vec<String> = refusals.iter().map(|refusal| refusal.address.to_string()).collect();
+        assert_eq!(refused, ["10.43.0.1", "10.43.0.77", "10.42.3.4", "192.0.2.1"]);
+        assert!(refusals[3].reason.contains("a program of the node listens there"), "{refusals:?}");
+    }
+
+    #[test]
+    fn addresses_of_ipv6_have_a_table_of_their_own_as_long_as_there_are_some() {
+        let spec = json!({"clusterIP": "10.43.0.5", "clusterIPs": ["10.43.0.5", "fd00::5"],
+                          "ports": [{"port": 80, "nodePort": 30080}]});
+        let slices = [
+            slice("web", json!([endpoint("10.42.0.3", "n1", true, false)])),
+            slice(
+                "web",
+                json!([endpoint("fd01::3", "n1", true, false), endpoint("fd01::4", "n1", true, false)]),
+            ),
+        ];
+        let both = rules(&[service("web", spec)], &slices);
+        assert!(both.entries.contains_key(&Match::NodePort(Family::V6, Protocol::Tcp, 30080)));
+        let script = both.script();
+        let (v4, v6) = script.split_once("table ip6 monopod-0123abcd\n").expect("two tables");
+        assert!(v4.contains("dnat to 10.42.0.3:8080") && !v4.contains("fd0"), "{v4}");
+        assert!(v6.contains("fd00::5 . tcp . 80 : goto service-fd00__5-tcp-80"), "{v6}");
+        assert!(v6.contains("dnat ip6 to numgen random mod 2 map { 0 : fd01::3 . 8080, 1 :"), "{v6}");
+        assert!(
+            v6.contains("type ipv6_addr . ipv6_addr;") && v6.contains("ip6 daddr . meta l4proto"),
+            "{v6}"
+        );
+        let one = rules(
+            &[service("web", json!({"clusterIP": "10.43.0.5", "ports": [{"port": 80, "nodePort": 30080}]}))],
+            &slices,
+        );
+        assert!(one.change(&both).ends_with("delete table ip6 monopod-0123abcd\n"));
+        assert!(
+            both.change(&one).contains("delete table ip6 monopod-0123abcd\ntable ip6 monopod-0123abcd {")
+        );
+    }
+
+    /// The kernel's own check of it, in a network namespace of the test's.
+    #[test]
+    fn the_kernel_takes_both_tables() {
+        if !std::path::Path::new("/proc/self/fd").exists() || sys::command::find("nft").is_none() {
+            eprintln!("skipped: needs nft");
+            return;
+        }
+        let spec = json!({"clusterIP": "10.43.0.5", "clusterIPs": ["10.43.0.5", "fd00::5"],
+                          "ports": [{"port": 80, "nodePort": 30080}]});
+        let slices = [
+            slice("web", json!([endpoint("10.42.0.3", "n1", true, false)])),
+            slice(
+                "web",
+                json!([endpoint("fd01::3", "n1", true, false), endpoint("fd01::4", "n1", true, false)]),
+            ),
+        ];
+        let both = rules(&[service("web", spec)], &slices);
+        let none = rules(&[], &[]);
+        let taken = std::thread::spawn(move || {
+            if sys::namespace::unshare(sys::namespace::Namespaces::NETWORK).is_err() {
+                eprintln!("skipped: needs root");
+                return;
+            }
+            for script in [both.script(), none.change(&both), both.change(&none)] {
+                let taken = sys::command::run("nft", &["-f", "-"], script.as_bytes());
+                assert!(taken.is_ok(), "{taken:?}\n{script}");
+            }
+        });
+        taken.join().unwrap();
     }
 }

@@ -1,11 +1,13 @@
 //! Which packets go where: a function of Services and EndpointSlices.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+
+use crate::outer::{Host, Refusal, refusal};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -16,8 +18,62 @@ pub struct Instance {
     pub id: String,
     /// This node's name, for Services that only want Pods of the same node.
     pub node: String,
-    /// Addresses of the Pods of all nodes, `10.42.0.0/16`.
-    pub pod_cidr: String,
+    /// Addresses of the Pods of all nodes, `10.42.0.0/16`; one range of a family.
+    pub pod_cidrs: Vec<Range>,
+    /// Addresses of Services.
+    pub service_cidrs: Vec<Range>,
+}
+
+/// A range of addresses in CIDR notation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    network: IpAddr,
+    bits: u8,
+}
+
+impl Range {
+    /// Those of `network` whose first `bits` are the same.
+    pub fn new(network: IpAddr, bits: u8) -> Self {
+        Range { network, bits }
+    }
+
+    /// Whether the address is one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        // Both as numbers of 128 bits, IPv4 at the upper end.
+        let number = |address: IpAddr| match address {
+            IpAddr::V4(v4) => u128::from(v4.to_bits()) << 96,
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        let different = number(self.network) ^ number(address);
+        Family::of(self.network) == Family::of(address) && different.leading_zeros() >= u32::from(self.bits)
+    }
+
+    /// The family of its addresses.
+    pub fn family(&self) -> Family {
+        Family::of(self.network)
+    }
+}
+
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.network, self.bits)
+    }
+}
+
+/// A family of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// That of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
 }
 
 /// A transport protocol.
@@ -32,7 +88,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    fn parse(text: Option<&str>) -> Self {
+    pub(crate) fn parse(text: Option<&str>) -> Self {
         match text {
             Some("UDP") => Self::Udp,
             Some("SCTP") => Self::Sctp,
@@ -45,16 +101,26 @@ impl Protocol {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Match {
     /// This address: a cluster IP, an external IP or that of a load balancer.
-    Address(Ipv4Addr, Protocol, u16),
+    Address(IpAddr, Protocol, u16),
     /// Any address of the node.
-    NodePort(Protocol, u16),
+    NodePort(Family, Protocol, u16),
+}
+
+impl Match {
+    /// The family of the packets.
+    pub fn family(&self) -> Family {
+        match self {
+            Match::Address(address, ..) => Family::of(*address),
+            Match::NodePort(family, ..) => *family,
+        }
+    }
 }
 
 /// One Pod's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target {
     /// The Pod's address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The port there.
     pub port: u16,
 }
@@ -79,14 +145,20 @@ pub struct Entry {
 pub struct Ruleset {
     /// Whose they are.
     pub instance: Instance,
-    /// By match; the first Service that claims a match has it.
+    /// By match. A cluster IP comes before addresses that Services claim for themselves; among equals
+    /// the first Service has it.
     pub entries: BTreeMap<Match, Entry>,
 }
 
-/// Computes the rules of a node.
-pub fn ruleset(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], instance: &Instance) -> Ruleset {
+/// Computes the rules of a node, and what Services may not have.
+pub fn ruleset(
+    services: &[Arc<Service>],
+    slices: &[Arc<EndpointSlice>],
+    instance: &Instance,
+    host: &Host,
+) -> (Ruleset, Vec<Refusal>) {
     let mut by_service: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
-    for slice in slices.iter().filter(|slice| slice.address_type == "IPv4") {
+    for slice in slices {
         let name = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
         if let Some(name) = name {
             let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
@@ -95,14 +167,32 @@ pub fn ruleset(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], instanc
     }
     let mut sorted: Vec<&Arc<Service>> = services.iter().collect();
     sorted.sort_by(|a, b| key(a).cmp(&key(b)));
-    let mut entries = BTreeMap::new();
+    let (mut entries, mut claims, mut refusals) = (BTreeMap::new(), Vec::new(), Vec::new());
     for service in sorted {
         let slices = by_service.get(&key(service)).map(Vec::as_slice).unwrap_or_default();
-        for (matched, entry) in service_entries(service, slices, instance) {
-            entries.entry(matched).or_insert(entry);
+        for (origin, matched, entry) in service_entries(service, slices, instance) {
+            match origin {
+                Origin::Given => drop(entries.entry(matched).or_insert(entry)),
+                Origin::Claimed => claims.push((service, matched, entry)),
+            }
         }
     }
-    Ruleset { instance: instance.clone(), entries }
+    for (service, matched, entry) in claims {
+        match refusal(service, matched, instance, host) {
+            Some(refusal) => refusals.push(refusal),
+            None => drop(entries.entry(matched).or_insert(entry)),
+        }
+    }
+    (Ruleset { instance: instance.clone(), entries }, refusals)
+}
+
+/// Who has decided that a Service has an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// The cluster: no other Service has it.
+    Given,
+    /// The Service's author, or a load balancer.
+    Claimed,
 }
 
 fn key(service: &Service) -> (&str, &str) {
@@ -110,7 +200,11 @@ fn key(service: &Service) -> (&str, &str) {
     (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
 }
 
-fn service_entries(service: &Service, slices: &[&EndpointSlice], instance: &Instance) -> Vec<(Match, Entry)> {
+fn service_entries(
+    service: &Service,
+    slices: &[&EndpointSlice],
+    instance: &Instance,
+) -> Vec<(Origin, Match, Entry)> {
     let Some(spec) = &service.spec else { return Vec::new() };
     if spec.type_.as_deref() == Some("ExternalName") {
         return Vec::new();
@@ -125,39 +219,49 @@ fn port_entries(
     port: &ServicePort,
     slices: &[&EndpointSlice],
     instance: &Instance,
-) -> Vec<(Match, Entry)> {
+) -> Vec<(Origin, Match, Entry)> {
     let (namespace, name) = key(service);
     let comment = format!("{namespace}/{name}:{}", port.name.as_deref().unwrap_or_default());
     let protocol = Protocol::parse(port.protocol.as_deref());
     let all = endpoints(slices, port);
-    let entry = |policy: Option<&str>, from_outside| {
-        let local_only = policy == Some("Local");
-        let targets = choose(&all, local_only.then_some(instance.node.as_str()));
-        let drop = targets.is_empty() && !choose(&all, None).is_empty();
+    let entry = |family: Family, policy: &Option<String>, from_outside| {
+        let local_only = policy.as_deref() == Some("Local");
+        let targets = choose(&all, family, local_only.then_some(instance.node.as_str()));
+        let drop = targets.is_empty() && !choose(&all, family, None).is_empty();
         Entry { comment: comment.clone(), targets, drop, from_outside: from_outside && !local_only }
     };
-    let internal = entry(spec.internal_traffic_policy.as_deref(), false);
-    let external = entry(spec.external_traffic_policy.as_deref(), true);
+    let internal = |family| entry(family, &spec.internal_traffic_policy, false);
+    let external = |family| entry(family, &spec.external_traffic_policy, true);
     let mut entries = Vec::new();
     let Ok(number) = u16::try_from(port.port) else { return entries };
     for address in cluster_ips(spec) {
-        entries.push((Match::Address(address, protocol, number), internal.clone()));
+        let matched = Match::Address(address, protocol, number);
+        entries.push((Origin::Given, matched, internal(Family::of(address))));
     }
     for address in outer_ips(service, spec) {
-        entries.push((Match::Address(address, protocol, number), external.clone()));
+        let matched = Match::Address(address, protocol, number);
+        entries.push((Origin::Claimed, matched, external(Family::of(address))));
     }
     if let Some(number) = port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0) {
-        entries.push((Match::NodePort(protocol, number), external));
+        for family in families(spec) {
+            entries.push((Origin::Given, Match::NodePort(family, protocol, number), external(family)));
+        }
     }
     entries
 }
 
-fn cluster_ips(spec: &ServiceSpec) -> Vec<Ipv4Addr> {
+fn families(spec: &ServiceSpec) -> Vec<Family> {
+    let mut families: Vec<Family> = cluster_ips(spec).into_iter().map(Family::of).collect();
+    families.dedup();
+    families
+}
+
+fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
     let listed = spec.cluster_ips.clone().or_else(|| spec.cluster_ip.clone().map(|ip| vec![ip]));
     listed.unwrap_or_default().iter().filter_map(|ip| ip.parse().ok()).collect()
 }
 
-fn outer_ips(service: &Service, spec: &ServiceSpec) -> Vec<Ipv4Addr> {
+fn outer_ips(service: &Service, spec: &ServiceSpec) -> Vec<IpAddr> {
     let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
     let balancer = balancer.into_iter().flatten().filter_map(|ingress| ingress.ip.as_ref());
     spec.external_ips.iter().flatten().chain(balancer).filter_map(|ip| ip.parse().ok()).collect()
@@ -190,8 +294,11 @@ fn endpoints<'a>(slices: &[&'a EndpointSlice], port: &ServicePort) -> Vec<Candid
 
 /// Those that are ready; when there are none, those that still serve while
 /// they are leaving: a connection there is better than a refused one.
-fn choose(all: &[Candidate<'_>], node: Option<&str>) -> Vec<Target> {
-    let here = |candidate: &&Candidate<'_>| node.is_none() || candidate.endpoint.node_name.as_deref() == node;
+fn choose(all: &[Candidate<'_>], family: Family, node: Option<&str>) -> Vec<Target> {
+    let here = |candidate: &&Candidate<'_>| {
+        Family::of(candidate.target.address) == family
+            && (node.is_none() || candidate.endpoint.node_name.as_deref() == node)
+    };
     let conditions = |candidate: &Candidate<'_>| candidate.endpoint.conditions.clone().unwrap_or_default();
     let pick = |wanted: &dyn Fn(&Candidate<'_>) -> bool| {
         let mut targets: Vec<Target> =

@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
+use client::events::{EventType, Recorder, reference};
 use client::{Changes, Reflector};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sys::command::{self, CommandError};
+use sys::netlink::{TableWatch, conntrack};
+use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::flows::{is_stale, may_be_stale};
 use crate::render::table_name;
-use crate::{Instance, Programmed, Ruleset, ruleset};
+use crate::{Family, Host, Instance, Programmed, Refusal, Ruleset, ruleset};
 
 /// The rules could not be applied.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +48,7 @@ pub async fn run(
     slices: Reflector<EndpointSlice>,
     instance: Instance,
     programmed: Programmed,
+    recorder: Recorder,
     shutdown: CancellationToken,
 ) {
     programmed.follow(slices.clone());
@@ -54,7 +59,7 @@ pub async fn run(
     };
     if shutdown.run_until_cancelled(ready).await.is_some() {
         // Cancel-safe: a transaction that began is finished by its own thread.
-        shutdown.run_until_cancelled(keep(&services, &slices, &instance, &programmed)).await;
+        shutdown.run_until_cancelled(keep(&services, &slices, &instance, &programmed, &recorder)).await;
     }
 }
 
@@ -63,20 +68,30 @@ async fn keep(
     slices: &Reflector<EndpointSlice>,
     instance: &Instance,
     programmed: &Programmed,
+    recorder: &Recorder,
 ) {
+    // Before the first transaction, so that no end of the table goes unheard.
+    let mut watch = watch(&table_name(&instance.id));
+    let mut told = Told::default();
     let (mut service_changes, mut slice_changes) = (services.subscribe(), slices.subscribe());
     let (mut applied, mut backoff): (Option<Ruleset>, _) = (None, BACKOFF_MIN);
     loop {
         drain(&mut service_changes);
         drain(&mut slice_changes);
         let listed = slices.list();
-        let wanted = ruleset(&services.list(), &listed, instance);
+        let known = services.list();
+        let (wanted, refusals) = ruleset(&known, &listed, instance, &Host::look(&known));
+        told.tell(refusals, recorder);
         if applied.as_ref() == Some(&wanted) {
             programmed.publish(listed);
         } else {
             // Taken: after a failure nobody knows what is there, and the table is replaced.
-            match program(&wanted, applied.take()).await {
-                Ok(()) => (applied, backoff) = (Some(wanted), BACKOFF_MIN),
+            let before = applied.take();
+            match program(&wanted, before.as_ref()).await {
+                Ok(()) => {
+                    forget_stale_flows(before, &wanted).await;
+                    (applied, backoff) = (Some(wanted), BACKOFF_MIN);
+                }
                 Err(error) => {
                     tracing::warn!(error = %chain(&error), retry = ?backoff, "Services not programmed");
                     sleep(backoff).await;
@@ -87,10 +102,15 @@ async fn keep(
             programmed.publish(listed);
             sleep(INTERVAL_MIN).await;
         }
-        // Cancel-safe: a change not taken stays in its channel.
+        // Cancel-safe: a change not taken stays in its channel, a message in its socket.
         let more = tokio::select! {
             change = service_changes.next() => change.is_some(),
             change = slice_changes.next() => change.is_some(),
+            () = deleted(&mut watch) => {
+                tracing::warn!("the nftables table of Services was deleted by others, programming it again");
+                applied = None;
+                true
+            }
         };
         if !more {
             return;
@@ -99,10 +119,10 @@ async fn keep(
 }
 
 /// Changes the table, or replaces it when it is not as it was left: somebody flushed the ruleset.
-async fn program(wanted: &Ruleset, before: Option<Ruleset>) -> Result<(), Error> {
+async fn program(wanted: &Ruleset, before: Option<&Ruleset>) -> Result<(), Error> {
     let instance = &wanted.instance.id;
     if let Some(before) = before {
-        match apply(instance, wanted.change(&before)).await {
+        match apply(instance, wanted.change(before)).await {
             Ok(()) => return Ok(()),
             Err(error) => {
                 tracing::info!(error = %chain(&error), "the table was changed by others, replacing it")
@@ -110,6 +130,67 @@ async fn program(wanted: &Ruleset, before: Option<Ruleset>) -> Result<(), Error>
         }
     }
     apply(instance, wanted.script()).await
+}
+
+/// Refusals that were told, so that each is told once as long as it lasts.
+#[derive(Default)]
+struct Told(Vec<(Option<String>, String)>);
+
+impl Told {
+    fn tell(&mut self, refusals: Vec<Refusal>, recorder: &Recorder) {
+        let mut now = Vec::new();
+        for Refusal { service, reason, .. } in refusals {
+            let known = (service.metadata.uid.clone(), reason);
+            if !self.0.contains(&known) {
+                recorder.event(&reference(&*service), EventType::Warning, "InvalidExternalIP", &*known.1);
+            }
+            now.push(known);
+        }
+        self.0 = now;
+    }
+}
+
+/// Without it Services work all the same, until somebody deletes the table.
+fn watch(table: &str) -> Option<AsyncFd<TableWatch>> {
+    #[expect(deprecated, reason = "its successor is unsafe; the descriptor here is owned and stays the same")]
+    let register = AsyncFd::new;
+    let watch = TableWatch::open(table).map_err(|error| error.to_string());
+    let watch = watch.and_then(|watch| register(watch).map_err(|error| error.to_string()));
+    watch.inspect_err(|error| tracing::warn!(error, "cannot hear of changes of nftables by others")).ok()
+}
+
+/// Returns when the table has been deleted.
+async fn deleted(watch: &mut Option<AsyncFd<TableWatch>>) {
+    while let Some(opened) = watch {
+        let Ok(mut ready) = opened.readable_mut().await else { break };
+        let heard = ready.get_inner_mut().was_deleted();
+        ready.clear_ready();
+        match heard {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot hear of changes of nftables by others");
+                *watch = None;
+            }
+        }
+    }
+    std::future::pending().await
+}
+
+/// After the rules have changed: no packet of such a flow is led anew before it is forgotten.
+async fn forget_stale_flows(before: Option<Ruleset>, now: &Ruleset) {
+    if !may_be_stale(before.as_ref(), now) {
+        return;
+    }
+    let now = now.clone();
+    let forgotten = tokio::task::spawn_blocking(move || {
+        conntrack::forget_udp(|flow| is_stale(flow, before.as_ref(), &now))
+    });
+    match forgotten.await {
+        Ok(Ok(count)) if count > 0 => tracing::debug!(count, "forgot flows of UDP to Pods that are gone"),
+        Ok(Ok(_)) | Err(_) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "flows of UDP may go on to Pods that are gone"),
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -127,15 +208,26 @@ async fn apply(instance: &str, script: String) -> Result<(), Error> {
     ran.map_err(|_| Error::Interrupted)?.map(drop).map_err(|source| Error::Program { table, source })
 }
 
-/// Deletes the instance's table and says whether there was one.
+/// Deletes the instance's tables and says whether there was one.
 pub async fn cleanup(instance: &str) -> Result<bool, Error> {
-    let script = format!("delete table ip {}\n", table_name(instance));
+    let mut any = false;
+    for family in Family::ALL {
+        any |= delete(instance, family).await?;
+    }
+    Ok(any)
+}
+
+async fn delete(instance: &str, family: Family) -> Result<bool, Error> {
+    let script = format!("delete table {} {}\n", family.word(), table_name(instance));
     match apply(instance, script).await {
         Ok(()) => Ok(true),
         // Without the program nobody has made a table.
         Err(Error::Program { source: CommandError::Missing { .. }, .. }) => Ok(false),
         Err(Error::Program { source: CommandError::Failed { output, .. }, .. })
-            if output.stderr.contains("No such file or directory") =>
+            // The second where the kernel has no IPv6.
+            if ["No such file or directory", "Operation not supported"]
+                .iter()
+                .any(|said| output.stderr.contains(said)) =>
         {
             Ok(false)
         }

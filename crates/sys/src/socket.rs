@@ -1,7 +1,8 @@
-//! Bytes and descriptors over Unix sockets (`SCM_RIGHTS`).
+//! Bytes and descriptors over Unix sockets (`SCM_RIGHTS`), and who listens on ports of this network namespace.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
@@ -9,7 +10,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-use crate::Errno;
+use crate::{Context, Errno, Result as Attempted};
 
 /// Most descriptors in one message.
 pub const FDS_MAX: usize = 8;
@@ -73,6 +74,59 @@ pub fn set_nonblocking(fd: impl AsFd, nonblocking: bool) -> Result<(), Errno> {
     rustix::io::ioctl_fionbio(fd, nonblocking)
 }
 
+/// A protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Who can be spoken to on the ports of this thread's network namespace: listening sockets of TCP, and those
+/// of UDP that are not connected. An unspecified address is every address.
+///
+/// # Errors
+/// No /proc.
+pub fn listeners() -> Attempted<Vec<(Transport, SocketAddr)>> {
+    let mut found = Vec::new();
+    // Their states in the kernel's numbers: TCP_LISTEN, TCP_CLOSE.
+    for (file, transport, state) in [
+        ("tcp", Transport::Tcp, "0A"),
+        ("tcp6", Transport::Tcp, "0A"),
+        ("udp", Transport::Udp, "07"),
+        ("udp6", Transport::Udp, "07"),
+    ] {
+        let path = format!("/proc/thread-self/net/{file}");
+        let text = match std::fs::read_to_string(&path) {
+            // A kernel without IPv6.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other.on("read", &path)?,
+        };
+        found.extend(
+            text.lines().filter_map(|line| listener(line, state)).map(|address| (transport, address)),
+        );
+    }
+    Ok(found)
+}
+
+/// A line of proc(5)'s net/tcp: number, local address, remote address, state, …
+fn listener(line: &str, state: &str) -> Option<SocketAddr> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (address, port) = fields.next()?.split_once(':')?;
+    fields.nth(1).filter(|found| *found == state)?;
+    let words = address.as_bytes().chunks(8).map(|word| {
+        let word = u32::from_str_radix(str::from_utf8(word).ok()?, 16).ok()?;
+        Some(word.to_ne_bytes())
+    });
+    let bytes = words.collect::<Option<Vec<_>>>()?.concat();
+    let address = match bytes.len() {
+        4 => IpAddr::V4(Ipv4Addr::from(*bytes.first_chunk::<4>()?)),
+        _ => IpAddr::V6(Ipv6Addr::from(*bytes.first_chunk::<16>()?)),
+    };
+    Some(SocketAddr::new(address.to_canonical(), u16::from_str_radix(port, 16).ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +154,20 @@ mod tests {
         let (a, b) = pair().unwrap();
         drop(b);
         assert_eq!(send(&a, b"x", &[]), Err(Errno::PIPE));
+    }
+
+    #[test]
+    fn who_listens_is_known_by_protocol_address_and_port() {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        let connected = std::net::TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
+        let found = listeners().unwrap();
+        assert!(found.contains(&(Transport::Tcp, tcp.local_addr().unwrap())), "{found:?}");
+        assert!(found.contains(&(Transport::Udp, udp.local_addr().unwrap())), "{found:?}");
+        assert!(!found.contains(&(Transport::Tcp, connected.local_addr().unwrap())), "{found:?}");
+        let v6 = "0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 0";
+        if cfg!(target_endian = "little") {
+            assert_eq!(listener(v6, "0A"), "[::1]:8080".parse().ok());
+        }
     }
 }

@@ -1,12 +1,12 @@
 //! Netlink messages: made, sent, and taken apart.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with,
 };
 
 use crate::{Context, Result};
@@ -113,6 +113,11 @@ impl Socket {
         socket.attempt(|| "open a netlink socket").map(Socket)
     }
 
+    /// Receives what the kernel tells everybody in these groups (a mask of bits).
+    pub(super) fn join(&self, groups: u32) -> Result<()> {
+        bind(&self.0, &SocketAddrNetlink::new(0, groups)).attempt(|| "listen to a netlink group")
+    }
+
     /// The next bytes that have come.
     pub(super) fn receive(&self, bytes: &mut [u8]) -> std::result::Result<usize, Errno> {
         rustix::io::retry_on_intr(|| recv(self.0.as_fd(), &mut bytes[..], RecvFlags::empty()))
@@ -157,6 +162,12 @@ impl Socket {
                 }
             }
         }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

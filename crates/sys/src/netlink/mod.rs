@@ -1,11 +1,14 @@
-//! The few messages of rtnetlink that a Pod's network needs.
+//! The few messages of rtnetlink that a Pod's network needs, and of netfilter's tables ([`TableWatch`],
+//! [`conntrack`]).
 //!
 //! A [`Link`] socket belongs to the network namespace of the thread that opened it, wherever it
 //! is used later. So a process opens one, leaves for a new namespace, and can still
 //! make a veth pair between the two: the far end straight in its place, with its final name.
 //! Moving an end afterwards costs 15 to 50 ms of the kernel's time.
 
+pub mod conntrack;
 mod message;
+mod tables;
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -66,6 +69,8 @@ const IFA_F_NODAD: u32 = 2;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+
+pub use tables::TableWatch;
 
 /// A link-layer address.
 pub type Mac = [u8; 6];

@@ -1,0 +1,198 @@
+//! Connections that the kernel tracks, to forget those that lead to nobody.
+//!
+//! Where a connection goes is decided by its first packet. Of TCP a new connection decides anew, but UDP has
+//! no connections: as long as a sender goes on, its packets follow the first one's way.
+
+use std::net::IpAddr;
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, netlink};
+
+use super::message::{ACK, Builder, DUMP, Socket, address_of, family, next_attribute, octets, u16_at};
+use crate::{Context, Result};
+
+const SUBSYSTEM: u16 = 1 << 8;
+const NEW: u16 = SUBSYSTEM;
+const GET: u16 = SUBSYSTEM | 1;
+const DELETE: u16 = SUBSYSTEM | 2;
+
+const NESTED: u16 = 0x8000;
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const ID: u16 = 12;
+const TUPLE_IP: u16 = 1;
+const TUPLE_PROTOCOL: u16 = 2;
+const V4_SOURCE: u16 = 1;
+const V4_DESTINATION: u16 = 2;
+const V6_SOURCE: u16 = 3;
+const V6_DESTINATION: u16 = 4;
+const PROTOCOL_NUMBER: u16 = 1;
+const SOURCE_PORT: u16 = 2;
+const DESTINATION_PORT: u16 = 3;
+const UDP: u8 = 17;
+
+/// Addresses and ports of one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuple {
+    /// Who sends.
+    pub source: (IpAddr, u16),
+    /// Who receives.
+    pub destination: (IpAddr, u16),
+}
+
+/// A flow of UDP packets, as the kernel tracks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpFlow {
+    /// As the sender sends.
+    pub original: Tuple,
+    /// As the answers are expected: their source is where the packets really go.
+    pub reply: Tuple,
+    /// The kernel's number of the entry.
+    id: u32,
+}
+
+impl UdpFlow {
+    /// A flow with no entry in the kernel, for those who decide about flows.
+    pub fn new(original: Tuple, reply: Tuple) -> Self {
+        UdpFlow { original, reply, id: 0 }
+    }
+
+    /// Whether its destination was translated.
+    pub fn is_led(&self) -> bool {
+        self.reply.source != self.original.destination
+    }
+}
+
+/// Forgets the flows of UDP for which `stale` says so, and says how many. Their next packets are led anew.
+///
+/// # Errors
+/// The kernel cannot list connections (`nf_conntrack_netlink`).
+pub fn forget_udp(stale: impl Fn(&UdpFlow) -> bool) -> Result<usize> {
+    let socket = Socket::open(Some(netlink::NETFILTER), SocketFlags::empty())?;
+    let mut found = Vec::new();
+    let all = Builder::new(GET, DUMP).header(&[0; 4]);
+    socket
+        .talk(all, |kind, body| {
+            if kind == NEW {
+                found.extend(parse(body).filter(&stale));
+            }
+        })
+        .attempt(|| "list tracked connections")?;
+    for flow in &found {
+        match socket.ask(deletion(flow)) {
+            // It ended by itself.
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno).attempt(|| "forget a tracked connection"),
+        }
+    }
+    Ok(found.len())
+}
+
+fn deletion(flow: &UdpFlow) -> Builder {
+    let Tuple { source, destination } = flow.original;
+    let (from, to) =
+        if source.0.is_ipv4() { (V4_SOURCE, V4_DESTINATION) } else { (V6_SOURCE, V6_DESTINATION) };
+    Builder::new(DELETE, ACK)
+        .header(&[family(source.0), 0, 0, 0])
+        .nest(TUPLE_ORIGINAL | NESTED, |tuple| {
+            tuple
+                .nest(TUPLE_IP | NESTED, |ip| {
+                    ip.attribute(from, &octets(source.0)).attribute(to, &octets(destination.0))
+                })
+                .nest(TUPLE_PROTOCOL | NESTED, |protocol| {
+                    protocol
+                        .attribute(PROTOCOL_NUMBER, &[UDP])
+                        .attribute(SOURCE_PORT, &source.1.to_be_bytes())
+                        .attribute(DESTINATION_PORT, &destination.1.to_be_bytes())
+                })
+        })
+        .attribute(ID, &flow.id.to_be_bytes())
+}
+
+/// A flow of UDP; `None` for anything else.
+fn parse(body: &[u8]) -> Option<UdpFlow> {
+    let (mut original, mut reply, mut id) = (None, None, None);
+    for_each(body.get(4..)?, |kind, value| match kind {
+        TUPLE_ORIGINAL => original = parse_tuple(value),
+        TUPLE_REPLY => reply = parse_tuple(value),
+        ID => id = value.first_chunk().map(|chunk| u32::from_be_bytes(*chunk)),
+        _ => {}
+    });
+    Some(UdpFlow { original: original?, reply: reply?, id: id? })
+}
+
+fn parse_tuple(tuple: &[u8]) -> Option<Tuple> {
+    let (mut addresses, mut ports, mut protocol) = ((None, None), (None, None), None);
+    for_each(tuple, |kind, value| match kind {
+        TUPLE_IP => for_each(value, |kind, value| match kind {
+            V4_SOURCE | V6_SOURCE => addresses.0 = address_of(value),
+            V4_DESTINATION | V6_DESTINATION => addresses.1 = address_of(value),
+            _ => {}
+        }),
+        TUPLE_PROTOCOL => for_each(value, |kind, value| match kind {
+            PROTOCOL_NUMBER => protocol = value.first().copied(),
+            SOURCE_PORT => ports.0 = u16_at(value, 0).map(u16::from_be),
+            DESTINATION_PORT => ports.1 = u16_at(value, 0).map(u16::from_be),
+            _ => {}
+        }),
+        _ => {}
+    });
+    (protocol? == UDP).then_some(())?;
+    Some(Tuple { source: (addresses.0?, ports.0?), destination: (addresses.1?, ports.1?) })
+}
+
+fn for_each(mut attributes: &[u8], mut see: impl FnMut(u16, &[u8])) {
+    while let Some((kind, value)) = next_attribute(&mut attributes) {
+        see(kind, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::namespace::{self, Namespaces};
+    use crate::netlink::Link;
+
+    const RULES: &str = "table ip t\ndelete table ip t\ntable ip t {\n  chain c {\n    \
+        type nat hook output priority -100; policy accept;\n    \
+        udp dport 53 dnat to 127.0.0.1:PORT\n  }\n}\n";
+
+    fn lead_to(port: u16) {
+        let script = RULES.replace("PORT", &port.to_string());
+        crate::command::run("nft", &["-f", "-"], script.as_bytes()).unwrap();
+    }
+
+    /// One sender goes on while the place behind its destination changes.
+    #[test]
+    fn a_flow_that_is_forgotten_is_led_anew() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        std::thread::spawn(|| {
+            namespace::unshare(Namespaces::NETWORK).unwrap();
+            Link::open().unwrap().set_up(1).unwrap();
+            let servers = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+            let ports = [0, 1].map(|n: usize| servers[n].local_addr().unwrap().port());
+            servers.iter().for_each(|s| s.set_read_timeout(Some(Duration::from_secs(5))).unwrap());
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let mut bytes = [0; 8];
+            lead_to(ports[0]);
+            client.send_to(b"1", "127.0.0.2:53").unwrap();
+            assert_eq!(servers[0].recv(&mut bytes).unwrap(), 1);
+            lead_to(ports[1]);
+            client.send_to(b"22", "127.0.0.2:53").unwrap();
+            assert_eq!(servers[0].recv(&mut bytes).unwrap(), 2, "it follows the first packet");
+            let to_first = |flow: &UdpFlow| flow.is_led() && flow.reply.source.1 == ports[0];
+            assert_eq!(forget_udp(to_first).unwrap(), 1);
+            assert_eq!(forget_udp(to_first).unwrap(), 0);
+            client.send_to(b"333", "127.0.0.2:53").unwrap();
+            assert_eq!(servers[1].recv(&mut bytes).unwrap(), 3);
+        })
+        .join()
+        .unwrap();
+    }
+}
