@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::task::{Id, JoinSet};
@@ -40,8 +41,14 @@ impl Rooms {
         handler: Arc<dyn Handler>,
     ) {
         let shutdown = self.shutdown.clone();
+        let mut limits = wire::Limits::default();
+        // A connection is a descriptor; the node, the store and the other listeners need theirs.
+        if let Some(descriptors) = getrlimit(Resource::Nofile).current {
+            let share = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
+            limits.connections_max = limits.connections_max.min(share);
+        }
         self.run(name, async move {
-            wire::serve(listener, Some(tls), handler, shutdown).await;
+            wire::serve_with(limits, listener, Some(tls), handler, shutdown).await;
         });
     }
 

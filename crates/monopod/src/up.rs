@@ -49,6 +49,7 @@ pub(crate) fn run(settings: Settings) -> Result<()> {
     let started = Instant::now();
     logging::start(settings.log_level);
     need_root("up", "it makes namespaces, mounts and cgroups for Pods")?;
+    sys::limits::raise_descriptors()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(32)

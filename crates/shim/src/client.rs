@@ -71,6 +71,8 @@ pub fn launch(executable: &Executable, directory: &Path) -> io::Result<(Child, U
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
+    // Before anything is asked of it, so before it has any container.
+    sys::limits::restore_descriptors(&child).map_err(|error| io::Error::from(error.errno))?;
     Ok((child, ours))
 }
 

@@ -1,8 +1,9 @@
 //! Limits of single processes, set as far as this machine allows.
 
 use std::fs;
+use std::sync::OnceLock;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 
 use crate::{Context, Result};
 
@@ -44,6 +45,36 @@ pub fn set(resource: Resource, soft: u64, hard: u64) -> Result<()> {
     setrlimit(resource, cut).attempt(|| format!("set {resource:?} to {soft}:{hard}"))
 }
 
+/// What the soft limit of descriptors was before [`raise_descriptors`]; nothing: not raised.
+static DESCRIPTORS_BEFORE: OnceLock<Option<u64>> = OnceLock::new();
+
+/// Lets this process open as many files as it may: each connection is one, and with a shell's
+/// default of 1024, or less, a few hundred idle clients left none for the server itself.
+/// Answers how many that are.
+///
+/// # Errors
+/// None in practice: a soft limit may grow up to the hard one.
+pub fn raise_descriptors() -> Result<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).attempt(|| "raise the limit of descriptors")?;
+    // A second call must not take the raised limit for the one before.
+    let _ = DESCRIPTORS_BEFORE.set(limit.current);
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Gives a child the soft limit that this process was started with. Programs in containers
+/// inherit their runtime's, and some clear every descriptor up to it, so it must stay small.
+///
+/// # Errors
+/// The child has ended.
+pub fn restore_descriptors(child: &std::process::Child) -> Result<()> {
+    let Some(before) = DESCRIPTORS_BEFORE.get() else { return Ok(()) };
+    let limit = Rlimit { current: *before, maximum: getrlimit(Resource::Nofile).maximum };
+    let set = prlimit(Some(Pid::from_child(child)), Resource::Nofile, limit);
+    set.attempt(|| "restore the limit of descriptors").map(drop)
+}
+
 /// Sets this process's chance to be killed for memory. Without `CAP_SYS_RESOURCE` it cannot go
 /// below where it is: then it stays.
 ///
@@ -66,6 +97,25 @@ mod tests {
         assert_eq!(resource("RLIMIT_NOFILE"), Some(Resource::Nofile));
         assert_eq!(resource("NPROC"), Some(Resource::Nproc));
         assert_eq!(resource("RLIMIT_FUN"), None);
+    }
+
+    #[test]
+    fn a_raised_limit_of_descriptors_is_given_back_to_a_child() {
+        let before = getrlimit(Resource::Nofile);
+        let raised = raise_descriptors().unwrap();
+        assert_eq!(getrlimit(Resource::Nofile).current, before.maximum);
+        assert_eq!(raised, before.maximum.unwrap_or(u64::MAX));
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let restored = restore_descriptors(&child);
+        let limits = fs::read_to_string(format!("/proc/{}/limits", child.id()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        restored.unwrap();
+        let soft = limits.unwrap().lines().find_map(|line| {
+            line.strip_prefix("Max open files")?.split_whitespace().next().map(str::to_owned)
+        });
+        assert_eq!(soft, Some(before.current.map_or("unlimited".to_owned(), |soft| soft.to_string())));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod data;
 mod full_disk;
 mod harness;
 mod host;
+mod hostile_clients;
 mod images;
 mod network;
 mod one_pod;
