@@ -74,6 +74,8 @@ impl Cluster {
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             anonymous: false,
             nodes: Arc::new(NoNodes),
+            limits: server::Limits::default(),
+            checks: Vec::new(),
         };
         let server = Server::start(Arc::new(store) as Arc<dyn Store>, config).await.unwrap();
         let handler: Arc<dyn Handler> = server.clone();
