@@ -4,20 +4,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::LifecycleHandler;
 
+use crate::pod::event::HookReport;
 use crate::probing::{Target, http};
 
 /// Longest wait for an HTTP hook.
 const HTTP_AT_MOST: Duration = Duration::from_secs(30);
 
-/// What a hook did beside its result.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Report {
-    /// HTTPS was answered in plain HTTP: for the event `LifecycleHTTPFallback`.
-    pub(crate) fell_back_to_http: bool,
-}
-
 /// Runs a hook to its end.
-pub(crate) async fn run(target: &Target, hook: &LifecycleHandler) -> Result<Report, String> {
+pub(crate) async fn run(target: &Target, hook: &LifecycleHandler) -> Result<HookReport, String> {
     if let Some(exec) = &hook.exec {
         let command = exec.command.clone().unwrap_or_default();
         let output = target
@@ -26,7 +20,7 @@ pub(crate) async fn run(target: &Target, hook: &LifecycleHandler) -> Result<Repo
             .await
             .map_err(|err| err.to_string())?;
         return match output.exit_code {
-            0 => Ok(Report::default()),
+            0 => Ok(HookReport::default()),
             code => Err(format!("command '{}' exited with {code}", command.join(" "))),
         };
     }
@@ -35,15 +29,15 @@ pub(crate) async fn run(target: &Target, hook: &LifecycleHandler) -> Result<Repo
     }
     if let Some(sleep) = &hook.sleep {
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or_default())).await;
-        return Ok(Report::default());
+        return Ok(HookReport::default());
     }
     // tcpSocket is accepted by the API and never worked.
     Err(format!("invalid handler: {hook:?}"))
 }
 
-async fn run_http(get: http::Get) -> Result<Report, String> {
+async fn run_http(get: http::Get) -> Result<HookReport, String> {
     let fell_back = |done: Result<http::Answer, String>, fell_back_to_http| match done {
-        Ok(answer) if (200..400).contains(&answer.status) => Ok(Report { fell_back_to_http }),
+        Ok(answer) if (200..400).contains(&answer.status) => Ok(HookReport { fell_back_to_http }),
         Ok(answer) => Err(format!("HTTP lifecycle hook failed with status code: {}", answer.status)),
         Err(message) => Err(message),
     };

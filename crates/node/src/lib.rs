@@ -7,9 +7,10 @@
 //!  └────── status patches ◀───────────────┘       └────── results, exits, probes ◀───┘
 //! ```
 //!
-//! Tasks: one worker for each Pod UID (`worker`), fed by the Pod watch and the runtime's
-//! events; one task for the Node object and one for its Lease (`object`). A worker's own
-//! tasks (mounts, starts, hooks, probes) live in its `JoinSet` and end with it.
+//! Tasks: one worker for each Pod UID (`worker`), fed by the Pod watch, the runtime's
+//! events and, every few minutes, a look at all that the runtime has; one task for the Node
+//! object and one for its Lease (`object`). A worker's own tasks (mounts, starts, hooks, probes)
+//! live in its `JoinSet` and end with it. A worker that panics is begun anew.
 //!
 //! What this crate does not do: it does not place Pods, does not know how containers are
 //! made ([`runtime`] does), and does not answer to users: the server hands requests for
@@ -17,6 +18,7 @@
 //!
 //! Start reading at [`pod`].
 
+mod clock;
 mod config;
 pub mod container;
 mod credentials;
@@ -30,6 +32,7 @@ mod probing;
 mod shared;
 mod sources;
 mod termination;
+mod threads;
 pub mod volumes;
 mod worker;
 

@@ -2,29 +2,38 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use client::events::Recorder;
 use client::{Change, Client, ListOptions, Reflector};
 use futures_util::future::join;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
-use runtime::{ContainerState, ContainerStatus, Runtime, SandboxStatus};
+use runtime::{Runtime, SandboxSnapshot};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::container::config::log_directory;
 use crate::container::dns::{self, NodeDns};
 use crate::kubelet::Kubelet;
 use crate::pod::admit;
-use crate::pod::event::{Event, ImageRef};
-use crate::pod::state::{Instance, Observed, PodState, Run};
+use crate::pod::clock::Steady;
+use crate::pod::event::Event;
+use crate::pod::observe::Because;
+use crate::pod::state::PodState;
 use crate::shared::{Shared, Worker};
 use crate::sources::Watches;
-use crate::termination::Reader;
 use crate::volumes::{self, HostMounts, Mounts, PodDirectory};
-use crate::worker::{INBOX, Message, PodWorker, remove_logs};
-use crate::{Config, object};
+use crate::worker::{INBOX, Message, PodWorker, Snapshot, remove_logs};
+use crate::{Config, clock, object};
+
+/// How often all that the runtime has is compared with what is believed. Events tell everything at
+/// once; this finds what no event told, and says so.
+const AUDIT_EVERY: Duration = Duration::from_secs(300);
+/// Pause after the runtime did not answer, and before a worker that has failed is begun anew.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A running node. Dropping it ends its tasks; the Pods go on.
 pub struct Node {
@@ -86,8 +95,7 @@ impl Node {
         let until = |task| until_shutdown(shutdown.clone(), task);
         tasks.spawn(until(Box::pin(object::keep_node(Arc::clone(&shared), announce))));
         tasks.spawn(until(Box::pin(object::keep_lease(Arc::clone(&shared), ready.clone()))));
-        let dispatcher =
-            Dispatcher { shared: Arc::clone(&shared), pods, workers: JoinSet::new(), names: HashMap::new() };
+        let dispatcher = Dispatcher::new(Arc::clone(&shared), pods);
         tasks.spawn(until(Box::pin(dispatcher.run())));
         Self { shared, ready, shutdown, tasks }
     }
@@ -131,23 +139,48 @@ struct Dispatcher {
     shared: Arc<Shared>,
     pods: Reflector<Pod>,
     workers: JoinSet<()>,
+    /// Whose worker a task is.
     names: HashMap<tokio::task::Id, String>,
+    /// Which orphan a task removes.
+    orphans: HashMap<tokio::task::Id, String>,
+    /// Questions under way: nothing is awaited between two events.
+    asked: JoinSet<Answer>,
+    /// Pods whose admission waits for the newest Node, and why it was refused with the known one.
+    pending: HashMap<String, (Arc<Pod>, admit::Refusal)>,
+    /// Pods that had sandboxes when the node started and have no worker yet.
+    found: BTreeSet<String>,
 }
 
-/// What runs already, by Pod UID.
-#[derive(Default)]
-struct Found {
-    sandboxes: HashMap<String, Vec<SandboxStatus>>,
-    containers: HashMap<String, Vec<ContainerStatus>>,
+/// What came of a question.
+enum Answer {
+    /// The Node, for a Pod that waits for its admission.
+    Node { uid: String, node: Result<Box<NodeObject>, client::Error> },
+    /// All that the runtime has.
+    Audit { asked_at: Steady, sandboxes: Result<Vec<SandboxSnapshot>, runtime::Error> },
 }
 
 impl Dispatcher {
+    fn new(shared: Arc<Shared>, pods: Reflector<Pod>) -> Self {
+        Self {
+            shared,
+            pods,
+            workers: JoinSet::new(),
+            names: HashMap::new(),
+            orphans: HashMap::new(),
+            asked: JoinSet::new(),
+            pending: HashMap::new(),
+            found: BTreeSet::new(),
+        }
+    }
+
     async fn run(mut self) {
         let mut events = self.shared.runtime.events();
-        // What runs is asked for after the events are subscribed to: no exit falls between.
-        let (mut found, ()) = join(self.look(), self.pods.ready()).await;
+        let (found, ()) = join(self.look(), self.pods.ready()).await;
         let mut changes = self.pods.subscribe();
-        self.remove_orphans(&found);
+        self.found = found.iter().map(|one| one.sandbox.pod.uid.clone()).collect();
+        self.remove_orphans(found, &self.directories());
+        let mut audits = interval_at(Instant::now() + AUDIT_EVERY, AUDIT_EVERY);
+        audits.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 // Facts before wishes: exits before changes of the spec.
@@ -155,27 +188,67 @@ impl Dispatcher {
                 // Cancel-safe: an event is taken or stays.
                 Some(event) = events.recv() => self.route(event).await,
                 // Cancel-safe: the set keeps what has not been joined.
-                Some(ended) = self.workers.join_next_with_id() => self.ended(ended),
+                Some(ended) = self.workers.join_next_with_id() => self.ended(ended).await,
+                // Cancel-safe: the set keeps what has not been joined.
+                Some(answer) = self.asked.join_next() => self.answered(answer).await,
                 // Cancel-safe: a change is taken or stays.
                 change = changes.next() => match change {
-                    Some(change) => self.changed(change, &mut found).await,
+                    Some(change) => self.changed(change).await,
                     None => return,
                 },
+                // Cancel-safe: a tick is taken or stays.
+                _ = audits.tick() => self.audit(),
             }
         }
     }
 
-    async fn look(&self) -> Found {
-        let runtime = &self.shared.runtime;
-        let (sandboxes, containers) = join(runtime.sandboxes(), runtime.containers()).await;
-        let mut found = Found::default();
-        for sandbox in told(sandboxes, "sandboxes") {
-            found.sandboxes.entry(sandbox.pod.uid.clone()).or_default().push(sandbox);
+    /// All that the runtime has; asked for until there is an answer.
+    async fn look(&self) -> Vec<SandboxSnapshot> {
+        loop {
+            match self.shared.runtime.snapshot(None).await {
+                Ok(found) => return found,
+                Err(error) => {
+                    tracing::error!(%error, "the runtime does not say what it has; asking again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
         }
-        for container in told(containers, "containers") {
-            found.containers.entry(container.pod.uid.clone()).or_default().push(container);
+    }
+
+    fn audit(&mut self) {
+        let runtime = Arc::clone(&self.shared.runtime);
+        self.asked.spawn(async move {
+            let asked_at = clock::now().steady;
+            Answer::Audit { asked_at, sandboxes: runtime.snapshot(None).await }
+        });
+    }
+
+    async fn answered(&mut self, answer: Result<Answer, JoinError>) {
+        match answer {
+            Ok(Answer::Node { uid, node }) => self.node_answered(&uid, node).await,
+            Ok(Answer::Audit { asked_at, sandboxes: Ok(sandboxes) }) => {
+                self.hand_out(asked_at, sandboxes).await
+            }
+            Ok(Answer::Audit { sandboxes: Err(error), .. }) => {
+                tracing::warn!(%error, "the runtime does not say what it has; the next audit asks again");
+            }
+            Err(error) => tracing::error!(%error, "a question of the node has failed"),
         }
-        found
+    }
+
+    /// Gives each worker what the audit found of its Pod. What belongs to nobody is removed.
+    async fn hand_out(&mut self, asked_at: Steady, sandboxes: Vec<SandboxSnapshot>) {
+        let mut by_pod: HashMap<String, Vec<SandboxSnapshot>> = HashMap::new();
+        for one in sandboxes {
+            by_pod.entry(one.sandbox.pod.uid.clone()).or_default().push(one);
+        }
+        let uids: Vec<String> = self.shared.workers().keys().cloned().collect();
+        for uid in uids {
+            let sandboxes = by_pod.remove(&uid).unwrap_or_default();
+            let snapshot = Snapshot { because: Because::Audit, asked_at, sandboxes };
+            self.send(&uid, Message::Seen(snapshot)).await;
+        }
+        self.remove_orphans(by_pod.into_values().flatten().collect(), &[]);
     }
 
     async fn route(&self, event: runtime::Event) {
@@ -190,7 +263,7 @@ impl Dispatcher {
                 let inboxes: Vec<_> =
                     self.shared.workers().values().map(|worker| worker.inbox.clone()).collect();
                 for inbox in inboxes {
-                    let _ = inbox.send(Message::LookAgain).await;
+                    let _ = inbox.send(Message::LookAgain(Because::EventsLost)).await;
                 }
                 return;
             }
@@ -207,19 +280,19 @@ impl Dispatcher {
         }
     }
 
-    async fn changed(&mut self, change: Change<Pod>, found: &mut Found) {
+    async fn changed(&mut self, change: Change<Pod>) {
         let pod = Arc::clone(change.object());
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         match change {
+            // It was never admitted: nothing of it is here.
+            Change::Deleted(_) if self.pending.remove(&uid).is_some() => {}
             Change::Deleted(_) => {
-                let by_force = pod.metadata.deletion_timestamp.is_some();
-                let grace_period_seconds = pod.metadata.deletion_grace_period_seconds.filter(|_| by_force);
-                self.send(&uid, Message::Event(Event::PodRemoved { grace_period_seconds })).await;
+                self.send(&uid, Message::Event(removed(&pod))).await;
             }
             Change::Added(_) | Change::Modified { .. } => {
                 self.replaced(&change).await;
                 if !self.send(&uid, Message::Event(Event::PodChanged(Arc::clone(&pod)))).await {
-                    self.adopt(pod, &uid, found).await;
+                    self.take_up(pod, &uid).await;
                 }
             }
         }
@@ -235,43 +308,67 @@ impl Dispatcher {
         }
     }
 
-    /// Begins a worker for a Pod, with whatever of it runs already.
-    async fn adopt(&mut self, pod: Arc<Pod>, uid: &str, found: &mut Found) {
-        let sandboxes = found.sandboxes.remove(uid).unwrap_or_default();
-        let containers = found.containers.remove(uid).unwrap_or_default();
-        let fresh = sandboxes.is_empty() && pod.metadata.deletion_timestamp.is_none() && is_open(&pod);
-        let refusal = if fresh { self.admit(&pod).await.err() } else { None };
-        let observed = self.observed(uid, &sandboxes, containers);
-        let state = PodState::adopted(Arc::clone(&pod), observed, Timestamp::now());
-        let (outbox, inbox) = mpsc::channel(INBOX);
-        let first = match refusal {
-            Some(refusal) => Event::Refused { reason: refusal.reason, message: refusal.message },
-            None => Event::PodChanged(Arc::clone(&pod)),
-        };
-        // The inbox is empty and has room for one.
-        let _ = outbox.send(Message::Event(first)).await;
-        let worker = Worker { inbox: outbox.clone(), pod, terminated: false, sandbox: None };
-        self.shared.workers().insert(uid.into(), worker);
-        let ids = sandboxes.into_iter().map(|sandbox| sandbox.id).collect();
-        let worker = PodWorker::new(Arc::clone(&self.shared), state, ids, (outbox, inbox));
-        let task = self.workers.spawn(worker.run());
-        self.names.insert(task.id(), uid.into());
+    /// Begins a worker for a Pod of which nothing is known yet, if the node admits it. What it knows of its
+    /// Node may be older than what the scheduler knew, so a Node whose labels do not fit is asked for
+    /// once more before the Pod is refused for good, as the kubelet's predicate handler does.
+    async fn take_up(&mut self, pod: Arc<Pod>, uid: &str) {
+        if let Some((pending, _)) = self.pending.get_mut(uid) {
+            *pending = pod;
+            return;
+        }
+        let new = !self.found.remove(uid) && is_new(&pod);
+        match if new { self.admit_on(&pod, &self.shared.node()) } else { Ok(()) } {
+            Ok(()) => self.begin(uid, Arc::clone(&pod), Event::PodChanged(pod), Duration::ZERO).await,
+            Err(refusal) if refusal.reason == "NodeAffinity" => {
+                self.pending.insert(uid.into(), (pod, refusal));
+                self.ask_for_node(uid.into());
+            }
+            Err(refusal) => self.refuse(uid, pod, refusal).await,
+        }
     }
 
-    /// As the kubelet's predicate handler: what it knows of its Node may be older than what the scheduler
-    /// knew, so a Node whose labels do not fit is asked for once more before the Pod is refused for good.
-    async fn admit(&self, pod: &Pod) -> Result<(), admit::Refusal> {
-        let Err(refusal) = self.admit_on(pod, &self.shared.node()) else { return Ok(()) };
-        if refusal.reason != "NodeAffinity" {
-            return Err(refusal);
-        }
-        match self.shared.client.get::<NodeObject>("", &self.shared.config.node_name).await {
-            Ok(node) => self.admit_on(pod, &node),
+    fn ask_for_node(&mut self, uid: String) {
+        let (client, name) = (self.shared.client.clone(), self.shared.config.node_name.clone());
+        self.asked.spawn(async move {
+            let node = client.get::<NodeObject>("", &name).await.map(Box::new);
+            Answer::Node { uid, node }
+        });
+    }
+
+    async fn node_answered(&mut self, uid: &str, node: Result<Box<NodeObject>, client::Error>) {
+        let Some((pod, refusal)) = self.pending.remove(uid) else { return };
+        let admitted = match node {
+            // It may have been deleted, or have ended, in the meantime.
+            _ if !is_new(&pod) => Ok(()),
+            Ok(node) => self.admit_on(&pod, &node),
             Err(error) => {
                 tracing::warn!(%error, "cannot ask for the Node");
                 Err(refusal)
             }
+        };
+        match admitted {
+            Ok(()) => self.begin(uid, Arc::clone(&pod), Event::PodChanged(pod), Duration::ZERO).await,
+            Err(refusal) => self.refuse(uid, pod, refusal).await,
         }
+    }
+
+    async fn refuse(&mut self, uid: &str, pod: Arc<Pod>, refusal: admit::Refusal) {
+        let event = Event::Refused { reason: refusal.reason, message: refusal.message };
+        self.begin(uid, pod, event, Duration::ZERO).await;
+    }
+
+    /// Begins a worker. It asks the runtime what there is of the Pod only when events already come to it:
+    /// no exit falls between.
+    async fn begin(&mut self, uid: &str, pod: Arc<Pod>, first: Event, pause: Duration) {
+        let state = PodState::admitted(Arc::clone(&pod), clock::now().time);
+        let (outbox, inbox) = mpsc::channel(INBOX);
+        // The inbox is empty and has room for one.
+        let _ = outbox.send(Message::Event(first)).await;
+        let worker = Worker { inbox: outbox.clone(), pod, terminated: false, sandbox: None };
+        self.shared.workers().insert(uid.into(), worker);
+        let worker = PodWorker::new(Arc::clone(&self.shared), state, (outbox, inbox));
+        let task = self.workers.spawn(worker.run(pause));
+        self.names.insert(task.id(), uid.into());
     }
 
     fn admit_on(&self, pod: &Pod, node: &NodeObject) -> Result<(), admit::Refusal> {
@@ -284,57 +381,60 @@ impl Dispatcher {
         admit::admit(pod, node, &others, &self.shared.config.allowed_sysctls)
     }
 
-    fn observed(&self, uid: &str, sandboxes: &[SandboxStatus], containers: Vec<ContainerStatus>) -> Observed {
-        let ready =
-            sandboxes.iter().filter(|sandbox| sandbox.ready).max_by_key(|sandbox| sandbox.pod.attempt);
-        let last = sandboxes.iter().map(|sandbox| sandbox.pod.attempt).max();
-        let directory = PodDirectory::new(&self.shared.config.pods_directory, uid);
-        let instances = containers.into_iter().filter_map(|status| {
-            let lost = status.state == ContainerState::Running
-                && ready.is_none_or(|ready| ready.id != status.sandbox_id);
-            instance(&directory, status, lost)
-        });
-        Observed {
-            sandbox: ready.map(|sandbox| (sandbox.pod.attempt, sandbox.id.clone(), sandbox.ips.clone())),
-            next_sandbox: last.map_or(0, |attempt| attempt + 1),
-            instances: instances.collect(),
-        }
-    }
-
     /// A worker has ended; one that panicked is begun anew from what can be observed.
-    fn ended(&mut self, ended: Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
+    async fn ended(&mut self, ended: Result<(tokio::task::Id, ()), JoinError>) {
         let id = match &ended {
             Ok((id, ())) => *id,
             Err(error) => error.id(),
         };
+        self.orphans.remove(&id);
         let Some(uid) = self.names.remove(&id) else { return };
-        self.shared.workers().remove(&uid);
-        if let Err(error) = ended {
-            tracing::error!(%uid, %error, "the worker of a Pod has failed; the Pod is taken up again at its next change");
+        let worker = self.shared.workers().remove(&uid);
+        let (Err(error), Some(worker)) = (ended, worker) else { return };
+        let meta = &worker.pod.metadata;
+        let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
+        tracing::error!(%uid, namespace, name, %error, "the worker of a Pod has failed; the Pod is taken up anew");
+        let known = self.pods.get(namespace.unwrap_or_default(), name.unwrap_or_default());
+        match known.filter(|pod| pod.metadata.uid.as_deref() == Some(&*uid)) {
+            Some(pod) => self.begin(&uid, Arc::clone(&pod), Event::PodChanged(pod), PAUSE).await,
+            None => self.begin(&uid, Arc::clone(&worker.pod), removed(&worker.pod), PAUSE).await,
         }
     }
 
+    /// Pods that have left a directory.
+    fn directories(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.shared.config.pods_directory).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
     /// Takes down what no Pod of the API owns.
-    fn remove_orphans(&mut self, found: &Found) {
-        let known: BTreeSet<String> =
+    fn remove_orphans(&mut self, found: Vec<SandboxSnapshot>, directories: &[String]) {
+        let mut known: BTreeSet<String> =
             self.pods.list().iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
-        let directories =
-            std::fs::read_dir(&self.shared.config.pods_directory).into_iter().flatten().flatten();
-        let mut orphans: BTreeSet<String> =
-            directories.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        orphans.extend(found.sandboxes.keys().cloned());
-        for uid in orphans.difference(&known) {
-            let sandboxes = found.sandboxes.get(uid).cloned().unwrap_or_default();
-            self.workers.spawn(remove_orphan(Arc::clone(&self.shared), uid.clone(), sandboxes));
+        known.extend(self.shared.workers().keys().cloned());
+        known.extend(self.orphans.values().cloned());
+        let mut orphans: HashMap<String, Vec<SandboxSnapshot>> =
+            directories.iter().map(|uid| (uid.clone(), Vec::new())).collect();
+        for one in found {
+            orphans.entry(one.sandbox.pod.uid.clone()).or_default().push(one);
+        }
+        for (uid, sandboxes) in orphans.into_iter().filter(|(uid, _)| !known.contains(uid)) {
+            let task = self.workers.spawn(remove_orphan(Arc::clone(&self.shared), uid.clone(), sandboxes));
+            self.orphans.insert(task.id(), uid);
         }
     }
 }
 
-fn told<T>(answer: Result<Vec<T>, runtime::Error>, what: &str) -> Vec<T> {
-    answer.unwrap_or_else(|error| {
-        tracing::error!(%error, "the runtime does not tell its {what}");
-        Vec::new()
-    })
+/// The event of a Pod that the API has forgotten.
+fn removed(pod: &Pod) -> Event {
+    let by_force = pod.metadata.deletion_timestamp.is_some();
+    let grace_period_seconds = pod.metadata.deletion_grace_period_seconds.filter(|_| by_force);
+    Event::PodRemoved { grace_period_seconds }
+}
+
+/// Whether a Pod that was not here before is to be admitted: it is neither over nor on its way out.
+fn is_new(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none() && is_open(pod)
 }
 
 /// Whether the Pod is not over according to the API.
@@ -343,36 +443,13 @@ fn is_open(pod: &Pod) -> bool {
     !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// One container as the state machine sees it; one that was never started is made again.
-fn instance(directory: &PodDirectory, status: ContainerStatus, lost: bool) -> Option<Instance> {
-    let image = ImageRef {
-        id: status.image_id.clone(),
-        name: status.image.clone(),
-        image_id: status.image_id.clone(),
-    };
-    let started_at = status.started_at.unwrap_or(status.created_at);
-    let run = Run { id: status.id.clone(), started_at, user: None };
-    let state = match status.state {
-        ContainerState::Created => return None,
-        ContainerState::Running if lost => Err(crate::pod::step::lost(&run, Timestamp::now())),
-        ContainerState::Running => Ok(run),
-        ContainerState::Exited | ContainerState::Unknown => {
-            // Whether logs stand in for the message was decided when it ended; the API remembers.
-            let reader =
-                Reader { directory: directory.clone(), container: status.name.clone(), from_logs: false };
-            Err(reader.exit(&status))
-        }
-    };
-    Some(Instance { name: status.name, attempt: status.attempt, image, state })
-}
-
-async fn remove_orphan(shared: Arc<Shared>, uid: String, sandboxes: Vec<SandboxStatus>) {
+async fn remove_orphan(shared: Arc<Shared>, uid: String, sandboxes: Vec<SandboxSnapshot>) {
     tracing::info!(%uid, "removing a Pod that the API does not know");
     let mut logs = Vec::new();
-    for sandbox in sandboxes {
+    for SandboxSnapshot { sandbox, .. } in sandboxes {
         let stopped = shared.runtime.stop_sandbox(&sandbox.id).await;
         if let Err(error) = stopped.and(shared.runtime.remove_sandbox(&sandbox.id).await) {
-            tracing::warn!(%uid, %error, "an orphaned sandbox could not be removed; it is tried again at the next start");
+            tracing::warn!(%uid, %error, "an orphaned sandbox could not be removed; it is tried again at the next audit");
             return;
         }
         let mut pod = Pod::default();
@@ -387,7 +464,7 @@ async fn remove_orphan(shared: Arc<Shared>, uid: String, sandboxes: Vec<SandboxS
         logs.iter().try_for_each(|logs| remove_logs(logs, links))?;
         volumes::remove_directory(&*shared.mounts, &directory)
     };
-    match tokio::task::spawn_blocking(files).await {
+    match runtime::on_own_thread((), files).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(%error, "files of an orphaned Pod could not be removed"),
         Err(error) => tracing::warn!(%error, "files of an orphaned Pod could not be removed"),

@@ -3,14 +3,17 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use client::{Client, DeleteOptions, InProcess, ListOptions, Reflector};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Node as NodeObject, Pod, ServiceAccount};
 use node::volumes::Mounts;
-use node::{Config, Node};
+use node::{Config, ConfirmEndpoints, Node};
 use serde_json::{Value, json};
 use server::{Nodes, Server};
 use store::{Embedded, History, Store};
@@ -31,10 +34,15 @@ impl Nodes for NoNodes {
 }
 
 /// Mounts that need no root: the directories stay what they are.
-struct NoMounts;
+#[derive(Default)]
+struct NoMounts {
+    /// While this is locked, a tmpfs hangs, as a mount of a server that is gone.
+    hanging: Arc<Mutex<()>>,
+}
 
 impl Mounts for NoMounts {
     fn tmpfs(&self, _: &Path, _: Option<u64>) -> io::Result<()> {
+        drop(self.hanging.lock());
         Ok(())
     }
 
@@ -51,7 +59,22 @@ impl Mounts for NoMounts {
     }
 }
 
+/// Panics when it is asked for the first time: in the very middle of a worker.
+#[derive(Default)]
+struct PanicsOnce {
+    asked: AtomicU32,
+}
+
+impl ConfirmEndpoints for PanicsOnce {
+    fn withdrawn(&self, _: &str, _: &str, _: &str, _: Duration) -> BoxFuture<'static, ()> {
+        assert!(self.asked.fetch_add(1, Ordering::AcqRel) > 0, "as the test wants it");
+        std::future::ready(()).boxed()
+    }
+}
+
 struct Cluster {
+    endpoints: Option<Arc<dyn ConfirmEndpoints>>,
+    hanging: Arc<Mutex<()>>,
     directory: tempfile::TempDir,
     server: Arc<Server>,
     admin: Client,
@@ -63,6 +86,10 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    async fn start_with(endpoints: Option<Arc<dyn ConfirmEndpoints>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store =
             Embedded::open(&directory.path().join("state"), server::stamp, History::default()).unwrap();
@@ -84,8 +111,17 @@ impl Cluster {
         let mut tasks = JoinSet::new();
         let all = ListOptions::default();
         let pods = Reflector::spawn(admin.clone(), NAMESPACE, all, &mut tasks, CancellationToken::new());
-        let mut cluster =
-            Self { directory, server, admin, runtime: Arc::default(), node: None, pods, _tasks: tasks };
+        let mut cluster = Self {
+            endpoints,
+            hanging: Arc::default(),
+            directory,
+            server,
+            admin,
+            runtime: Arc::default(),
+            node: None,
+            pods,
+            _tasks: tasks,
+        };
         cluster.furnish().await;
         cluster.start_node().await;
         cluster
@@ -128,10 +164,15 @@ impl Cluster {
             labels: Vec::new(),
             taints: Vec::new(),
             pod_cidr: None,
-            endpoints: None,
+            endpoints: self.endpoints.clone(),
         };
         let client = Client::new(Arc::new(transport));
-        let node = Node::start_with(client, self.runtime.clone(), config, Arc::new(NoMounts));
+        let node = Node::start_with(
+            client,
+            self.runtime.clone(),
+            config,
+            Arc::new(NoMounts { hanging: self.hanging.clone() }),
+        );
         let mut ready = node.ready();
         within(ready.wait_for(|ready| *ready)).await.unwrap();
         self.node = Some(node);
@@ -164,6 +205,10 @@ impl Cluster {
                 self.runtime.calls()
             ),
         }
+    }
+
+    fn called(&self, call: &str) -> usize {
+        self.runtime.calls().iter().filter(|one| one.starts_with(call)).count()
     }
 
     async fn running(&self, name: &str) -> Value {
@@ -288,4 +333,110 @@ async fn the_node_object_is_ready_with_the_kubelets_words() {
     assert_eq!(ready["message"], "kubelet is posting ready status");
     assert_eq!(node["status"]["nodeInfo"]["kubeletVersion"], "v1.36.2");
     assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], NAME);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_panics_is_tried_again_and_wedges_nothing() {
+    let cluster = Cluster::start().await;
+    cluster.runtime.panic("start", 1);
+    cluster.create("web", plain()).await;
+    // It panics when the program runs already: what runs is taken over, not started again.
+    cluster.running("web").await;
+    assert_eq!((cluster.called("create"), cluster.called("start")), (1, 1), "{:?}", cluster.runtime.calls());
+    cluster.runtime.panic("terminate", 1);
+    cluster.admin.delete::<Pod>(NAMESPACE, "web", &DeleteOptions::default()).await.unwrap();
+    cluster.until("web", |pod| pod.is_none()).await;
+    assert_eq!(cluster.runtime.count(), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_panics_is_begun_anew_with_what_runs() {
+    let cluster = Cluster::start_with(Some(Arc::new(PanicsOnce::default()))).await;
+    cluster.create("web", plain()).await;
+    cluster.running("web").await;
+    // A ready Pod that is deleted asks for its endpoints: the worker panics, and there is another.
+    cluster.admin.delete::<Pod>(NAMESPACE, "web", &DeleteOptions::default()).await.unwrap();
+    cluster.until("web", |pod| pod.is_none()).await;
+    let calls = ["run_sandbox", "start c", "terminate c"].map(|call| cluster.called(call));
+    assert_eq!(calls, [1, 1, 1], "{:?}", cluster.runtime.calls());
+    assert_eq!(cluster.runtime.count(), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_while_events_were_lost_is_found() {
+    let cluster = Cluster::start().await;
+    cluster.create("web", plain()).await;
+    cluster.running("web").await;
+    cluster.runtime.lose(Some("c"));
+    cluster.runtime.overflow();
+    within(cluster.runtime.running("c", 1)).await;
+    assert_eq!(cluster.called("run_sandbox"), 1);
+    let told = |pod: Option<&Value>| {
+        pod.is_some_and(|pod| pod["status"]["containerStatuses"][0]["restartCount"] == 1)
+    };
+    cluster.until("web", told).await;
+    cluster.runtime.lose(None);
+    cluster.runtime.overflow();
+    let backs_off = |pod: Option<&Value>| {
+        let state = pod.map(|pod| pod["status"]["containerStatuses"][0]["state"].clone());
+        state.is_some_and(|state| state["waiting"]["reason"] == "CrashLoopBackOff")
+    };
+    cluster.until("web", backs_off).await;
+    assert_eq!(cluster.called("run_sandbox"), 2, "{:?}", cluster.runtime.calls());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_does_not_answer_is_not_taken_for_an_empty_one() {
+    let mut cluster = Cluster::start().await;
+    cluster.create("web", plain()).await;
+    cluster.running("web").await;
+    cluster.node.take().unwrap().shutdown().await;
+    cluster.runtime.fail("snapshot", 2);
+    cluster.start_node().await;
+    cluster.runtime.exit("c", 1);
+    within(cluster.runtime.running("c", 1)).await;
+    assert_eq!((cluster.called("run_sandbox"), cluster.called("start c/0")), (1, 1));
+}
+
+/// Mounts of more Pods than there are blocking threads hang, and another Pod runs all the same.
+#[test]
+fn mounts_that_hang_stop_no_other_pod() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(4)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let cluster = Cluster::start().await;
+        let hanging = cluster.hanging.clone();
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let (locked, is_locked) = std::sync::mpsc::channel();
+        let holder = std::thread::spawn(move || {
+            let _held = hanging.lock();
+            locked.send(()).unwrap();
+            // Ends when the test does, also when it fails.
+            let _ = wait.recv();
+        });
+        is_locked.recv().unwrap();
+        for n in 0..8 {
+            let mut spec = plain();
+            spec["volumes"] = json!([{"name": "v", "emptyDir": {"medium": "Memory"}}]);
+            spec["automountServiceAccountToken"] = false.into();
+            cluster.create(&format!("hung{n}"), spec).await;
+        }
+        for n in 0..8 {
+            let seen = |pod: Option<&Value>| pod.is_some_and(|pod| pod["status"]["startTime"].is_string());
+            cluster.until(&format!("hung{n}"), seen).await;
+        }
+        let mut other = plain();
+        other["automountServiceAccountToken"] = false.into();
+        cluster.create("web", other).await;
+        cluster.running("web").await;
+        drop(release);
+        holder.join().unwrap();
+        for n in 0..8 {
+            cluster.running(&format!("hung{n}")).await;
+        }
+    });
 }

@@ -22,6 +22,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// All sandboxes, as observed now: how a node that starts learns what is already running.
     fn sandboxes(&self) -> BoxFuture<'_, Result<Vec<SandboxStatus>, Error>>;
 
+    /// What there is of one Pod, by its UID, or of all: each sandbox with its containers, dead ones
+    /// too. What is told of a sandbox is not newer than what is told of its containers.
+    fn snapshot<'a>(&'a self, pod_uid: Option<&'a str>)
+    -> BoxFuture<'a, Result<Vec<SandboxSnapshot>, Error>>;
+
     /// Prepares a container of a running sandbox: snapshot, cgroup, log file. Returns its id.
     fn create_container<'a>(
         &'a self,
@@ -30,6 +35,8 @@ pub trait Runtime: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<String, Error>>;
     /// Starts the created container's process; when this returns the program has been executed.
     fn start_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+    /// Sends the stop signal and returns: the end is an event. One that was not started is killed.
+    fn terminate_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>>;
     /// Sends the stop signal, waits up to `grace`, then kills. Returns when the container has exited.
     fn stop_container<'a>(&'a self, id: &'a str, grace: Duration) -> BoxFuture<'a, Result<(), Error>>;
     /// Removes a stopped container, its snapshot and cgroup; its log stays.
@@ -254,6 +261,15 @@ pub struct SandboxStatus {
     pub labels: BTreeMap<String, String>,
     /// As given.
     pub annotations: BTreeMap<String, String>,
+}
+
+/// A sandbox with all its containers.
+#[derive(Clone, Debug)]
+pub struct SandboxSnapshot {
+    /// The sandbox.
+    pub sandbox: SandboxStatus,
+    /// Its containers, ended ones too.
+    pub containers: Vec<ContainerStatus>,
 }
 
 /// A mount into a container.

@@ -33,7 +33,9 @@ mod peer;
 #[cfg(test)]
 mod recorded;
 mod sandbox;
+mod threads;
 
 pub use interface::*;
 pub use native::{Config, Native};
 pub use network::{Subnet, range_taken};
+pub use threads::on_own_thread;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, Shared};
@@ -16,7 +16,7 @@ use crate::events::Events;
 use crate::image::{ImageStore, Registries};
 use crate::interface::{
     AttachOptions, ContainerConfig, ContainerStats, ContainerStatus, Credentials, Error, Event, ExecOptions,
-    ExecOutput, Image, PodIdentity, Runtime, SandboxConfig, SandboxStatus, Streams,
+    ExecOutput, Image, PodIdentity, Runtime, SandboxConfig, SandboxSnapshot, SandboxStatus, Streams,
 };
 use crate::layout::{Layout, failed};
 use crate::link::Link;
@@ -90,6 +90,7 @@ pub(crate) struct Inner {
     ports: tokio::sync::Mutex<()>,
     host_ports: Mutex<BTreeMap<String, HostPorts>>,
     pulls: Mutex<HashMap<String, SharedPull>>,
+    making: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -181,6 +182,7 @@ impl Inner {
             ports: tokio::sync::Mutex::default(),
             host_ports: Mutex::default(),
             pulls: Mutex::default(),
+            making: Mutex::default(),
             stop: CancellationToken::new(),
             layout,
             store,
@@ -316,6 +318,32 @@ impl Inner {
             .map_err(|e| Error::host("failed to program ports", e))?
     }
 
+    /// Makes something of a Pod, one thing at a time and to its end, also when whoever asked has
+    /// left: who asks again finds what was made, and never makes it twice.
+    async fn make<T: Send + 'static>(
+        self: &Arc<Self>,
+        pod_uid: &str,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let turn = self.turn_of(pod_uid);
+        let task = self.tasks.spawn(async move {
+            let _turn = turn.lock().await;
+            work.await
+        });
+        task.await.map_err(|e| Error::host("failed to finish", e))?
+    }
+
+    fn turn_of(&self, pod_uid: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = making.get(pod_uid).and_then(Weak::upgrade) {
+            return turn;
+        }
+        making.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::new(tokio::sync::Mutex::new(()));
+        making.insert(pod_uid.to_owned(), Arc::downgrade(&turn));
+        turn
+    }
+
     /// Pulls, sharing the download with whoever pulls the same.
     fn pull(self: &Arc<Self>, reference: &str, credentials: Vec<Credentials>) -> SharedPull {
         let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
@@ -356,7 +384,12 @@ async fn blocking<T: Send + 'static>(
 
 impl Runtime for Native {
     fn run_sandbox(&self, config: SandboxConfig) -> BoxFuture<'_, Result<SandboxStatus, Error>> {
-        sandbox::run::run(&self.inner, config).boxed()
+        let inner = self.inner.clone();
+        async move {
+            let (uid, owner) = (config.pod.uid.clone(), inner.clone());
+            inner.make(&uid, async move { sandbox::run::run(&owner, config).await }).await
+        }
+        .boxed()
     }
 
     fn stop_sandbox<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
@@ -383,14 +416,31 @@ impl Runtime for Native {
         async move { Ok(self.inner.all().iter().map(|sandbox| sandbox.status()).collect()) }.boxed()
     }
 
+    fn snapshot<'a>(
+        &'a self,
+        pod_uid: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<SandboxSnapshot>, Error>> {
+        let all = self.inner.all().into_iter();
+        let asked = all.filter(|sandbox| pod_uid.is_none_or(|uid| sandbox.pod_uid() == uid));
+        let snapshot = asked.map(|one| {
+            // First the sandbox: one that is not ready any more has told how its containers ended.
+            let sandbox = one.status();
+            let containers = one.containers().iter().map(|container| container.status()).collect();
+            SandboxSnapshot { sandbox, containers }
+        });
+        futures_util::future::ready(Ok(snapshot.collect())).boxed()
+    }
+
     fn create_container<'a>(
         &'a self,
         sandbox: &'a str,
         config: ContainerConfig,
     ) -> BoxFuture<'a, Result<String, Error>> {
         async move {
-            let sandbox = self.inner.sandbox(sandbox)?;
-            container::create::create(&self.inner, &sandbox, config).await
+            let (sandbox, owner) = (self.inner.sandbox(sandbox)?, self.inner.clone());
+            let uid = sandbox.pod_uid().to_owned();
+            let create = async move { container::create::create(&owner, &sandbox, config).await };
+            self.inner.make(&uid, create).await
         }
         .boxed()
     }
@@ -398,7 +448,19 @@ impl Runtime for Native {
     fn start_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         async move {
             let (sandbox, container) = self.inner.container(id)?;
-            container::create::start(&sandbox, &container).await
+            let uid = sandbox.pod_uid().to_owned();
+            let start = async move { container::create::start(&sandbox, &container).await };
+            self.inner.make(&uid, start).await
+        }
+        .boxed()
+    }
+
+    fn terminate_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            match self.inner.container(id) {
+                Ok((sandbox, container)) => container::stop::terminate(&sandbox, &container).await,
+                Err(_) => Ok(()),
+            }
         }
         .boxed()
     }

@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use runtime::{
     AttachOptions, ContainerConfig, ContainerState, ContainerStats, ContainerStatus, Credentials, Error,
-    Event, ExecOptions, ExecOutput, Image, Runtime, SandboxConfig, SandboxStatus, Streams,
+    Event, ExecOptions, ExecOutput, Image, Runtime, SandboxConfig, SandboxSnapshot, SandboxStatus, Streams,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -38,7 +38,20 @@ struct Inner {
     exec: HashMap<Vec<String>, ExecOutput>,
     events: Option<mpsc::Sender<Event>>,
     calls: Vec<String>,
+    /// Calls of these names fail, or panic, so many times.
+    failing: HashMap<&'static str, u32>,
+    panicking: HashMap<&'static str, u32>,
     count: u32,
+}
+
+impl Inner {
+    /// Panics if the test has asked for it.
+    fn panics(&mut self, call: &str) {
+        if let Some(left) = self.panicking.get_mut(call).filter(|left| **left > 0) {
+            *left -= 1;
+            panic!("{call} panics, as the test wants it");
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -88,6 +101,45 @@ impl FakeRuntime {
     pub fn answer_exec(&self, command: &[&str], output: ExecOutput) {
         let command = command.iter().map(|word| word.to_string()).collect();
         self.lock().exec.insert(command, output);
+    }
+
+    /// The next calls of this name fail: `snapshot`.
+    pub fn fail(&self, call: &'static str, times: u32) {
+        self.lock().failing.insert(call, times);
+    }
+
+    /// The next calls of this name panic: `run_sandbox`, `create`, `terminate` and `stop_sandbox` before
+    /// they have done anything, `start` when the program runs already.
+    pub fn panic(&self, call: &'static str, times: u32) {
+        self.lock().panicking.insert(call, times);
+    }
+
+    /// Ends the running container of this name, or the sandbox with all in it (`None`), and no
+    /// event tells it.
+    pub fn lose(&self, container: Option<&str>) {
+        let mut inner = self.lock();
+        let events = inner.events.take();
+        let running: Vec<String> = inner
+            .containers
+            .values()
+            .filter(|one| container.is_none_or(|name| one.config.name == name))
+            .map(|one| one.status.id.clone())
+            .collect();
+        running.iter().for_each(|id| end(&mut inner, id, 137));
+        if container.is_none() {
+            inner.sandboxes.values_mut().for_each(|sandbox| sandbox.status.ready = false);
+        }
+        inner.events = events;
+        drop(inner);
+        self.change();
+    }
+
+    /// Tells the node that events were lost.
+    pub fn overflow(&self) {
+        if let Some(events) = &self.lock().events {
+            // The queue is longer than any test's list of events.
+            let _ = events.try_send(Event::Overflow);
+        }
     }
 
     /// What was called, in order: `run_sandbox p`, `start c/0`, `stop c`, ...
@@ -175,6 +227,11 @@ impl Runtime for FakeRuntime {
     fn run_sandbox(&self, config: SandboxConfig) -> BoxFuture<'_, Result<SandboxStatus, Error>> {
         let mut inner = self.lock();
         inner.calls.push(format!("run_sandbox {}", config.pod.name));
+        inner.panics("run_sandbox");
+        let existing = inner.sandboxes.values().find(|one| one.status.ready && one.status.pod == config.pod);
+        if let Some(existing) = existing {
+            return answer(Ok(existing.status.clone()));
+        }
         inner.count += 1;
         let last = u8::try_from(inner.count % 250 + 2).unwrap_or(2);
         let status = SandboxStatus {
@@ -194,6 +251,7 @@ impl Runtime for FakeRuntime {
     fn stop_sandbox<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         let mut inner = self.lock();
         inner.calls.push("stop_sandbox".into());
+        inner.panics("stop_sandbox");
         let mine: Vec<String> = inner
             .containers
             .values()
@@ -223,6 +281,29 @@ impl Runtime for FakeRuntime {
         answer(Ok(self.lock().sandboxes.values().map(|sandbox| sandbox.status.clone()).collect()))
     }
 
+    fn snapshot<'a>(
+        &'a self,
+        pod_uid: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<SandboxSnapshot>, Error>> {
+        let mut inner = self.lock();
+        if let Some(left) = inner.failing.get_mut("snapshot").filter(|left| **left > 0) {
+            *left -= 1;
+            return answer(Err(Error::host("failed to look", "told to fail")));
+        }
+        let asked =
+            inner.sandboxes.values().filter(|one| pod_uid.is_none_or(|uid| one.status.pod.uid == uid));
+        let snapshot = asked.map(|one| SandboxSnapshot {
+            sandbox: one.status.clone(),
+            containers: inner
+                .containers
+                .values()
+                .filter(|container| container.status.sandbox_id == one.status.id)
+                .map(|container| container.status.clone())
+                .collect(),
+        });
+        answer(Ok(snapshot.collect()))
+    }
+
     fn create_container<'a>(
         &'a self,
         sandbox: &'a str,
@@ -230,6 +311,14 @@ impl Runtime for FakeRuntime {
     ) -> BoxFuture<'a, Result<String, Error>> {
         let mut inner = self.lock();
         inner.calls.push(format!("create {}/{}", config.name, config.attempt));
+        inner.panics("create");
+        let existing = inner.containers.values().find(|one| {
+            let status = &one.status;
+            status.sandbox_id == sandbox && (&status.name, status.attempt) == (&config.name, config.attempt)
+        });
+        if let Some(existing) = existing {
+            return answer(Ok(existing.status.id.clone()));
+        }
         let Some(owner) = inner.sandboxes.get(sandbox).cloned() else {
             return answer(Err(missing("sandbox", sandbox)));
         };
@@ -276,6 +365,20 @@ impl Runtime for FakeRuntime {
         container.status.started_at = Some(Timestamp::now());
         let call = format!("start {}/{}", container.config.name, container.config.attempt);
         inner.calls.push(call);
+        inner.panics("start");
+        drop(inner);
+        self.change();
+        answer(Ok(()))
+    }
+
+    fn terminate_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        let mut inner = self.lock();
+        let Some(name) = inner.containers.get(id).map(|one| one.config.name.clone()) else {
+            return answer(Err(missing("container", id)));
+        };
+        inner.calls.push(format!("terminate {name}"));
+        inner.panics("terminate");
+        end(&mut inner, id, 143);
         drop(inner);
         self.change();
         answer(Ok(()))

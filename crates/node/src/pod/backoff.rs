@@ -1,6 +1,8 @@
 //! Exponential back-off as the kubelet keeps it for restarts and pulls.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
+
+use super::clock::Steady;
 
 /// First delay of both kinds.
 pub const INITIAL: SignedDuration = SignedDuration::from_secs(10);
@@ -16,12 +18,12 @@ pub struct Backoff {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     delay: SignedDuration,
-    updated: Timestamp,
+    updated: Steady,
 }
 
 impl Backoff {
     /// As it must have been after `tries` tries, the last at `updated`: for a node that has forgotten.
-    pub fn resumed(tries: u32, updated: Timestamp) -> Self {
+    pub fn resumed(tries: u32, updated: Steady) -> Self {
         if tries == 0 {
             return Self::default();
         }
@@ -31,13 +33,13 @@ impl Backoff {
     }
 
     /// Until when to wait after something ended at `since`; `None`: no need to wait.
-    pub fn until(&self, since: Timestamp) -> Option<Timestamp> {
+    pub fn until(&self, since: Steady) -> Option<Steady> {
         let entry = self.entry.as_ref()?;
-        (!entry.expired(since)).then(|| since.saturating_add(entry.delay).unwrap_or(Timestamp::MAX))
+        (!entry.expired(since)).then(|| since.plus(entry.delay))
     }
 
     /// Until when to wait after the last try.
-    pub fn until_since_update(&self) -> Option<Timestamp> {
+    pub fn until_since_update(&self) -> Option<Steady> {
         self.entry.as_ref().and_then(|entry| self.until(entry.updated))
     }
 
@@ -47,7 +49,7 @@ impl Backoff {
     }
 
     /// Notes a try after something that ended at `since`: the next delay is longer.
-    pub fn next(&mut self, since: Timestamp, now: Timestamp) {
+    pub fn next(&mut self, since: Steady, now: Steady) {
         let delay = match &self.entry {
             Some(entry) if !entry.expired(since) => (entry.delay * 2).min(MAX),
             _ => INITIAL,
@@ -57,8 +59,8 @@ impl Backoff {
 }
 
 impl Entry {
-    fn expired(&self, since: Timestamp) -> bool {
-        since.duration_since(self.updated) > MAX * 2
+    fn expired(&self, since: Steady) -> bool {
+        since.since(self.updated) > MAX * 2
     }
 }
 
@@ -95,8 +97,8 @@ fn decimal(value: i128, unit: i128) -> String {
 mod tests {
     use super::*;
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
+    fn at(second: i64) -> Steady {
+        Steady::new(SignedDuration::from_secs(second))
     }
 
     #[test]

@@ -7,11 +7,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
+use super::observe::{Because, Observed};
 use super::probe::{Outcome, ProbeKind};
 
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// The runtime was asked what it has of the Pod.
+    Observed(Observed),
     /// The API has a new version of the Pod; the first one too.
     PodChanged(Arc<Pod>),
     /// The API has no such Pod any more. The grace it was deleted with, if it was deleted by force.
@@ -46,6 +49,8 @@ pub enum Event {
     SourcesChanged,
     /// The sandbox is up.
     SandboxReady {
+        /// Its number.
+        attempt: u32,
         /// Its id.
         id: String,
         /// Its addresses.
@@ -53,6 +58,8 @@ pub enum Event {
     },
     /// The sandbox could not be made.
     SandboxFailed {
+        /// Its number.
+        attempt: u32,
         /// Why.
         message: String,
     },
@@ -70,6 +77,8 @@ pub enum Event {
     ImageReady {
         /// Container.
         container: String,
+        /// What was asked for.
+        reference: String,
         /// The image.
         image: ImageRef,
         /// How it came, when it had to be pulled.
@@ -79,6 +88,8 @@ pub enum Event {
     ImageFailed {
         /// Container.
         container: String,
+        /// What was asked for.
+        reference: String,
         /// What went wrong.
         error: ImageError,
         /// In words.
@@ -95,6 +106,8 @@ pub enum Event {
     ContainerStarted {
         /// Container.
         container: String,
+        /// Restart number.
+        attempt: u32,
         /// Its id.
         id: String,
         /// When.
@@ -106,6 +119,8 @@ pub enum Event {
     ContainerFailed {
         /// Container.
         container: String,
+        /// Restart number.
+        attempt: u32,
         /// How far it came.
         failure: StartFailure,
         /// In words.
@@ -118,7 +133,7 @@ pub enum Event {
         /// Its id.
         id: String,
         /// `Err`: what the hook said.
-        result: Result<(), String>,
+        result: Result<HookReport, String>,
     },
     /// The container's process has ended.
     ContainerExited {
@@ -127,12 +142,16 @@ pub enum Event {
         /// How.
         exit: Exit,
     },
-    /// The preStop hook failed; the stop goes on.
-    PreStopFailed {
+    /// The preStop hook has ended; the stop goes on whatever came of it.
+    PreStopDone {
         /// Container.
         container: String,
+        /// Its id.
+        id: String,
+        /// `Err`: what the hook said.
+        result: Result<HookReport, String>,
     },
-    /// The container could not be stopped.
+    /// The container could not be told to stop, or not be killed.
     KillFailed {
         /// Container.
         container: String,
@@ -152,10 +171,24 @@ pub enum Event {
         /// What came of it.
         outcome: Outcome,
     },
+    /// The task that ran a probe again and again has failed.
+    ProbeLost {
+        /// Container.
+        container: String,
+        /// Id of the instance that was probed.
+        id: String,
+        /// Which probe.
+        kind: ProbeKind,
+    },
     /// No proxy sends new connections to the Pod any more, or we waited long enough.
     EndpointsWithdrawn,
     /// The sandbox is stopped, or could not be.
-    SandboxStopped(Result<(), String>),
+    SandboxStopped {
+        /// Its id.
+        id: String,
+        /// `Err`: why not.
+        result: Result<(), String>,
+    },
     /// The volumes are unmounted, or could not be.
     VolumesUnmounted(Result<(), String>),
     /// Sandboxes, containers, logs and directories of the Pod are removed, or could not be.
@@ -180,6 +213,8 @@ pub enum Action {
     EnsureImage {
         /// Container.
         container: String,
+        /// The image as the spec names it.
+        reference: String,
     },
     /// The image is not needed any more.
     CancelImage {
@@ -212,8 +247,8 @@ pub enum Action {
         id: String,
         /// Which.
         kind: ProbeKind,
-        /// When the container was started: initial delays count from here.
-        started_at: Timestamp,
+        /// From now to the first run.
+        delay: Duration,
     },
     /// Stop the probe.
     StopProbe {
@@ -227,16 +262,31 @@ pub enum Action {
         /// Longest wait.
         at_most: Duration,
     },
-    /// Stop the container. A second one for the same id has a shorter grace and replaces the first.
+    /// Run the preStop hook.
+    RunPreStop {
+        /// Container.
+        container: String,
+        /// Its id.
+        id: String,
+    },
+    /// Wait for the preStop hook no longer.
+    CancelPreStop {
+        /// Container.
+        container: String,
+    },
+    /// Send the container its stop signal; its end is an event.
+    TerminateContainer {
+        /// Container.
+        container: String,
+        /// Its id.
+        id: String,
+    },
+    /// Kill all its processes.
     KillContainer {
         /// Container.
         container: String,
         /// Its id.
         id: String,
-        /// From now to KILL, hook included.
-        grace: Duration,
-        /// Whether the preStop hook is run.
-        hook: PreStop,
     },
     /// Remove an ended container that nobody will ask about any more.
     RemoveContainer {
@@ -256,15 +306,20 @@ pub enum Action {
     DeleteObject,
     /// Tell the user.
     Record(Record),
+    /// Say in the log that an observation showed what no event had told.
+    Report {
+        /// What the observation was made for.
+        because: Because,
+        /// Sentence.
+        found: String,
+    },
 }
 
-/// Whether a stop runs the preStop hook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PreStop {
-    /// Run it if the container has one.
-    Run,
-    /// It ran before, or must not run.
-    Skip,
+/// What a hook did beside its result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HookReport {
+    /// HTTPS was answered in plain HTTP.
+    pub fell_back_to_http: bool,
 }
 
 /// An Event for the user, about the Pod or one container of it.

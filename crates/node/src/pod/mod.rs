@@ -11,6 +11,10 @@
 //!  Removing ──▶ Deleting ──▶ Gone
 //! ```
 //!
+//! A Pod begins unobserved: what the runtime has of it comes as one event
+//! ([`observe`]), and nothing is done before. The same event comes again after lost events, after
+//! a task that failed, and from a slow audit.
+//!
 //! [`step`](step::step) takes the state, one event and the time, and returns what is to be done.
 //! Whoever carries the actions out sends their results back as events. Nothing here
 //! reads a clock, a file or the network.
@@ -19,7 +23,9 @@
 
 pub mod admit;
 pub mod backoff;
+pub mod clock;
 pub mod event;
+pub mod observe;
 pub mod policy;
 pub mod probe;
 pub mod qos;

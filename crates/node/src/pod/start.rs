@@ -1,18 +1,22 @@
 //! Bringing a Pod up: volumes, sandbox, init containers in order, then the mains.
 
-use jiff::Timestamp;
+use std::time::Duration;
+
+use jiff::SignedDuration;
 
 use super::backoff::go_duration;
-use super::event::{Action, ImageError, ImageRef, Pulled};
+use super::clock::{Now, Steady};
+use super::event::{Action, Exit, HookReport, ImageError, ImageRef, Pulled, Record};
+use super::observe::Instance;
 use super::policy;
 use super::probe::ProbeKind;
 use super::spec::{self, Role};
-use super::state::{Container, Phase, PodState, Progress, Run, Sandbox, Waiting};
-use super::step::{Actions, PULL_ERROR_SHOWN, RETRY, after, record, warn};
+use super::state::{Container, Phase, PodState, Progress, Run, Sandbox, Start, Waiting, WaitingReason};
+use super::step::{self, Actions, PULL_ERROR_SHOWN, RETRY, record, warn};
 use super::stop;
 
 /// Asks for the next thing that an active Pod misses.
-pub(super) fn advance(state: &mut PodState, now: Timestamp, actions: &mut Actions) {
+pub(super) fn advance(state: &mut PodState, now: Now, actions: &mut Actions) {
     if !have_volumes(state, now, actions) || !have_sandbox(state, now, actions) {
         return;
     }
@@ -22,7 +26,7 @@ pub(super) fn advance(state: &mut PodState, now: Timestamp, actions: &mut Action
     }
 }
 
-fn have_volumes(state: &mut PodState, now: Timestamp, actions: &mut Actions) -> bool {
+fn have_volumes(state: &mut PodState, now: Now, actions: &mut Actions) -> bool {
     if let Progress::Absent { retry_at } = &state.volumes
         && due(*retry_at, now)
     {
@@ -32,7 +36,7 @@ fn have_volumes(state: &mut PodState, now: Timestamp, actions: &mut Actions) -> 
     state.volumes == Progress::Present
 }
 
-fn have_sandbox(state: &mut PodState, now: Timestamp, actions: &mut Actions) -> bool {
+fn have_sandbox(state: &mut PodState, now: Now, actions: &mut Actions) -> bool {
     if let Sandbox::Absent { attempt, retry_at } = state.sandbox
         && due(retry_at, now)
     {
@@ -42,11 +46,11 @@ fn have_sandbox(state: &mut PodState, now: Timestamp, actions: &mut Actions) -> 
     matches!(state.sandbox, Sandbox::Ready { .. })
 }
 
-fn due(retry_at: Option<Timestamp>, now: Timestamp) -> bool {
-    retry_at.is_none_or(|at| at <= now)
+pub(super) fn due(retry_at: Option<Steady>, now: Now) -> bool {
+    retry_at.is_none_or(|at| at <= now.steady)
 }
 
-fn start_ephemeral(state: &mut PodState, now: Timestamp, actions: &mut Actions) {
+fn start_ephemeral(state: &mut PodState, now: Now, actions: &mut Actions) {
     for at in 0..state.containers.len() {
         let container = &state.containers[at];
         if container.role == Role::Ephemeral && container.exited.is_none() {
@@ -56,7 +60,7 @@ fn start_ephemeral(state: &mut PodState, now: Timestamp, actions: &mut Actions) 
 }
 
 /// Walks the init containers; true when the mains may start.
-fn advance_init(state: &mut PodState, now: Timestamp, actions: &mut Actions) -> bool {
+fn advance_init(state: &mut PodState, now: Now, actions: &mut Actions) -> bool {
     let initialized = state.is_initialized();
     for at in 0..state.containers.len() {
         match state.containers[at].role {
@@ -110,7 +114,7 @@ pub(super) fn wants_restart(state: &PodState, at: usize) -> bool {
 }
 
 /// Mains start one after another: a later one waits while an earlier one is on its way up.
-fn start_mains(state: &mut PodState, now: Timestamp, actions: &mut Actions) {
+fn start_mains(state: &mut PodState, now: Now, actions: &mut Actions) {
     for at in 0..state.containers.len() {
         if state.containers[at].role != Role::Main {
             continue;
@@ -125,7 +129,7 @@ fn start_mains(state: &mut PodState, now: Timestamp, actions: &mut Actions) {
 }
 
 /// Begins a start unless a back-off forbids it.
-fn try_start(state: &mut PodState, at: usize, now: Timestamp, actions: &mut Actions) {
+fn try_start(state: &mut PodState, at: usize, now: Now, actions: &mut Actions) {
     let full_name = spec::full_name(&state.pod);
     let container = &mut state.containers[at];
     let Phase::Idle { retry_at } = container.phase else { return };
@@ -137,42 +141,43 @@ fn try_start(state: &mut PodState, at: usize, now: Timestamp, actions: &mut Acti
     }
     container.restart_forced = false;
     container.phase = Phase::Pulling;
-    actions.push(Action::EnsureImage { container: container.name.clone() });
+    actions
+        .push(Action::EnsureImage { container: container.name.clone(), reference: container.image.clone() });
 }
 
 /// After a failed pull: `ErrImagePull` becomes `ImagePullBackOff` until the delay is over.
-fn waits_for_pull(container: &mut Container, now: Timestamp, actions: &mut Actions) -> bool {
+fn waits_for_pull(container: &mut Container, now: Now, actions: &mut Actions) -> bool {
     let Some(waiting) = &container.waiting else { return false };
-    let pull_failed = matches!(waiting.reason, "ErrImagePull" | "RegistryUnavailable");
-    let Some(until) = container.pull_backoff.until_since_update().filter(|until| pull_failed && *until > now)
-    else {
+    let pull_failed =
+        matches!(waiting.reason, WaitingReason::Image(ImageError::Pull | ImageError::RegistryUnavailable));
+    let until = container.pull_backoff.until_since_update();
+    let Some(until) = until.filter(|until| pull_failed && *until > now.steady) else {
         return false;
     };
     let text = format!("Back-off pulling image {:?}", container.image);
-    let message = format!("{text}: {}: {}", waiting.reason, waiting.message);
+    let message = format!("{text}: {}: {}", waiting.reason.word(), waiting.message);
     container.phase = Phase::Idle { retry_at: Some(until) };
-    container.waiting = Some(Waiting { reason: "ImagePullBackOff", message });
+    container.waiting = Some(Waiting { reason: WaitingReason::ImagePullBackOff, message });
     record(container, actions, "BackOff", text);
     warn(container, actions, "Failed", "Error: ImagePullBackOff".into());
     true
 }
 
 /// After an exit: `CrashLoopBackOff` until the delay is over.
-fn waits_for_restart(container: &mut Container, pod: &str, now: Timestamp, actions: &mut Actions) -> bool {
-    let Some(exit) = &container.exited else { return false };
-    if container.restart_forced {
+fn waits_for_restart(container: &mut Container, pod: &str, now: Now, actions: &mut Actions) -> bool {
+    if container.exited.is_none() || container.restart_forced {
         return false;
     }
-    let ended = exit.finished_at;
-    let Some(until) = container.backoff.until(ended).filter(|until| *until > now) else {
-        container.backoff.next(ended, now);
+    let ended = container.ended_at.unwrap_or(now.steady);
+    let Some(until) = container.backoff.until(ended).filter(|until| *until > now.steady) else {
+        container.backoff.next(ended, now.steady);
         return false;
     };
     let (delay, name) = (go_duration(container.backoff.delay()), &container.name);
     let message = format!("back-off {delay} restarting failed container={name} pod={pod}");
     let text = format!("Back-off restarting failed container {name} in pod {pod}");
     container.phase = Phase::Idle { retry_at: Some(until) };
-    container.waiting = Some(Waiting { reason: "CrashLoopBackOff", message });
+    container.waiting = Some(Waiting { reason: WaitingReason::CrashLoopBackOff, message });
     warn(container, actions, "BackOff", text);
     true
 }
@@ -181,6 +186,7 @@ fn waits_for_restart(container: &mut Container, pod: &str, now: Timestamp, actio
 pub(super) fn image_ready(
     state: &mut PodState,
     at: usize,
+    reference: &str,
     image: ImageRef,
     pulled: Option<Pulled>,
     actions: &mut Actions,
@@ -188,18 +194,19 @@ pub(super) fn image_ready(
     let active = state.may_start_containers();
     let sandbox = state.sandbox.clone();
     let container = &mut state.containers[at];
-    if container.phase != Phase::Pulling {
+    if container.phase != Phase::Pulling || container.image != reference {
         return;
     }
     record(container, actions, "Pulled", pulled_message(&container.image, pulled));
-    let (true, Sandbox::Ready { id, .. }) = (active, sandbox) else {
+    let (true, Sandbox::Ready { attempt, id, .. }) = (active, sandbox) else {
         container.phase = Phase::Idle { retry_at: None };
         return;
     };
-    container.phase = Phase::Starting;
+    let start = Start { attempt: container.next_attempt(), sandbox: attempt };
+    container.phase = Phase::Starting(start);
     actions.push(Action::StartContainer {
         container: container.name.clone(),
-        attempt: container.next_attempt(),
+        attempt: start.attempt,
         sandbox: id,
         image: image.id.clone(),
     });
@@ -228,12 +235,13 @@ fn pulled_message(image: &str, pulled: Option<Pulled>) -> String {
 /// There is no image: say so, and try again later.
 pub(super) fn image_failed(
     container: &mut Container,
+    reference: &str,
     error: ImageError,
     message: String,
-    now: Timestamp,
+    now: Now,
     actions: &mut Actions,
 ) {
-    if container.phase != Phase::Pulling {
+    if container.phase != Phase::Pulling || container.image != reference {
         return;
     }
     let mut wait = RETRY;
@@ -245,35 +253,94 @@ pub(super) fn image_failed(
         ImageError::Pull | ImageError::RegistryUnavailable => {
             let text = format!("Failed to pull image {:?}: {message}", container.image);
             warn(container, actions, "Failed", text);
-            container.pull_backoff.next(now, now);
+            container.pull_backoff.next(now.steady, now.steady);
             wait = PULL_ERROR_SHOWN;
         }
     }
     warn(container, actions, "Failed", format!("Error: {}", error.reason()));
-    container.phase = Phase::Idle { retry_at: Some(after(now, wait)) };
-    container.waiting = Some(Waiting { reason: error.reason(), message });
+    container.phase = Phase::Idle { retry_at: Some(now.after(wait)) };
+    container.waiting = Some(Waiting { reason: WaitingReason::Image(error), message });
 }
 
 /// The program runs: hooks and probes begin.
-pub(super) fn container_started(state: &mut PodState, at: usize, run: Run, actions: &mut Actions) {
-    let number = state.sandbox.number();
-    let Some(spec) = state.spec_of(&state.containers[at].name) else { return };
-    let container = &mut state.containers[at];
-    if container.phase != Phase::Starting {
+pub(super) fn container_started(
+    state: &mut PodState,
+    at: usize,
+    attempt: u32,
+    run: Run,
+    now: Now,
+    actions: &mut Actions,
+) {
+    let Phase::Starting(start) = state.containers[at].phase else { return };
+    if start.attempt != attempt {
         return;
     }
+    let there = matches!(&state.sandbox, Sandbox::Ready { attempt, .. } if *attempt == start.sandbox);
+    let ended = state.heard.exit_of(&run.id).or_else(|| (!there).then(|| step::lost(&run, now.time)));
+    begin_run(state, at, start, run, now, actions);
+    if let Some(exit) = ended {
+        step::container_exited(&mut state.containers[at], exit, now, actions);
+    }
+}
+
+/// An instance that was started and never told: as if it were told now.
+pub(super) fn take_over(
+    state: &mut PodState,
+    at: usize,
+    instance: &Instance,
+    run: Run,
+    sandbox: u32,
+    now: Now,
+    actions: &mut Actions,
+) {
+    let container = &mut state.containers[at];
+    cancel_pull(container, actions);
+    container.image_ref = Some(instance.image.clone());
+    begin_run(state, at, Start { attempt: instance.attempt, sandbox }, run, now, actions);
+}
+
+/// An instance that ran and ended, and neither was told.
+pub(super) fn take_end(
+    state: &mut PodState,
+    at: usize,
+    instance: &Instance,
+    exit: Exit,
+    sandbox: u32,
+    now: Now,
+    actions: &mut Actions,
+) {
+    let container = &mut state.containers[at];
+    cancel_pull(container, actions);
+    container.image_ref = Some(instance.image.clone());
+    container.attempt = instance.attempt;
+    container.ran_in = Some(sandbox);
+    container.phase = Phase::Idle { retry_at: None };
+    container.waiting = None;
+    container.note_exit(exit, now);
+}
+
+fn cancel_pull(container: &Container, actions: &mut Actions) {
+    if container.phase == Phase::Pulling {
+        actions.push(Action::CancelImage { container: container.name.clone() });
+    }
+}
+
+fn begin_run(state: &mut PodState, at: usize, start: Start, run: Run, now: Now, actions: &mut Actions) {
+    state.changed_at = Some(now.steady);
+    let spec = state.spec_of(&state.containers[at].name);
+    let container = &mut state.containers[at];
     record(container, actions, "Started", "Container started".into());
-    container.attempt = container.next_attempt();
-    container.ran_in = number;
+    container.attempt = start.attempt;
+    container.ran_in = Some(start.sandbox);
     container.waiting = None;
     container.probes = Default::default();
-    let hook = spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
+    let hook = spec.and_then(|spec| spec.lifecycle).is_some_and(|lifecycle| lifecycle.post_start.is_some());
     if hook {
         actions.push(Action::RunPostStart { container: container.name.clone(), id: run.id.clone() });
         container.phase = Phase::PostStart(run);
     } else {
         container.phase = Phase::Running(run);
-        begin_probes(state, at, actions);
+        begin_probes(state, at, now, actions);
     }
 }
 
@@ -282,8 +349,8 @@ pub(super) fn post_start_done(
     state: &mut PodState,
     at: usize,
     id: &str,
-    result: Result<(), String>,
-    now: Timestamp,
+    result: Result<HookReport, String>,
+    now: Now,
     actions: &mut Actions,
 ) {
     let container = &mut state.containers[at];
@@ -293,7 +360,10 @@ pub(super) fn post_start_done(
     }
     container.phase = Phase::Running(run.clone());
     match result {
-        Ok(()) => begin_probes(state, at, actions),
+        Ok(report) => {
+            actions.extend(Record::of_hook(container, report).map(Action::Record));
+            begin_probes(state, at, now, actions);
+        }
         Err(_) => {
             // What the hook said may hold secrets: it is not shown (upstream's rule).
             warn(container, actions, "FailedPostStartHook", "PostStartHook failed".into());
@@ -303,39 +373,58 @@ pub(super) fn post_start_done(
 }
 
 /// Starts the startup probe, or what comes after it.
-pub(super) fn begin_probes(state: &mut PodState, at: usize, actions: &mut Actions) {
-    let container = &state.containers[at];
-    let Some(spec) = state.spec_of(&container.name) else { return };
-    if spec.startup_probe.is_some() && !container.probes.started {
-        start_probe(container, ProbeKind::Startup, actions);
-    } else {
-        started(state, at, actions);
+fn begin_probes(state: &mut PodState, at: usize, now: Now, actions: &mut Actions) {
+    let Some(spec) = state.spec_of(&state.containers[at].name) else { return };
+    if spec.startup_probe.is_none() || state.containers[at].probes.started {
+        started(state, at, now, actions);
+    } else if state.may_start_containers() {
+        start_probe(state, at, ProbeKind::Startup, now, actions);
+    }
+}
+
+/// Probes of a container that ran before the node did.
+pub(super) fn resume_probes(state: &mut PodState, at: usize, now: Now, actions: &mut Actions) {
+    if let Phase::Running(_) = state.containers[at].phase {
+        begin_probes(state, at, now, actions);
     }
 }
 
 /// The container counts as started: liveness and readiness probes begin.
-pub(super) fn started(state: &mut PodState, at: usize, actions: &mut Actions) {
+pub(super) fn started(state: &mut PodState, at: usize, now: Now, actions: &mut Actions) {
     let Some(spec) = state.spec_of(&state.containers[at].name) else { return };
     let container = &mut state.containers[at];
     container.probes.started = true;
     if spec.startup_probe.is_some() {
         actions.push(Action::StopProbe { container: container.name.clone(), kind: ProbeKind::Startup });
     }
-    for kind in [ProbeKind::Liveness, ProbeKind::Readiness] {
-        if kind.of(&spec).is_some() {
-            start_probe(container, kind, actions);
-        }
+    if state.may_start_containers() {
+        start_probe(state, at, ProbeKind::Liveness, now, actions);
     }
+    start_probe(state, at, ProbeKind::Readiness, now, actions);
 }
 
-fn start_probe(container: &Container, kind: ProbeKind, actions: &mut Actions) {
-    if let Phase::Running(run) = &container.phase {
-        actions.push(Action::StartProbe {
-            container: container.name.clone(),
-            id: run.id.clone(),
-            kind,
-            started_at: run.started_at,
-        });
+/// Initial delays count from the container's start.
+fn start_probe(state: &PodState, at: usize, kind: ProbeKind, now: Now, actions: &mut Actions) {
+    let container = &state.containers[at];
+    let Some(spec) = state.spec_of(&container.name) else { return };
+    let (Phase::Running(run), Some(probe)) = (&container.phase, kind.of(&spec)) else { return };
+    let initial = SignedDuration::from_secs(i64::from(probe.initial_delay_seconds.unwrap_or(0)));
+    let delay = now.steady.until(now.steady_of(run.started_at).plus(initial));
+    let (container, id) = (container.name.clone(), run.id.clone());
+    actions.push(Action::StartProbe { container, id, kind, delay });
+}
+
+/// A probe whose task has failed goes on after its period.
+pub(super) fn repeat_probe(state: &PodState, at: usize, id: &str, kind: ProbeKind, actions: &mut Actions) {
+    let container = &state.containers[at];
+    let Some(spec) = state.spec_of(&container.name) else { return };
+    let (Some(run), Some(probe)) = (container.phase.run(), kind.of(&spec)) else { return };
+    let wanted = kind == ProbeKind::Readiness
+        || state.may_start_containers() && matches!(container.phase, Phase::Running(_));
+    if run.id == id && wanted {
+        let seconds = u64::try_from(probe.period_seconds.unwrap_or(10)).unwrap_or(10).max(1);
+        let (container, id) = (container.name.clone(), run.id.clone());
+        actions.push(Action::StartProbe { container, id, kind, delay: Duration::from_secs(seconds) });
     }
 }
 

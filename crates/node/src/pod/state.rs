@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod};
 
 use super::backoff::Backoff;
-use super::event::{Exit, ImageRef};
+use super::clock::Steady;
+use super::event::{Exit, ImageError, ImageRef};
+use super::observe::Heard;
 use super::probe::{ProbeKind, Tracker};
 use super::spec::{self, Role};
 
@@ -19,6 +20,13 @@ pub struct PodState {
     pub pod: Arc<Pod>,
     /// The API has forgotten the object.
     pub removed_from_api: bool,
+    /// What the runtime has of it is known. Nothing is done before.
+    pub observed: bool,
+    /// Ends that were told of what is not known, or not yet.
+    pub heard: Heard,
+    /// When a sandbox or a container was last seen to come into being: an observation that was
+    /// asked for earlier may lack it.
+    pub changed_at: Option<Steady>,
     /// Where it is in its life.
     pub stage: Stage,
     /// `status.startTime`.
@@ -45,14 +53,14 @@ pub enum Stage {
     /// What it left on the node is being removed.
     Removing {
         /// Try again then, after a failure.
-        retry_at: Option<Timestamp>,
+        retry_at: Option<Steady>,
         /// Whether the removal is under way.
         underway: bool,
     },
     /// The API is being asked to delete the object.
     Deleting {
         /// Try again then, after a failure.
-        retry_at: Option<Timestamp>,
+        retry_at: Option<Steady>,
     },
     /// Nothing is left, here or in the API.
     Gone,
@@ -62,7 +70,7 @@ pub enum Stage {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Termination {
     /// Then KILL. Only ever moves towards the past.
-    pub deadline: Timestamp,
+    pub deadline: Steady,
     /// Whether proxies still send connections.
     pub endpoints: Endpoints,
 }
@@ -91,7 +99,7 @@ pub enum Progress {
     /// Not there. `retry_at`: it failed, try again then.
     Absent {
         /// Try again then.
-        retry_at: Option<Timestamp>,
+        retry_at: Option<Steady>,
     },
     /// Being put in place.
     Underway,
@@ -102,7 +110,7 @@ pub enum Progress {
     /// Could not be taken away.
     Stuck {
         /// Try again then.
-        retry_at: Timestamp,
+        retry_at: Steady,
     },
     /// Taken away, and not wanted any more.
     Released,
@@ -116,7 +124,7 @@ pub enum Sandbox {
         /// Number of the next.
         attempt: u32,
         /// Try again then, after a failure.
-        retry_at: Option<Timestamp>,
+        retry_at: Option<Steady>,
     },
     /// Being made.
     Creating {
@@ -139,7 +147,7 @@ pub enum Sandbox {
         /// Its addresses: the status keeps them.
         ips: Vec<IpAddr>,
         /// Try again then.
-        retry_at: Option<Timestamp>,
+        retry_at: Option<Steady>,
     },
     /// Stopped.
     Stopped {
@@ -165,6 +173,8 @@ pub struct Container {
     pub waiting: Option<Waiting>,
     /// How the latest instance ended.
     pub exited: Option<Exit>,
+    /// When that was, for waits.
+    pub ended_at: Option<Steady>,
     /// How the one before it ended.
     pub previous: Option<Exit>,
     /// Number of the sandbox in which an instance was last started.
@@ -187,18 +197,27 @@ pub enum Phase {
     /// Nothing; not before `retry_at`.
     Idle {
         /// Not before.
-        retry_at: Option<Timestamp>,
+        retry_at: Option<Steady>,
     },
     /// The image is looked for or pulled.
     Pulling,
     /// It is being created and started.
-    Starting,
+    Starting(Start),
     /// It runs, its postStart hook too.
     PostStart(Run),
     /// It runs.
     Running(Run),
     /// It runs and has been told to stop.
     Stopping(Run, Kill),
+}
+
+/// A start that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Restart number of the instance.
+    pub attempt: u32,
+    /// Number of the sandbox it is started in.
+    pub sandbox: u32,
 }
 
 /// A running instance.
@@ -215,19 +234,68 @@ pub struct Run {
 /// A stop of one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kill {
-    /// Then KILL. Only ever moves towards the past.
-    pub deadline: Timestamp,
-    /// The runtime failed to stop it: try again then.
-    pub retry_at: Option<Timestamp>,
+    /// How far it is.
+    pub step: StopStep,
+    /// Then the next step. Only ever moves towards the past, but for the least time that a
+    /// program has after its stop signal.
+    pub deadline: Steady,
+}
+
+/// How far a stop is. Each step may be done again; `retry_at` is set when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopStep {
+    /// The preStop hook runs.
+    PreStop,
+    /// The stop signal is sent.
+    Terminate {
+        /// Send it again then.
+        retry_at: Option<Steady>,
+    },
+    /// KILL is sent.
+    Kill {
+        /// Send it again then.
+        retry_at: Option<Steady>,
+    },
 }
 
 /// Why a container does not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// Word.
-    pub reason: &'static str,
+    pub reason: WaitingReason,
     /// Sentence.
     pub message: String,
+}
+
+/// The words for a container that does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitingReason {
+    /// There is no image.
+    Image(ImageError),
+    /// There was no image, and the next try has to wait.
+    ImagePullBackOff,
+    /// It ended, and the next try has to wait.
+    CrashLoopBackOff,
+    /// Its configuration could not be made.
+    CreateContainerConfigError,
+    /// The runtime could not create it.
+    CreateContainerError,
+    /// The program could not be executed.
+    RunContainerError,
+}
+
+impl WaitingReason {
+    /// As the status has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            WaitingReason::Image(error) => error.reason(),
+            WaitingReason::ImagePullBackOff => "ImagePullBackOff",
+            WaitingReason::CrashLoopBackOff => "CrashLoopBackOff",
+            WaitingReason::CreateContainerConfigError => "CreateContainerConfigError",
+            WaitingReason::CreateContainerError => "CreateContainerError",
+            WaitingReason::RunContainerError => "RunContainerError",
+        }
+    }
 }
 
 /// Results of the probes of the running instance.
@@ -254,32 +322,8 @@ impl Probes {
     }
 }
 
-/// What is already running, seen when the node starts.
-#[derive(Clone, Debug, Default)]
-pub struct Observed {
-    /// The Pod's ready sandbox: number, id, addresses.
-    pub sandbox: Option<(u32, String, Vec<IpAddr>)>,
-    /// Number for the next sandbox when none is ready.
-    pub next_sandbox: u32,
-    /// Instances by name; all of them, ended ones too.
-    pub instances: Vec<Instance>,
-}
-
-/// One instance of a container, seen when the node starts.
-#[derive(Clone, Debug)]
-pub struct Instance {
-    /// Container name.
-    pub name: String,
-    /// Restart number.
-    pub attempt: u32,
-    /// Image.
-    pub image: ImageRef,
-    /// Running, or how it ended.
-    pub state: Result<Run, Exit>,
-}
-
 impl PodState {
-    /// A Pod of which nothing exists on the node yet.
+    /// A Pod of which nothing is known but what the API says.
     pub fn admitted(pod: Arc<Pod>, now: Timestamp) -> Self {
         let start_time =
             pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map_or(now, |time| time.0);
@@ -287,6 +331,9 @@ impl PodState {
         Self {
             pod,
             removed_from_api: false,
+            observed: false,
+            heard: Heard::default(),
+            changed_at: None,
             stage: Stage::Active,
             start_time,
             volumes: Progress::Absent { retry_at: None },
@@ -294,36 +341,6 @@ impl PodState {
             containers,
             verdict: None,
         }
-    }
-
-    /// A Pod whose parts may already run: the node was started again. What runs goes on running.
-    pub fn adopted(pod: Arc<Pod>, observed: Observed, now: Timestamp) -> Self {
-        let mut state = Self::admitted(pod, now);
-        let next = observed.next_sandbox;
-        state.sandbox = match observed.sandbox {
-            Some((attempt, id, ips)) => Sandbox::Ready { attempt, id, ips },
-            None => Sandbox::Absent { attempt: next, retry_at: None },
-        };
-        let number = state.sandbox.number();
-        let pod = Arc::clone(&state.pod);
-        for container in &mut state.containers {
-            container.adopt(&pod, &observed.instances, number, now);
-        }
-        state.adopt_terminal_phase();
-        state
-    }
-
-    /// A Pod that had ended stays ended: its terminal phase is in the API.
-    fn adopt_terminal_phase(&mut self) {
-        let Some(status) = &self.pod.status else { return };
-        if !matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
-            return;
-        }
-        if let (Some(reason), Some(message)) = (&status.reason, &status.message) {
-            self.verdict = Some(Verdict { reason: reason.clone(), message: message.clone() });
-        }
-        let deadline = self.start_time;
-        self.stage = Stage::Terminating(Termination { deadline, endpoints: Endpoints::Withdrawn });
     }
 
     /// The container of this name.
@@ -401,6 +418,7 @@ impl Container {
             phase: Phase::Idle { retry_at: None },
             waiting: None,
             exited: None,
+            ended_at: None,
             previous: None,
             ran_in: None,
             restart_forced: false,
@@ -409,88 +427,6 @@ impl Container {
             pull_backoff: Backoff::default(),
             probes: Probes::default(),
         }
-    }
-
-    /// Takes over what was observed of it.
-    fn adopt(&mut self, pod: &Pod, instances: &[Instance], sandbox: Option<u32>, now: Timestamp) {
-        let mut mine: Vec<&Instance> = instances.iter().filter(|one| one.name == self.name).collect();
-        mine.sort_by_key(|one| one.attempt);
-        let status = reported(pod, &self.name);
-        for instance in &mine {
-            self.attempt = instance.attempt;
-            self.image_ref = Some(instance.image.clone());
-            self.ran_in = sandbox;
-            match &instance.state {
-                Ok(run) => self.phase = Phase::Running(run.clone()),
-                Err(exit) => {
-                    self.previous = self.exited.replace(remembered(status, exit.clone()));
-                }
-            }
-        }
-        if mine.is_empty() {
-            self.adopt_report(status, now);
-        } else if let (Some(image), Some(status)) = (&mut self.image_ref, status)
-            && !status.image_id.is_empty()
-        {
-            // The API knows the names under which the image was asked for.
-            image.name.clone_from(&status.image);
-            image.image_id.clone_from(&status.image_id);
-        }
-        if let Phase::Running(_) = self.phase {
-            let started = status.and_then(|status| status.started).unwrap_or(false);
-            let ready = status.is_some_and(|status| status.ready);
-            self.probes.started = started;
-            self.probes.startup = if started { Tracker::succeeded() } else { Tracker::default() };
-            self.probes.readiness = if ready { Tracker::succeeded() } else { Tracker::default() };
-        }
-        // A start that failed leaves no instance, but it has been counted and told.
-        let told = status.map_or(0, |status| u32::try_from(status.restart_count).unwrap_or_default());
-        self.attempt = self.attempt.max(told);
-        let ended = self.exited.as_ref().map_or(now, |exit| exit.finished_at);
-        let tries = if self.phase.run().is_some() {
-            self.attempt
-        } else {
-            self.attempt + u32::from(self.waiting_for_restart(status))
-        };
-        self.backoff = Backoff::resumed(tries.min(self.attempt), ended);
-    }
-
-    /// Nothing of it is left on the node: what the API has been told is all there is.
-    fn adopt_report(&mut self, status: Option<&k8s_openapi::api::core::v1::ContainerStatus>, now: Timestamp) {
-        let Some(status) = status else { return };
-        let id = |id: &Option<String>| id.as_deref().map(bare_id).unwrap_or_default();
-        let states = [&status.state, &status.last_state];
-        let mut ended =
-            states.into_iter().flatten().filter_map(|state| state.terminated.as_ref()).map(|terminated| {
-                Exit {
-                    id: id(&terminated.container_id),
-                    code: terminated.exit_code,
-                    reason: terminated.reason.clone().unwrap_or_default(),
-                    message: terminated.message.clone().unwrap_or_default(),
-                    started_at: terminated.started_at.as_ref().map(|time| time.0),
-                    finished_at: terminated.finished_at.as_ref().map_or(now, |time| time.0),
-                }
-            });
-        let running = status.state.as_ref().and_then(|state| state.running.as_ref());
-        self.attempt = u32::try_from(status.restart_count).unwrap_or_default();
-        self.exited = ended.next();
-        self.previous = ended.next();
-        if let Some(running) = running {
-            let started_at = running.started_at.as_ref().map_or(now, |time| time.0);
-            let run = Run { id: id(&status.container_id), started_at, user: None };
-            self.previous = self.exited.replace(super::step::lost(&run, now));
-        }
-        if self.exited.is_some() {
-            let image =
-                ImageRef { id: String::new(), name: status.image.clone(), image_id: status.image_id.clone() };
-            self.image_ref = Some(image);
-        }
-    }
-
-    fn waiting_for_restart(&self, status: Option<&k8s_openapi::api::core::v1::ContainerStatus>) -> bool {
-        let waiting =
-            status.and_then(|status| status.state.as_ref()).and_then(|state| state.waiting.as_ref());
-        waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some("CrashLoopBackOff"))
     }
 
     /// Whether it is started and, if it has a readiness probe, that probe succeeds.
@@ -509,37 +445,11 @@ impl Container {
     }
 }
 
-/// The id without the runtime's name.
-fn bare_id(id: &str) -> String {
-    id.rsplit("://").next().unwrap_or(id).to_string()
-}
-
-/// The status the API has of a container.
-fn reported<'a>(pod: &'a Pod, name: &str) -> Option<&'a k8s_openapi::api::core::v1::ContainerStatus> {
-    let status = pod.status.as_ref()?;
-    let all =
-        [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
-    all.into_iter().flatten().flatten().find(|one| one.name == name)
-}
-
-/// The exit, with the termination message the API still knows of it.
-fn remembered(status: Option<&k8s_openapi::api::core::v1::ContainerStatus>, mut exit: Exit) -> Exit {
-    let states = status.into_iter().flat_map(|status| [&status.state, &status.last_state]);
-    let known = states.flatten().filter_map(|state| state.terminated.as_ref());
-    for terminated in known {
-        let same = terminated.container_id.as_deref().is_some_and(|id| id.ends_with(&exit.id));
-        if let (true, Some(message)) = (same, &terminated.message) {
-            exit.message.clone_from(message);
-        }
-    }
-    exit
-}
-
 impl Phase {
     /// The running instance.
     pub fn run(&self) -> Option<&Run> {
         match self {
-            Phase::Idle { .. } | Phase::Pulling | Phase::Starting => None,
+            Phase::Idle { .. } | Phase::Pulling | Phase::Starting(_) => None,
             Phase::PostStart(run) | Phase::Running(run) | Phase::Stopping(run, _) => Some(run),
         }
     }
@@ -548,17 +458,12 @@ impl Phase {
     pub fn holds_process(&self) -> bool {
         match self {
             Phase::Idle { .. } | Phase::Pulling => false,
-            Phase::Starting | Phase::PostStart(_) | Phase::Running(_) | Phase::Stopping(..) => true,
+            Phase::Starting(_) | Phase::PostStart(_) | Phase::Running(_) | Phase::Stopping(..) => true,
         }
     }
 
     /// Whether it is on its way up: later containers wait for it.
     pub fn is_starting(&self) -> bool {
-        matches!(self, Phase::Pulling | Phase::Starting | Phase::PostStart(_))
+        matches!(self, Phase::Pulling | Phase::Starting(_) | Phase::PostStart(_))
     }
-}
-
-/// A positive duration from `now` to `then`; zero when `then` is past.
-pub fn until(now: Timestamp, then: Timestamp) -> Duration {
-    Duration::try_from(then.duration_since(now)).unwrap_or(Duration::ZERO)
 }

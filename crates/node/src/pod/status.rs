@@ -167,12 +167,13 @@ fn states(state: &PodState, container: &Container) -> (core::ContainerState, cor
             let current = core::ContainerState { running: Some(running), ..none() };
             (current, exited.map_or_else(none, terminated))
         }
-        Phase::Idle { .. } | Phase::Pulling | Phase::Starting | Phase::PostStart(_) => {
+        Phase::Idle { .. } | Phase::Pulling | Phase::Starting(_) | Phase::PostStart(_) => {
             let over = !matches!(state.stage, Stage::Active);
             match (&container.waiting, exited) {
-                (Some(shown), _) if !(over && exited.is_some()) => {
-                    (waiting(shown.reason, shown.message.clone()), exited.map_or_else(none, terminated))
-                }
+                (Some(shown), _) if !(over && exited.is_some()) => (
+                    waiting(shown.reason.word(), shown.message.clone()),
+                    exited.map_or_else(none, terminated),
+                ),
                 (_, Some(exit)) => (terminated(exit), previous.map_or_else(none, terminated)),
                 (_, None) => (waiting(default_reason(state, container), String::new()), none()),
             }

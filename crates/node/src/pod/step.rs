@@ -4,15 +4,22 @@
 //! at the whole and decides what is missing. What has been asked for is in the state, so
 //! that nothing is asked for twice, and what failed carries the time of the next try.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
-use std::sync::Arc;
 
-use super::event::{Action, Event, Exit, Record, StartFailure};
+use super::clock::{Now, Steady};
+use super::event::{Action, Event, Exit, HookReport, Record, StartFailure};
 use super::probe::{Outcome, ProbeKind};
 use super::spec::{self, Role};
-use super::state::{Container, Phase, PodState, Progress, Run, Sandbox, Stage, Verdict, Waiting};
-use super::{start, stop};
+use super::state::{
+    Container, Kill, Phase, PodState, Progress, Run, Sandbox, Stage, StopStep, Verdict, Waiting,
+    WaitingReason,
+};
+use super::{observe, start, stop};
 
 /// Wait after something the node itself could not do (upstream's Pod sync back-off).
 pub const RETRY: SignedDuration = SignedDuration::from_secs(10);
@@ -23,20 +30,34 @@ pub const PULL_ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(1);
 pub type Actions = Vec<Action>;
 
 /// Takes one event.
-pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Actions) {
+pub fn step(mut state: PodState, event: Event, now: Now) -> (PodState, Actions) {
     let mut actions = Actions::new();
     note(&mut state, event, now, &mut actions);
     advance(&mut state, now, &mut actions);
     (state, actions)
 }
 
-/// When the state wants a [`Event::Tick`], if nothing happens before.
-pub fn wakes_at(state: &PodState, now: Timestamp) -> Option<Timestamp> {
+/// How long after `stepped` the state wants a [`Event::Tick`], if nothing happens before. `stepped`
+/// is the time of the last step: what has become due since then is due at once.
+pub fn wakes_after(state: &PodState, stepped: Now) -> Option<Duration> {
+    if !state.observed {
+        return None;
+    }
+    let waits = waits(state).into_iter().flatten().chain(
+        state.containers.iter().flat_map(|container| container_waits(state, container).into_iter().flatten()),
+    );
+    // What was due already at that step waits for another event, not for the clock.
+    let first = waits.filter(|at| *at > stepped.steady).min().map(|at| stepped.steady.until(at));
+    let too_old = stop::active_deadline(state).filter(|_| state.may_start_containers());
+    let too_old = too_old.filter(|at| *at > stepped.time).map(|at| stepped.until(at));
+    first.into_iter().chain(too_old).min()
+}
+
+fn waits(state: &PodState) -> [Option<Steady>; 3] {
     let stage = match &state.stage {
-        Stage::Active => stop::active_deadline(state),
         Stage::Terminating(termination) => state.has_containers().then_some(termination.deadline),
         Stage::Removing { retry_at, .. } | Stage::Deleting { retry_at } => *retry_at,
-        Stage::Terminated | Stage::Gone => None,
+        Stage::Active | Stage::Terminated | Stage::Gone => None,
     };
     let sandbox = match &state.sandbox {
         Sandbox::Absent { retry_at, .. } | Sandbox::Stopping { retry_at, .. } => *retry_at,
@@ -47,17 +68,27 @@ pub fn wakes_at(state: &PodState, now: Timestamp) -> Option<Timestamp> {
         Progress::Stuck { retry_at } => Some(*retry_at),
         Progress::Underway | Progress::Present | Progress::Releasing | Progress::Released => None,
     };
-    let containers = state.containers.iter().filter_map(|container| match &container.phase {
-        Phase::Idle { retry_at } if state.may_start_containers() => *retry_at,
-        Phase::Stopping(_, kill) => kill.retry_at,
-        _ => None,
-    });
-    // What is due already waits for another event, not for the clock.
-    containers.chain(stage).chain(sandbox).chain(volumes).filter(|at| *at > now).min()
+    [stage, sandbox, volumes]
+}
+
+fn container_waits(state: &PodState, container: &Container) -> [Option<Steady>; 2] {
+    match &container.phase {
+        Phase::Idle { retry_at } if state.may_start_containers() => [*retry_at, None],
+        Phase::Stopping(_, kill) => match kill.step {
+            StopStep::PreStop => [Some(kill.deadline), None],
+            StopStep::Terminate { retry_at } => [Some(kill.deadline), retry_at],
+            StopStep::Kill { retry_at } => [retry_at, None],
+        },
+        _ => [None, None],
+    }
 }
 
 /// Looks at the whole and asks for what is missing.
-fn advance(state: &mut PodState, now: Timestamp, actions: &mut Actions) {
+fn advance(state: &mut PodState, now: Now, actions: &mut Actions) {
+    if !state.observed {
+        return;
+    }
+    stop::advance_kills(state, now, actions);
     if let Stage::Active = state.stage {
         stop::end_if_over(state, now, actions);
     }
@@ -78,9 +109,10 @@ fn advance(state: &mut PodState, now: Timestamp, actions: &mut Actions) {
 }
 
 /// Writes a fact into the state.
-fn note(state: &mut PodState, event: Event, now: Timestamp, actions: &mut Actions) {
+fn note(state: &mut PodState, event: Event, now: Now, actions: &mut Actions) {
     match event {
         Event::Tick => {}
+        Event::Observed(seen) => observe::observed(state, &seen, now, actions),
         Event::PodChanged(pod) => pod_changed(state, pod, now, actions),
         Event::PodRemoved { grace_period_seconds } => {
             state.removed_from_api = true;
@@ -110,19 +142,19 @@ fn note(state: &mut PodState, event: Event, now: Timestamp, actions: &mut Action
         Event::VolumesMounted => set_if(&mut state.volumes, &Progress::Underway, Progress::Present),
         Event::VolumesFailed { message } => {
             if state.volumes == Progress::Underway {
-                state.volumes = Progress::Absent { retry_at: Some(after(now, RETRY)) };
+                state.volumes = Progress::Absent { retry_at: Some(now.after(RETRY)) };
                 actions.push(Action::Record(Record::pod_warning("FailedMount", message)));
             }
         }
         Event::SourcesChanged => retry_now(state),
-        Event::SandboxReady { id, ips } => {
-            if let Sandbox::Creating { attempt } = state.sandbox {
-                state.sandbox = Sandbox::Ready { attempt, id, ips };
+        Event::SandboxReady { attempt, id, ips } => sandbox_ready(state, attempt, id, ips, now, actions),
+        Event::SandboxFailed { attempt, message } => sandbox_failed(state, attempt, message, now, actions),
+        Event::SandboxDied { id } => {
+            if !sandbox_died(state, &id, now, actions) {
+                state.heard.sandbox(id);
             }
         }
-        Event::SandboxFailed { message } => sandbox_failed(state, message, now, actions),
-        Event::SandboxDied { id } => sandbox_died(state, &id, now, actions),
-        Event::SandboxStopped(result) => stop::sandbox_stopped(state, result, now, actions),
+        Event::SandboxStopped { id, result } => stop::sandbox_stopped(state, &id, result, now, actions),
         Event::VolumesUnmounted(result) => stop::volumes_unmounted(state, result, now),
         Event::Removed(result) => stop::removed(state, result, now),
         Event::ObjectDeleted(result) => stop::object_deleted(state, result, now),
@@ -133,12 +165,14 @@ fn note(state: &mut PodState, event: Event, now: Timestamp, actions: &mut Action
                 record(&state.containers[at], actions, "Pulling", format!("Pulling image {image:?}"));
             });
         }
-        Event::ImageReady { container, image, pulled } => {
-            with(state, &container, |state, at| start::image_ready(state, at, image, pulled, actions));
-        }
-        Event::ImageFailed { container, error, message } => {
+        Event::ImageReady { container, reference, image, pulled } => {
             with(state, &container, |state, at| {
-                start::image_failed(&mut state.containers[at], error, message, now, actions)
+                start::image_ready(state, at, &reference, image, pulled, actions)
+            });
+        }
+        Event::ImageFailed { container, reference, error, message } => {
+            with(state, &container, |state, at| {
+                start::image_failed(&mut state.containers[at], &reference, error, message, now, actions)
             });
         }
         Event::ContainerCreated { container, .. } => {
@@ -146,22 +180,30 @@ fn note(state: &mut PodState, event: Event, now: Timestamp, actions: &mut Action
                 record(&state.containers[at], actions, "Created", "Container created".into())
             });
         }
-        Event::ContainerStarted { container, id, started_at, user } => {
+        Event::ContainerStarted { container, attempt, id, started_at, user } => {
             let run = Run { id, started_at, user };
-            with(state, &container, |state, at| start::container_started(state, at, run, actions));
+            with(state, &container, |state, at| {
+                start::container_started(state, at, attempt, run, now, actions)
+            });
         }
-        Event::ContainerFailed { container, failure, message } => {
-            with(state, &container, |state, at| container_failed(state, at, failure, message, now, actions));
+        Event::ContainerFailed { container, attempt, failure, message } => {
+            with(state, &container, |state, at| {
+                container_failed(state, at, attempt, failure, message, now, actions)
+            });
         }
         Event::PostStartDone { container, id, result } => {
             with(state, &container, |state, at| start::post_start_done(state, at, &id, result, now, actions));
         }
         Event::ContainerExited { container, exit } => {
-            with(state, &container, |state, at| container_exited(&mut state.containers[at], exit, actions));
-        }
-        Event::PreStopFailed { container } => {
             with(state, &container, |state, at| {
-                warn(&state.containers[at], actions, "FailedPreStopHook", "PreStopHook failed".into());
+                if !container_exited(&mut state.containers[at], exit.clone(), now, actions) {
+                    state.heard.exit(exit);
+                }
+            });
+        }
+        Event::PreStopDone { container, id, result } => {
+            with(state, &container, |state, at| {
+                stop::pre_stop_done(&mut state.containers[at], &id, result, now, actions)
             });
         }
         Event::KillFailed { container, id, message } => {
@@ -171,6 +213,9 @@ fn note(state: &mut PodState, event: Event, now: Timestamp, actions: &mut Action
         }
         Event::Probed { container, id, kind, outcome } => {
             with(state, &container, |state, at| probed(state, at, &id, (kind, outcome), now, actions));
+        }
+        Event::ProbeLost { container, id, kind } => {
+            with(state, &container, |state, at| start::repeat_probe(state, at, &id, kind, actions));
         }
     }
 }
@@ -188,31 +233,36 @@ fn set_if<T: PartialEq>(place: &mut T, expected: &T, value: T) {
     }
 }
 
-/// `now` plus a wait.
-pub fn after(now: Timestamp, wait: SignedDuration) -> Timestamp {
-    now.saturating_add(wait).unwrap_or(Timestamp::MAX)
-}
-
 /// A new version: new ephemeral containers, another image, a deletion.
-fn pod_changed(state: &mut PodState, pod: Arc<Pod>, now: Timestamp, actions: &mut Actions) {
-    let deleted = pod.metadata.deletion_timestamp.is_some();
-    let grace = pod.metadata.deletion_grace_period_seconds;
+fn pod_changed(state: &mut PodState, pod: Arc<Pod>, now: Now, actions: &mut Actions) {
     state.pod = pod;
     for (role, spec) in spec::containers(&Arc::clone(&state.pod)) {
         if state.container_mut(&spec.name).is_none() {
             state.containers.push(Container::new(role, &spec));
         }
     }
-    if deleted {
-        let grace = grace.unwrap_or_else(|| spec::grace_period_seconds(&state.pod));
-        stop::begin(state, grace, now, actions);
-    } else if state.may_start_containers() {
+    if !state.observed {
+        // Heeded when it is known what there is to stop.
+        return;
+    }
+    heed_deletion(state, now, actions);
+    if state.may_start_containers() {
         restart_changed(state, now, actions);
     }
 }
 
+/// Begins to stop a Pod that is being deleted.
+pub(super) fn heed_deletion(state: &mut PodState, now: Now, actions: &mut Actions) {
+    let meta = &state.pod.metadata;
+    if meta.deletion_timestamp.is_some() {
+        let grace = meta.deletion_grace_period_seconds;
+        let grace = grace.unwrap_or_else(|| spec::grace_period_seconds(&state.pod));
+        stop::begin(state, grace, now, actions);
+    }
+}
+
 /// A container whose image was changed is stopped and started again, whatever the policy.
-fn restart_changed(state: &mut PodState, now: Timestamp, actions: &mut Actions) {
+fn restart_changed(state: &mut PodState, now: Now, actions: &mut Actions) {
     for at in 0..state.containers.len() {
         let Some(spec) = state.spec_of(&state.containers[at].name) else { continue };
         let image = spec.image.unwrap_or_default();
@@ -230,7 +280,7 @@ fn restart_changed(state: &mut PodState, now: Timestamp, actions: &mut Actions) 
                 actions.push(Action::CancelImage { container: container.name.clone() });
             }
             // What is being started is seen to be outdated when it runs.
-            Phase::Starting => container.restart_forced = true,
+            Phase::Starting(_) => container.restart_forced = true,
             Phase::PostStart(_) | Phase::Running(_) => {
                 container.restart_forced = true;
                 let message = format!("Container {} definition changed, will be restarted", container.name);
@@ -247,40 +297,63 @@ fn retry_now(state: &mut PodState) {
         *retry_at = None;
     }
     for container in &mut state.containers {
-        let config =
-            container.waiting.as_ref().is_some_and(|waiting| waiting.reason == "CreateContainerConfigError");
+        let config = container
+            .waiting
+            .as_ref()
+            .is_some_and(|waiting| waiting.reason == WaitingReason::CreateContainerConfigError);
         if let (true, Phase::Idle { retry_at }) = (config, &mut container.phase) {
             *retry_at = None;
         }
     }
 }
 
-fn sandbox_failed(state: &mut PodState, message: String, now: Timestamp, actions: &mut Actions) {
-    if let Sandbox::Creating { attempt } = state.sandbox {
-        state.sandbox = Sandbox::Absent { attempt, retry_at: Some(after(now, RETRY)) };
+fn sandbox_ready(
+    state: &mut PodState,
+    attempt: u32,
+    id: String,
+    ips: Vec<IpAddr>,
+    now: Now,
+    actions: &mut Actions,
+) {
+    if state.sandbox != (Sandbox::Creating { attempt }) {
+        return;
+    }
+    state.changed_at = Some(now.steady);
+    let dead = state.heard.has_sandbox(&id);
+    state.sandbox = Sandbox::Ready { attempt, id: id.clone(), ips };
+    if dead {
+        sandbox_died(state, &id, now, actions);
+    }
+}
+
+fn sandbox_failed(state: &mut PodState, of: u32, message: String, now: Now, actions: &mut Actions) {
+    if let Sandbox::Creating { attempt } = state.sandbox
+        && attempt == of
+    {
+        state.sandbox = Sandbox::Absent { attempt, retry_at: Some(now.after(RETRY)) };
         let message = format!("Failed to create pod sandbox: {message}");
         actions.push(Action::Record(Record::pod_warning("FailedCreatePodSandBox", message)));
     }
 }
 
-/// Nothing of the Pod runs any more: a Pod that is wanted gets a new sandbox.
-fn sandbox_died(state: &mut PodState, died: &str, now: Timestamp, actions: &mut Actions) {
-    let Sandbox::Ready { attempt, id, ips } = &state.sandbox else { return };
+/// Nothing of the Pod runs any more: a Pod that is wanted gets a new sandbox. False: it is not
+/// the Pod's, or not yet.
+pub(super) fn sandbox_died(state: &mut PodState, died: &str, now: Now, actions: &mut Actions) -> bool {
+    let Sandbox::Ready { attempt, id, .. } = &state.sandbox else { return false };
     if id != died {
-        return;
+        return false;
     }
-    let (attempt, id, ips) = (*attempt, id.clone(), ips.clone());
+    let attempt = *attempt;
     for container in &mut state.containers {
         let Some(run) = container.phase.run().cloned() else { continue };
-        container_exited(container, lost(&run, now), actions);
+        container_exited(container, lost(&run, now.time), now, actions);
     }
     if state.may_start_containers() {
         let message = "Pod sandbox changed, it will be killed and re-created.";
         actions.push(Action::Record(Record::pod_normal("SandboxChanged", message.into())));
         state.sandbox = Sandbox::Absent { attempt: attempt + 1, retry_at: None };
-    } else {
-        state.sandbox = Sandbox::Ready { attempt, id, ips };
     }
+    true
 }
 
 /// The exit of a container that vanished.
@@ -298,21 +371,22 @@ pub fn lost(run: &Run, now: Timestamp) -> Exit {
 fn container_failed(
     state: &mut PodState,
     at: usize,
+    attempt: u32,
     failure: StartFailure,
     message: String,
-    now: Timestamp,
+    now: Now,
     actions: &mut Actions,
 ) {
-    let number = state.sandbox.number();
     let container = &mut state.containers[at];
-    if container.phase != Phase::Starting {
+    let Phase::Starting(start) = container.phase else { return };
+    if start.attempt != attempt {
         return;
     }
     warn(container, actions, "Failed", format!("Error: {message}"));
-    container.phase = Phase::Idle { retry_at: Some(after(now, RETRY)) };
+    container.phase = Phase::Idle { retry_at: Some(now.after(RETRY)) };
     let reason = match failure {
-        StartFailure::Config => "CreateContainerConfigError",
-        StartFailure::Create => "CreateContainerError",
+        StartFailure::Config => WaitingReason::CreateContainerConfigError,
+        StartFailure::Create => WaitingReason::CreateContainerError,
         StartFailure::Run { id, at, exit_code } => {
             let exit = Exit {
                 id,
@@ -322,11 +396,11 @@ fn container_failed(
                 started_at: None,
                 finished_at: at,
             };
-            container.attempt = container.next_attempt();
-            container.previous = container.exited.replace(exit);
-            container.ran_in = number;
+            container.attempt = attempt;
+            container.note_exit(exit, now);
+            container.ran_in = Some(start.sandbox);
             container.phase = Phase::Idle { retry_at: None };
-            "RunContainerError"
+            WaitingReason::RunContainerError
         }
     };
     container.waiting = Some(Waiting { reason, message });
@@ -335,11 +409,20 @@ fn container_failed(
     }
 }
 
-/// The instance has ended; whether another follows is decided by `advance`.
-fn container_exited(container: &mut Container, exit: Exit, actions: &mut Actions) {
-    let Some(run) = container.phase.run() else { return };
+/// The instance has ended; whether another follows is decided by `advance`. False: it is not
+/// the one that runs, or not yet.
+pub(super) fn container_exited(
+    container: &mut Container,
+    exit: Exit,
+    now: Now,
+    actions: &mut Actions,
+) -> bool {
+    let Some(run) = container.phase.run() else { return false };
     if run.id != exit.id {
-        return;
+        return false;
+    }
+    if let Phase::Stopping(_, Kill { step: StopStep::PreStop, .. }) = container.phase {
+        actions.push(Action::CancelPreStop { container: container.name.clone() });
     }
     for kind in [ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness] {
         actions.push(Action::StopProbe { container: container.name.clone(), kind });
@@ -350,7 +433,8 @@ fn container_exited(container: &mut Container, exit: Exit, actions: &mut Actions
     if let Some(old) = container.previous.take() {
         actions.push(Action::RemoveContainer { id: old.id });
     }
-    container.previous = container.exited.replace(exit);
+    container.note_exit(exit, now);
+    true
 }
 
 /// Counts one probe result and acts when a threshold is reached.
@@ -359,7 +443,7 @@ fn probed(
     at: usize,
     id: &str,
     (kind, outcome): (ProbeKind, Outcome),
-    now: Timestamp,
+    now: Now,
     actions: &mut Actions,
 ) {
     let container = &state.containers[at];
@@ -386,7 +470,7 @@ fn probed(
     let reached = state.containers[at].probes.tracker(kind).note(probe, success);
     match (kind, reached) {
         (_, None) | (ProbeKind::Readiness, _) | (ProbeKind::Liveness, Some(true)) => {}
-        (ProbeKind::Startup, Some(true)) => start::started(state, at, actions),
+        (ProbeKind::Startup, Some(true)) => start::started(state, at, now, actions),
         (ProbeKind::Startup | ProbeKind::Liveness, Some(false)) => {
             if state.may_start_containers() {
                 let grace = probe.termination_grace_period_seconds;
@@ -414,6 +498,14 @@ impl Record {
     /// Normal, about the Pod.
     pub fn pod_normal(reason: &'static str, message: String) -> Self {
         Self { warning: false, reason, reason_text: None, message, field_path: None }
+    }
+
+    /// A hook was answered in another way than asked for.
+    pub(super) fn of_hook(container: &Container, report: HookReport) -> Option<Self> {
+        let text = "request to HTTPS lifecycle hook got HTTP response, retry with HTTP succeeded";
+        report
+            .fell_back_to_http
+            .then(|| Self::container(container, true, "LifecycleHTTPFallback", text.into()))
     }
 
     /// Warning, about the Pod.

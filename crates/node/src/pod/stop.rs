@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::event::{Action, PreStop, Record};
+use super::clock::{Now, Steady};
+use super::event::{Action, HookReport, Record};
 use super::probe::ProbeKind;
 use super::spec::{self, Role};
-use super::start;
+use super::start::{self, due};
 use super::state::{
-    Container, Endpoints, Kill, Phase, PodState, Progress, Sandbox, Stage, Termination, Verdict, until,
+    Container, Endpoints, Kill, Phase, PodState, Progress, Run, Sandbox, Stage, StopStep, Termination,
+    Verdict,
 };
-use super::step::{Actions, RETRY, after, record};
+use super::step::{Actions, RETRY, record, warn};
 
 /// Every stop gets at least this long (upstream's minimum grace period).
 pub const MINIMUM_GRACE: SignedDuration = SignedDuration::from_secs(2);
@@ -21,16 +23,17 @@ pub const WITHDRAW_AT_MOST: Duration = Duration::from_secs(5);
 /// When the Pod is too old, if it has a limit.
 pub fn active_deadline(state: &PodState) -> Option<Timestamp> {
     let seconds = spec::spec(&state.pod).active_deadline_seconds?;
-    Some(after(state.start_time, SignedDuration::from_secs(seconds)))
+    let limit = SignedDuration::from_secs(seconds);
+    Some(state.start_time.saturating_add(limit).unwrap_or(Timestamp::MAX))
 }
 
 /// Ends an active Pod that is too old or has nothing left to run.
-pub(super) fn end_if_over(state: &mut PodState, now: Timestamp, actions: &mut Actions) {
+pub(super) fn end_if_over(state: &mut PodState, now: Now, actions: &mut Actions) {
     if !state.may_start_containers() {
         return;
     }
     let own = spec::grace_period_seconds(&state.pod);
-    if active_deadline(state).is_some_and(|deadline| deadline <= now) {
+    if active_deadline(state).is_some_and(|deadline| deadline <= now.time) {
         let message = "Pod was active on the node longer than the specified deadline";
         actions.push(Action::Record(Record::pod_normal("DeadlineExceeded", message.into())));
         state.verdict = Some(Verdict { reason: "DeadlineExceeded".into(), message: message.into() });
@@ -58,8 +61,8 @@ fn has_ended(state: &PodState, at: usize) -> bool {
 }
 
 /// Begins a stop, or shortens one that is under way.
-pub(super) fn begin(state: &mut PodState, grace_seconds: i64, now: Timestamp, actions: &mut Actions) {
-    let deadline = after(now, SignedDuration::from_secs(grace_seconds.max(0)));
+pub(super) fn begin(state: &mut PodState, grace_seconds: i64, now: Now, actions: &mut Actions) {
+    let deadline = now.after(SignedDuration::from_secs(grace_seconds.max(0)));
     if let Stage::Terminating(termination) = &mut state.stage {
         termination.deadline = termination.deadline.min(deadline);
         if grace_seconds <= 0 {
@@ -76,7 +79,7 @@ pub(super) fn begin(state: &mut PodState, grace_seconds: i64, now: Timestamp, ac
         if grace_seconds > 0 && serves(state) { Endpoints::Withdrawing } else { Endpoints::Withdrawn };
     if endpoints == Endpoints::Withdrawing {
         // Half of the grace at most: the program wants the other half for itself.
-        let at_most = WITHDRAW_AT_MOST.min(until(now, deadline) / 2);
+        let at_most = WITHDRAW_AT_MOST.min(now.steady.until(deadline) / 2);
         actions.push(Action::WithdrawEndpoints { at_most });
     }
     state.stage = Stage::Terminating(Termination { deadline, endpoints });
@@ -92,7 +95,7 @@ fn leave(container: &mut Container, actions: &mut Actions) {
         Phase::PostStart(_) | Phase::Running(_) | Phase::Stopping(..) => {
             stop_killing_probes(container, actions)
         }
-        Phase::Idle { .. } | Phase::Starting => {}
+        Phase::Idle { .. } | Phase::Starting(_) => {}
     }
 }
 
@@ -116,32 +119,93 @@ pub(super) fn kill(
     at: usize,
     message: String,
     grace_seconds: Option<i64>,
-    now: Timestamp,
+    now: Now,
     actions: &mut Actions,
 ) {
     let own = grace_seconds.unwrap_or_else(|| spec::grace_period_seconds(&state.pod));
-    let deadline = after(now, SignedDuration::from_secs(own).max(MINIMUM_GRACE));
-    kill_by(&mut state.containers[at], deadline, message, now, actions);
+    kill_by(state, at, now.after(SignedDuration::from_secs(own)), message, now, actions);
 }
 
+/// Begins the stop: the hook if there is one and time for it, else the signal.
 fn kill_by(
-    container: &mut Container,
-    deadline: Timestamp,
+    state: &mut PodState,
+    at: usize,
+    deadline: Steady,
     message: String,
-    now: Timestamp,
+    now: Now,
     actions: &mut Actions,
 ) {
+    let spec = state.spec_of(&state.containers[at].name);
+    let hook = spec.and_then(|spec| spec.lifecycle).is_some_and(|lifecycle| lifecycle.pre_stop.is_some());
+    let container = &mut state.containers[at];
     let (Phase::PostStart(run) | Phase::Running(run)) = &container.phase else { return };
     let run = run.clone();
     record(container, actions, "Killing", message);
     stop_killing_probes(container, actions);
-    actions.push(Action::KillContainer {
-        container: container.name.clone(),
-        id: run.id.clone(),
-        grace: until(now, deadline),
-        hook: PreStop::Run,
-    });
-    container.phase = Phase::Stopping(run, Kill { deadline, retry_at: None });
+    if hook && deadline > now.steady {
+        actions.push(Action::RunPreStop { container: container.name.clone(), id: run.id.clone() });
+        container.phase = Phase::Stopping(run, Kill { step: StopStep::PreStop, deadline });
+    } else {
+        terminate(container, run, deadline, now, actions);
+    }
+}
+
+/// The signal, and at least two seconds for it: also after a hook that took all the time there
+/// was (upstream's one-time extension).
+fn terminate(container: &mut Container, run: Run, deadline: Steady, now: Now, actions: &mut Actions) {
+    actions.push(Action::TerminateContainer { container: container.name.clone(), id: run.id.clone() });
+    let deadline = deadline.max(now.after(MINIMUM_GRACE));
+    container.phase = Phase::Stopping(run, Kill { step: StopStep::Terminate { retry_at: None }, deadline });
+}
+
+/// Takes each stop that is under way to its next step when it is time for it.
+pub(super) fn advance_kills(state: &mut PodState, now: Now, actions: &mut Actions) {
+    for container in &mut state.containers {
+        let name = container.name.clone();
+        let Phase::Stopping(run, kill) = &mut container.phase else { continue };
+        let over = kill.deadline <= now.steady;
+        let id = run.id.clone();
+        match &mut kill.step {
+            StopStep::PreStop if over => {
+                actions.push(Action::CancelPreStop { container: name });
+                let (run, deadline) = (run.clone(), kill.deadline);
+                terminate(container, run, deadline, now, actions);
+            }
+            StopStep::Terminate { .. } if over => {
+                kill.step = StopStep::Kill { retry_at: None };
+                actions.push(Action::KillContainer { container: name, id });
+            }
+            StopStep::Terminate { retry_at } if retry_at.is_some() && due(*retry_at, now) => {
+                *retry_at = None;
+                actions.push(Action::TerminateContainer { container: name, id });
+            }
+            StopStep::Kill { retry_at } if retry_at.is_some() && due(*retry_at, now) => {
+                *retry_at = None;
+                actions.push(Action::KillContainer { container: name, id });
+            }
+            StopStep::PreStop | StopStep::Terminate { .. } | StopStep::Kill { .. } => {}
+        }
+    }
+}
+
+/// The hook has ended: now the signal.
+pub(super) fn pre_stop_done(
+    container: &mut Container,
+    id: &str,
+    result: Result<HookReport, String>,
+    now: Now,
+    actions: &mut Actions,
+) {
+    let Phase::Stopping(run, Kill { step: StopStep::PreStop, deadline }) = &container.phase else { return };
+    if run.id != id {
+        return;
+    }
+    match result {
+        Ok(report) => actions.extend(Record::of_hook(container, report).map(Action::Record)),
+        Err(_) => warn(container, actions, "FailedPreStopHook", "PreStopHook failed".into()),
+    }
+    let (run, deadline) = (run.clone(), *deadline);
+    terminate(container, run, deadline, now, actions);
 }
 
 /// The runtime could not stop it: try again.
@@ -149,22 +213,28 @@ pub(super) fn kill_failed(
     container: &mut Container,
     id: &str,
     message: &str,
-    now: Timestamp,
+    now: Now,
     actions: &mut Actions,
 ) {
     let Phase::Stopping(run, kill) = &mut container.phase else { return };
-    if run.id == id {
-        kill.retry_at = Some(after(now, RETRY));
-        let text = format!(
-            "error killing pod: failed to \"KillContainer\" for {:?} with KillContainerError: {message:?}",
-            container.name
-        );
-        actions.push(Action::Record(Record::pod_warning("FailedKillPod", text)));
+    if run.id != id {
+        return;
     }
+    match &mut kill.step {
+        StopStep::PreStop => return,
+        StopStep::Terminate { retry_at } | StopStep::Kill { retry_at } => {
+            *retry_at = Some(now.after(RETRY));
+        }
+    }
+    let text = format!(
+        "error killing pod: failed to \"KillContainer\" for {:?} with KillContainerError: {message:?}",
+        container.name
+    );
+    actions.push(Action::Record(Record::pod_warning("FailedKillPod", text)));
 }
 
 /// Takes a Pod that is not active any more as far down as it can go now.
-pub(super) fn advance(state: &mut PodState, now: Timestamp, actions: &mut Actions) {
+pub(super) fn advance(state: &mut PodState, now: Now, actions: &mut Actions) {
     loop {
         let before = state.stage.clone();
         match &mut state.stage {
@@ -182,7 +252,7 @@ pub(super) fn advance(state: &mut PodState, now: Timestamp, actions: &mut Action
                 }
             }
             Stage::Removing { retry_at, underway } => {
-                if retry_at.is_some_and(|at| at <= now) && !*underway {
+                if retry_at.is_some_and(|at| at <= now.steady) && !*underway {
                     (*retry_at, *underway) = (None, true);
                     actions.push(Action::RemovePod);
                 }
@@ -190,7 +260,7 @@ pub(super) fn advance(state: &mut PodState, now: Timestamp, actions: &mut Action
             Stage::Deleting { retry_at } => {
                 if state.removed_from_api {
                     state.stage = Stage::Gone;
-                } else if retry_at.is_some_and(|at| at <= now) {
+                } else if retry_at.is_some_and(|at| at <= now.steady) {
                     *retry_at = None;
                     actions.push(Action::DeleteObject);
                 }
@@ -203,48 +273,47 @@ pub(super) fn advance(state: &mut PodState, now: Timestamp, actions: &mut Action
 }
 
 /// Mains first, all at once; then the sidecars from the last to the first.
-fn stop_containers(state: &mut PodState, now: Timestamp, actions: &mut Actions) {
+fn stop_containers(state: &mut PodState, now: Now, actions: &mut Actions) {
     let Stage::Terminating(termination) = &mut state.stage else { return };
-    let overdue = termination.deadline <= now;
+    let deadline = termination.deadline;
+    let overdue = deadline <= now.steady;
     if overdue {
         termination.endpoints = Endpoints::Withdrawn;
     }
     if termination.endpoints == Endpoints::Withdrawing {
         return;
     }
-    let deadline = termination.deadline.max(after(now, MINIMUM_GRACE));
     let mut later_gone = true;
     for sidecars in [false, true] {
-        for container in
-            state.containers.iter_mut().rev().filter(|one| (one.role == Role::Sidecar) == sidecars)
-        {
-            if !sidecars || later_gone || overdue {
-                let message = format!("Stopping container {}", container.name);
-                kill_by(container, deadline, message, now, actions);
+        for at in (0..state.containers.len()).rev() {
+            if (state.containers[at].role == Role::Sidecar) != sidecars {
+                continue;
             }
-            hasten(container, deadline, now, actions);
-            later_gone &= !(sidecars && container.phase.holds_process());
+            if !sidecars || later_gone || overdue {
+                let message = format!("Stopping container {}", state.containers[at].name);
+                kill_by(state, at, deadline, message, now, actions);
+            }
+            hasten(&mut state.containers[at], deadline, now);
+            later_gone &= !(sidecars && state.containers[at].phase.holds_process());
         }
         later_gone &= sidecars || !state.has_containers_but_sidecars();
     }
+    advance_kills(state, now, actions);
 }
 
-/// Shortens a stop that is under way, or repeats one that failed.
-fn hasten(container: &mut Container, deadline: Timestamp, now: Timestamp, actions: &mut Actions) {
-    let Phase::Stopping(run, kill) = &mut container.phase else { return };
-    let failed = kill.retry_at.is_some_and(|at| at <= now);
-    if deadline >= kill.deadline && !failed {
-        return;
+/// Shortens a stop that is under way.
+fn hasten(container: &mut Container, deadline: Steady, now: Now) {
+    if let Phase::Stopping(_, kill) = &mut container.phase {
+        let least = match kill.step {
+            StopStep::PreStop => deadline,
+            StopStep::Terminate { .. } | StopStep::Kill { .. } => deadline.max(now.after(MINIMUM_GRACE)),
+        };
+        kill.deadline = kill.deadline.min(least);
     }
-    kill.deadline = kill.deadline.min(deadline);
-    kill.retry_at = None;
-    let grace = until(now, kill.deadline).max(Duration::from_secs(u64::from(failed)));
-    let (container, id) = (container.name.clone(), run.id.clone());
-    actions.push(Action::KillContainer { container, id, grace, hook: PreStop::Skip });
 }
 
 /// Stops the sandbox, then unmounts the volumes; true when both are gone.
-fn release(state: &mut PodState, now: Timestamp, actions: &mut Actions) -> bool {
+fn release(state: &mut PodState, now: Now, actions: &mut Actions) -> bool {
     match &mut state.sandbox {
         Sandbox::Creating { .. } => return false,
         Sandbox::Absent { .. } => state.sandbox = Sandbox::Stopped { ips: Vec::new() },
@@ -254,7 +323,7 @@ fn release(state: &mut PodState, now: Timestamp, actions: &mut Actions) -> bool 
                 Sandbox::Stopping { id: std::mem::take(id), ips: std::mem::take(ips), retry_at: None };
         }
         Sandbox::Stopping { id, retry_at, .. } => {
-            if retry_at.is_some_and(|at| at <= now) {
+            if retry_at.is_some_and(|at| at <= now.steady) {
                 *retry_at = None;
                 actions.push(Action::StopSandbox { id: id.clone() });
             }
@@ -264,7 +333,7 @@ fn release(state: &mut PodState, now: Timestamp, actions: &mut Actions) -> bool 
     matches!(state.sandbox, Sandbox::Stopped { .. }) && release_volumes(state, now, actions)
 }
 
-fn release_volumes(state: &mut PodState, now: Timestamp, actions: &mut Actions) -> bool {
+fn release_volumes(state: &mut PodState, now: Now, actions: &mut Actions) -> bool {
     match state.volumes {
         // A failed mount may have left some of the volumes behind; a Pod that never tried has none.
         Progress::Absent { retry_at: None } => state.volumes = Progress::Released,
@@ -272,7 +341,7 @@ fn release_volumes(state: &mut PodState, now: Timestamp, actions: &mut Actions) 
             state.volumes = Progress::Releasing;
             actions.push(Action::UnmountVolumes);
         }
-        Progress::Stuck { retry_at } if retry_at <= now => {
+        Progress::Stuck { retry_at } if retry_at <= now.steady => {
             state.volumes = Progress::Releasing;
             actions.push(Action::UnmountVolumes);
         }
@@ -291,15 +360,22 @@ pub(super) fn endpoints_withdrawn(state: &mut PodState) {
 /// The sandbox was stopped.
 pub(super) fn sandbox_stopped(
     state: &mut PodState,
+    stopped: &str,
     result: Result<(), String>,
-    now: Timestamp,
+    now: Now,
     actions: &mut Actions,
 ) {
-    let Sandbox::Stopping { ips, retry_at, .. } = &mut state.sandbox else { return };
+    let Sandbox::Stopping { id, ips, retry_at } = &mut state.sandbox else { return };
+    if id != stopped {
+        return;
+    }
     match result {
-        Ok(()) => state.sandbox = Sandbox::Stopped { ips: std::mem::take(ips) },
+        Ok(()) => {
+            state.sandbox = Sandbox::Stopped { ips: std::mem::take(ips) };
+            state.changed_at = Some(now.steady);
+        }
         Err(message) => {
-            *retry_at = Some(after(now, RETRY));
+            *retry_at = Some(now.after(RETRY));
             let text = format!(
                 "error killing pod: failed to \"KillPodSandbox\" with KillPodSandboxError: {message:?}"
             );
@@ -309,31 +385,31 @@ pub(super) fn sandbox_stopped(
 }
 
 /// The volumes were unmounted.
-pub(super) fn volumes_unmounted(state: &mut PodState, result: Result<(), String>, now: Timestamp) {
+pub(super) fn volumes_unmounted(state: &mut PodState, result: Result<(), String>, now: Now) {
     if state.volumes == Progress::Releasing {
         state.volumes = match result {
             Ok(()) => Progress::Released,
-            Err(_) => Progress::Stuck { retry_at: after(now, RETRY) },
+            Err(_) => Progress::Stuck { retry_at: now.after(RETRY) },
         };
     }
 }
 
 /// Nothing of the Pod is left on the node.
-pub(super) fn removed(state: &mut PodState, result: Result<(), String>, now: Timestamp) {
+pub(super) fn removed(state: &mut PodState, result: Result<(), String>, now: Now) {
     if let Stage::Removing { retry_at, underway } = &mut state.stage {
         *underway = false;
         match result {
             // `advance` asks for the deletion: a first try is a try that is due.
-            Ok(()) => state.stage = Stage::Deleting { retry_at: Some(now) },
-            Err(_) => *retry_at = Some(after(now, RETRY)),
+            Ok(()) => state.stage = Stage::Deleting { retry_at: Some(now.steady) },
+            Err(_) => *retry_at = Some(now.after(RETRY)),
         }
     }
 }
 
 /// The API was asked to delete the object; its watch tells when it is gone.
-pub(super) fn object_deleted(state: &mut PodState, result: Result<(), String>, now: Timestamp) {
+pub(super) fn object_deleted(state: &mut PodState, result: Result<(), String>, now: Now) {
     if let (Stage::Deleting { retry_at }, Err(_)) = (&mut state.stage, result) {
-        *retry_at = Some(after(now, SignedDuration::from_secs(1)));
+        *retry_at = Some(now.after(SignedDuration::from_secs(1)));
     }
 }
 

@@ -7,26 +7,32 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Value, json};
 
-use super::event::{Action, Event, Exit, ImageError, ImageRef, StartFailure};
+use super::clock::{Now, Steady};
+use super::event::{Action, Event, Exit, HookReport, ImageError, ImageRef, StartFailure};
+use super::observe::{Because, Instance, Observed, SeenSandbox};
 use super::probe::{Outcome, ProbeKind};
-use super::state::{Instance, Observed, PodState, Run, Stage};
+use super::state::{PodState, Run, Stage};
 use super::status::status;
-use super::step::{step, wakes_at};
+use super::step::{step, wakes_after};
 
 /// A runtime made of maps.
 pub(super) struct World {
     pub(super) state: PodState,
-    pub(super) now: Timestamp,
+    pub(super) now: Now,
     pub(super) running: BTreeMap<String, (String, Timestamp)>,
-    pub(super) instances: Vec<Instance>,
+    /// With the number of the sandbox each was started in.
+    pub(super) instances: Vec<(u32, Instance)>,
     pub(super) log: Vec<String>,
     pub(super) held: Vec<Action>,
     pub(super) status: PodStatus,
-    /// Answers of the next actions of this kind: `image`, `start`, `volumes`, `sandbox`, `post`.
+    /// Failures of the next actions of this kind: `image`, `start`, `volumes`, `sandbox`, `post`, `pre`.
     pub(super) fail: BTreeMap<&'static str, u32>,
-    /// Containers whose stop is not answered.
+    /// Containers do not heed the stop signal.
     pub(super) stubborn: bool,
+    /// preStop hooks do not end.
+    pub(super) slow_hook: bool,
     sandbox: Option<(u32, String)>,
+    sandboxes: u32,
     count: u32,
 }
 
@@ -44,9 +50,10 @@ impl World {
 
     /// A world in which the first actions of these kinds fail.
     fn failing(pod: Pod, fail: &[(&'static str, u32)]) -> Self {
-        let now = Timestamp::from_second(1_000_000).unwrap();
+        let time = Timestamp::from_second(1_000_000).unwrap();
+        let now = Now { time, steady: Steady::new(SignedDuration::from_secs(5_000)) };
         let mut world = Self {
-            state: PodState::admitted(Arc::new(pod.clone()), now),
+            state: PodState::admitted(Arc::new(pod.clone()), time),
             now,
             running: BTreeMap::new(),
             instances: Vec::new(),
@@ -55,10 +62,14 @@ impl World {
             status: PodStatus::default(),
             fail: fail.iter().copied().collect(),
             stubborn: false,
+            slow_hook: false,
             sandbox: None,
+            sandboxes: 0,
             count: 0,
         };
         world.event(Event::PodChanged(Arc::new(pod)));
+        let nothing = world.look(Because::TakenUp);
+        world.event(nothing);
         world
     }
 
@@ -67,7 +78,8 @@ impl World {
         let (state, actions) = step(self.state.clone(), event, self.now);
         self.state = state;
         self.check();
-        self.status = status(&self.state, &self.status, &["192.0.2.1".parse().unwrap()], self.now);
+        let host = ["192.0.2.1".parse().unwrap()];
+        self.status = status(&self.state, &self.status, &host, self.now.time);
         for action in actions {
             if let Some(answer) = self.perform(action) {
                 self.event(answer);
@@ -87,48 +99,59 @@ impl World {
                 Some(Event::VolumesFailed { message: "no such map".into() })
             }
             Action::MountVolumes => Some(Event::VolumesMounted),
-            Action::RunSandbox { .. } if self.fails("sandbox") => {
-                Some(Event::SandboxFailed { message: "no address".into() })
+            Action::RunSandbox { attempt } if self.fails("sandbox") => {
+                Some(Event::SandboxFailed { attempt, message: "no address".into() })
             }
             Action::RunSandbox { attempt } => {
                 let id = format!("s{attempt}");
                 self.sandbox = Some((attempt, id.clone()));
-                Some(Event::SandboxReady { id, ips: vec!["10.42.0.2".parse().unwrap()] })
+                self.sandboxes = attempt + 1;
+                Some(Event::SandboxReady { attempt, id, ips: vec!["10.42.0.2".parse().unwrap()] })
             }
-            Action::EnsureImage { container } if self.fails("image") => {
+            Action::EnsureImage { container, reference } if self.fails("image") => {
                 let message = "no such image".to_string();
-                Some(Event::ImageFailed { container, error: ImageError::Pull, message })
+                Some(Event::ImageFailed { container, reference, error: ImageError::Pull, message })
             }
-            Action::EnsureImage { container } => {
+            Action::EnsureImage { container, reference } => {
                 let image =
                     ImageRef { id: "sha256:1".into(), name: "img".into(), image_id: "sha256:1".into() };
-                Some(Event::ImageReady { container, image, pulled: None })
+                Some(Event::ImageReady { container, reference, image, pulled: None })
             }
-            Action::StartContainer { container, .. } if self.fails("config") => {
+            Action::StartContainer { container, attempt, .. } if self.fails("config") => {
                 let message = "configmap \"x\" not found".to_string();
-                Some(Event::ContainerFailed { container, failure: StartFailure::Config, message })
+                Some(Event::ContainerFailed { container, attempt, failure: StartFailure::Config, message })
             }
             Action::StartContainer { container, attempt, .. } => Some(self.start(container, attempt)),
             Action::RunPostStart { container, id } => {
-                let result = if self.fails("post") { Err("bad".into()) } else { Ok(()) };
+                let result = if self.fails("post") { Err("bad".into()) } else { Ok(HookReport::default()) };
                 Some(Event::PostStartDone { container, id, result })
             }
-            Action::KillContainer { container, id, grace, .. } => {
-                self.log.push(format!("kill {container} {}s", grace.as_secs()));
+            Action::RunPreStop { container, id } => {
+                self.log.push(format!("preStop {container}"));
+                let result = if self.fails("pre") { Err("bad".into()) } else { Ok(HookReport::default()) };
+                (!self.slow_hook).then_some(Event::PreStopDone { container, id, result })
+            }
+            Action::TerminateContainer { container, id } => {
+                self.log.push(format!("terminate {container}"));
                 if self.stubborn {
                     return None;
                 }
+                self.ended(&id, 143).map(|exit| Event::ContainerExited { container, exit })
+            }
+            Action::KillContainer { container, id } => {
+                self.log.push(format!("kill {container}"));
                 self.ended(&id, 137).map(|exit| Event::ContainerExited { container, exit })
             }
             Action::RemoveContainer { id } => {
-                self.instances
-                    .retain(|one| one.state.as_ref().map_or_else(|exit| exit.id != id, |run| run.id != id));
+                self.instances.retain(|(_, one)| {
+                    one.state.as_ref().map_or_else(|exit| exit.id != id, |run| run.id != id)
+                });
                 None
             }
-            Action::StopSandbox { .. } => {
+            Action::StopSandbox { id } => {
                 self.log.push("stop sandbox".into());
                 self.sandbox = None;
-                Some(Event::SandboxStopped(Ok(())))
+                Some(Event::SandboxStopped { id, result: Ok(()) })
             }
             Action::UnmountVolumes => Some(Event::VolumesUnmounted(Ok(()))),
             Action::RemovePod => {
@@ -156,19 +179,21 @@ impl World {
         let id = format!("{container}-{}", self.count);
         assert!(!self.running.contains_key(&container), "a second instance of {container}");
         if self.fails("start") {
-            let failure = StartFailure::Run { id, at: self.now, exit_code: 128 };
-            return Event::ContainerFailed { container, failure, message: "exec: no such file".into() };
+            let failure = StartFailure::Run { id, at: self.now.time, exit_code: 128 };
+            return Event::ContainerFailed {
+                container,
+                attempt,
+                failure,
+                message: "exec: no such file".into(),
+            };
         }
-        self.running.insert(container.clone(), (id.clone(), self.now));
+        self.running.insert(container.clone(), (id.clone(), self.now.time));
         self.log.push(format!("start {container}/{attempt}"));
-        let run = Run { id: id.clone(), started_at: self.now, user: None };
-        self.instances.push(Instance {
-            name: container.clone(),
-            attempt,
-            image: ImageRef::default(),
-            state: Ok(run),
-        });
-        Event::ContainerStarted { container, id, started_at: self.now, user: None }
+        let run = Run { id: id.clone(), started_at: self.now.time, user: None };
+        let (name, image) = (container.clone(), ImageRef::default());
+        let sandbox = self.sandbox.as_ref().map_or(0, |(attempt, _)| *attempt);
+        self.instances.push((sandbox, Instance { name, attempt, image, state: Ok(run) }));
+        Event::ContainerStarted { container, attempt, id, started_at: self.now.time, user: None }
     }
 
     fn ended(&mut self, id: &str, code: i32) -> Option<Exit> {
@@ -182,9 +207,9 @@ impl World {
             reason: reason.into(),
             message: String::new(),
             started_at: Some(started_at),
-            finished_at: self.now,
+            finished_at: self.now.time,
         };
-        for instance in &mut self.instances {
+        for (_, instance) in &mut self.instances {
             if instance.state.as_ref().is_ok_and(|run| run.id == id) {
                 instance.state = Err(exit.clone());
             }
@@ -208,36 +233,70 @@ impl World {
     pub(super) fn delete(&mut self, grace: i64) {
         let mut pod = Pod::clone(&self.state.pod);
         pod.metadata.deletion_timestamp =
-            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(self.now));
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(self.now.time));
         pod.metadata.deletion_grace_period_seconds = Some(grace);
         self.event(Event::PodChanged(Arc::new(pod)));
     }
 
+    fn advance(&mut self, wait: SignedDuration) {
+        self.now = Now { time: self.now.time + wait, steady: self.now.steady.plus(wait) };
+    }
+
     /// Time passes; the clock stops wherever the state wants to be woken.
     pub(super) fn pass(&mut self, seconds: i64) {
-        let end = self.now + SignedDuration::from_secs(seconds);
-        while let Some(wake) = wakes_at(&self.state, self.now).filter(|wake| *wake <= end) {
-            self.now = wake;
+        let end = self.now.steady.plus(SignedDuration::from_secs(seconds));
+        while let Some(wait) =
+            wakes_after(&self.state, self.now).filter(|wait| *wait <= self.now.steady.until(end))
+        {
+            self.advance(SignedDuration::try_from(wait).unwrap());
             self.event(Event::Tick);
         }
-        self.now = end;
+        self.advance(end.since(self.now.steady));
         self.event(Event::Tick);
+    }
+
+    /// What the runtime has.
+    fn look(&self, because: Because) -> Event {
+        let sandbox = |attempt: u32| {
+            let ready = self.sandbox.as_ref().is_some_and(|(ready, _)| *ready == attempt);
+            let mine = self.instances.iter().filter(|(sandbox, _)| *sandbox == attempt);
+            SeenSandbox {
+                attempt,
+                id: format!("s{attempt}"),
+                ready,
+                ips: vec!["10.42.0.2".parse().unwrap()],
+                instances: mine.map(|(_, one)| one.clone()).collect(),
+            }
+        };
+        let sandboxes = (0..self.sandboxes).map(sandbox).collect();
+        let asked_at = self.now.steady.plus(SignedDuration::from_nanos(1));
+        Event::Observed(Observed { because, asked_at, sandboxes })
     }
 
     /// The node forgets everything and looks at what is there.
     pub(super) fn restart(&mut self) {
-        let sandbox =
-            self.sandbox.clone().map(|(attempt, id)| (attempt, id, vec!["10.42.0.2".parse().unwrap()]));
-        let observed = Observed {
-            next_sandbox: self.sandbox.as_ref().map_or(0, |(attempt, _)| attempt + 1),
-            sandbox,
-            instances: self.instances.clone(),
-        };
+        let status = Some(self.status.clone());
+        self.restart_with(status);
+    }
+
+    /// The same, and the API has this status.
+    fn restart_with(&mut self, status: Option<PodStatus>) {
         let mut pod = Pod::clone(&self.state.pod);
-        pod.status = Some(self.status.clone());
+        pod.status = status;
         let pod = Arc::new(pod);
-        self.state = PodState::adopted(Arc::clone(&pod), observed, self.now);
+        self.state = PodState::admitted(Arc::clone(&pod), self.now.time);
         self.event(Event::PodChanged(pod));
+        let seen = self.look(Because::TakenUp);
+        self.event(seen);
+    }
+
+    /// Everything dies: the machine is switched off.
+    fn power_off(&mut self) {
+        self.sandbox = None;
+        let ids: Vec<String> = self.running.values().map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            self.ended(&id, 255);
+        }
     }
 
     /// What must hold after every event.
@@ -342,8 +401,8 @@ fn init_containers_run_in_order_before_the_mains_and_a_sidecar_stays() {
     assert_eq!(world.running.keys().collect::<Vec<_>>(), ["a", "b", "side"]);
     assert_eq!((world.phase(), world.condition("Initialized")), ("Running", "True".to_string()));
     world.delete(30);
-    let stops: Vec<_> = world.log.iter().filter(|line| line.starts_with("kill")).collect();
-    assert_eq!(stops, ["kill b 30s", "kill a 30s", "kill side 30s"], "sidecars go last");
+    let stops: Vec<_> = world.log.iter().filter(|line| line.starts_with("terminate")).collect();
+    assert_eq!(stops, ["terminate b", "terminate a", "terminate side"], "sidecars go last");
     assert!(world.state.is_gone());
 }
 
@@ -487,16 +546,79 @@ fn the_grace_of_a_deletion_only_shrinks_and_never_below_two_seconds() {
     let mut world = World::new(pod(one(json!({}))));
     world.stubborn = true;
     world.delete(30);
+    assert!(world.logged("terminate c") && world.logged("Killing: Stopping container c"));
     world.pass(5);
     world.delete(60);
-    world.delete(10);
+    world.pass(20);
     world.delete(0);
-    let stops: Vec<_> = world.log.iter().filter(|line| line.starts_with("kill")).cloned().collect();
-    assert_eq!(stops, ["kill c 30s", "kill c 10s", "kill c 2s"]);
-    assert!(world.logged("Killing: Stopping container c"));
-    world.exit("c", 137);
-    assert!(world.state.is_gone());
+    world.pass(1);
+    assert!(!world.logged("kill c"), "two seconds are the least");
+    world.pass(1);
+    assert!(world.logged("kill c") && world.state.is_gone());
     assert_eq!(world.log.last().unwrap(), "delete object");
+}
+
+#[test]
+fn a_stop_goes_from_the_hook_to_the_signal_to_the_kill_each_at_its_time() {
+    let hook = json!({"lifecycle": {"preStop": {"exec": {"command": ["x"]}}}});
+    let stops = |world: &World| -> Vec<String> {
+        let words = ["preStop", "terminate", "kill", "FailedPreStopHook"];
+        let mine = world.log.iter().filter(|line| words.iter().any(|word| line.starts_with(word)));
+        mine.cloned().collect()
+    };
+    let mut world = World::failing(pod(one(hook.clone())), &[("pre", 1)]);
+    world.stubborn = true;
+    world.delete(30);
+    assert_eq!(stops(&world), ["preStop c", "FailedPreStopHook: PreStopHook failed", "terminate c"]);
+    world.pass(29);
+    assert_eq!(stops(&world).len(), 3);
+    world.pass(1);
+    assert_eq!(stops(&world).last().unwrap(), "kill c");
+
+    let mut world = World::new(pod(one(hook.clone())));
+    (world.stubborn, world.slow_hook) = (true, true);
+    world.delete(10);
+    world.pass(9);
+    assert_eq!(stops(&world), ["preStop c"]);
+    world.pass(1);
+    assert_eq!(stops(&world), ["preStop c", "terminate c"], "the hook has had all the time there was");
+    world.pass(1);
+    assert_eq!(stops(&world).len(), 2, "the signal gets two seconds all the same");
+    world.pass(1);
+    assert_eq!(stops(&world).last().unwrap(), "kill c");
+
+    let mut world = World::new(pod(one(hook)));
+    world.delete(0);
+    assert_eq!(stops(&world), ["terminate c"], "there is no time for the hook");
+}
+
+#[test]
+fn a_clock_that_is_set_changes_no_wait() {
+    let mut world = World::new(pod(one(json!({}))));
+    world.exit("c", 3);
+    world.exit("c", 3);
+    world.now.time -= SignedDuration::from_hours(3);
+    world.pass(9);
+    assert!(world.running.is_empty());
+    world.pass(1);
+    assert!(world.running.contains_key("c"), "the back-off of ten seconds is over");
+    world.stubborn = true;
+    world.delete(30);
+    world.now.time += SignedDuration::from_hours(9);
+    world.pass(29);
+    assert!(world.running.contains_key("c"), "the grace is not over");
+    world.pass(1);
+    assert!(world.state.is_gone());
+}
+
+#[test]
+fn what_falls_due_between_a_step_and_the_next_look_is_due_at_once() {
+    let mut world = World::new(pod(one(json!({}))));
+    world.exit("c", 3);
+    world.exit("c", 3);
+    let stepped = world.now;
+    world.advance(SignedDuration::from_secs(11));
+    assert_eq!(wakes_after(&world.state, stepped), Some(std::time::Duration::from_secs(10)));
 }
 
 #[test]
@@ -517,8 +639,13 @@ fn a_refused_pod_fails_without_anything_being_made() {
     world.log.clear();
     world.running.clear();
     world.status = PodStatus::default();
-    world.state = PodState::admitted(Arc::clone(&world.state.pod), world.now);
+    world.sandbox = None;
+    world.sandboxes = 0;
+    world.instances.clear();
+    world.state = PodState::admitted(Arc::clone(&world.state.pod), world.now.time);
     world.event(Event::Refused { reason: "NodeAffinity".into(), message: "no".into() });
+    let nothing = world.look(Because::TakenUp);
+    world.event(nothing);
     assert_eq!((world.phase(), world.status.reason.as_deref()), ("Failed", Some("NodeAffinity")));
     assert_eq!(world.log, ["NodeAffinity: no"]);
 }
@@ -552,4 +679,120 @@ fn what_runs_goes_on_when_the_node_starts_again() {
         "CrashLoopBackOff",
         "the back-off is remembered"
     );
+}
+
+#[test]
+fn init_containers_run_again_after_the_machine_was_switched_off() {
+    let spec = json!({"initContainers": [{"name": "i", "image": "img"}], "containers": [{"name": "a", "image": "img"}]});
+    let mut world = World::new(pod(spec));
+    world.exit("i", 0);
+    assert!(world.running.contains_key("a"));
+    world.power_off();
+    world.restart();
+    world.pass(300);
+    assert_eq!(world.running.keys().collect::<Vec<_>>(), ["i"], "the main waits: {:?}", world.log);
+    world.exit("i", 0);
+    world.pass(300);
+    assert_eq!(world.running.keys().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(world.shown("a")["restartCount"], 1);
+}
+
+#[test]
+fn a_container_whose_start_the_api_never_heard_of_is_ready_after_a_restart() {
+    let hook = json!({"lifecycle": {"postStart": {"exec": {"command": ["x"]}}}});
+    for status in [None, Some("stale")] {
+        let mut world = World::new(pod(one(hook.clone())));
+        let mut stale = world.status.clone();
+        for one in stale.container_statuses.iter_mut().flatten() {
+            (one.started, one.ready, one.container_id) = (Some(false), false, Some("monopod://old".into()));
+        }
+        world.restart_with(status.map(|_| stale));
+        assert_eq!((&world.shown("c")["started"], &world.shown("c")["ready"]), (&json!(true), &json!(true)));
+        assert_eq!(world.condition("Ready"), "True");
+    }
+}
+
+#[test]
+fn a_startup_probe_that_had_not_succeeded_goes_on_after_a_restart() {
+    let probe = json!({"exec": {"command": ["x"]}, "failureThreshold": 3});
+    let mut world = World::new(pod(one(json!({"startupProbe": probe}))));
+    world.held.clear();
+    world.restart();
+    assert!(
+        matches!(&world.held[..], [Action::StartProbe { kind: ProbeKind::Startup, .. }]),
+        "{:?}",
+        world.held
+    );
+    world.probe("c", ProbeKind::Startup, Outcome::Success);
+    world.restart();
+    assert_eq!(world.shown("c")["started"], true, "a success is remembered by the API");
+}
+
+#[test]
+fn an_audit_finds_an_exit_and_a_dead_sandbox_that_nobody_told() {
+    let mut world = World::new(pod(one(json!({}))));
+    let found = |world: &mut World| {
+        world.advance(SignedDuration::from_secs(1));
+        let seen = world.look(Because::Audit);
+        let (_, actions) = step(world.state.clone(), seen.clone(), world.now);
+        world.event(seen);
+        let reports = actions.into_iter().filter_map(|action| match action {
+            Action::Report { found, .. } => Some(found),
+            _ => None,
+        });
+        reports.collect::<Vec<_>>()
+    };
+    assert_eq!(found(&mut world), [""; 0], "there is nothing to find");
+    let id = world.running["c"].0.clone();
+    world.ended(&id, 5);
+    assert_eq!(found(&mut world), ["container c had ended with 5"]);
+    assert_eq!(world.shown("c")["restartCount"], 1);
+    world.power_off();
+    let lost = found(&mut world);
+    assert_eq!(lost, ["its sandbox had died"]);
+    assert!(world.logged("SandboxChanged"));
+    world.pass(20);
+    assert!(world.running.contains_key("c"));
+}
+
+#[test]
+fn an_observation_older_than_a_start_takes_nothing_away() {
+    let mut world = World::new(pod(one(json!({}))));
+    let Event::Observed(mut old) = world.look(Because::Audit) else { unreachable!() };
+    old.asked_at = world.now.steady;
+    old.sandboxes.clear();
+    world.event(Event::Observed(old));
+    assert_eq!(world.shown("c")["restartCount"], 0);
+    assert!(!world.logged("SandboxChanged"));
+}
+
+#[test]
+fn a_start_whose_answer_was_lost_is_taken_over_not_repeated() {
+    let mut world = World::new(pod(one(json!({}))));
+    let (id, _) = world.running["c"].clone();
+    // As if the task that started it had died: the worker tells a failure and looks.
+    let failed = Event::ContainerFailed {
+        container: "c".into(),
+        attempt: 0,
+        failure: StartFailure::Create,
+        message: "the task that starts it panicked".into(),
+    };
+    world.state.containers[0].phase =
+        super::state::Phase::Starting(super::state::Start { attempt: 0, sandbox: 0 });
+    world.event(failed);
+    world.advance(SignedDuration::from_secs(1));
+    let seen = world.look(Because::TaskLost);
+    world.event(seen);
+    assert_eq!(world.shown("c")["containerID"], format!("monopod://{id}"));
+    world.pass(60);
+    assert_eq!(world.log.iter().filter(|line| line.starts_with("start ")).count(), 1);
+}
+
+#[test]
+fn nothing_is_done_before_the_runtime_has_said_what_it_has() {
+    let pod = Arc::new(pod(one(json!({}))));
+    let now = World::new(Pod::clone(&pod)).now;
+    let state = PodState::admitted(Arc::clone(&pod), now.time);
+    let (state, actions) = step(state, Event::PodChanged(pod), now);
+    assert_eq!((actions, wakes_after(&state, now)), (vec![], None));
 }

@@ -8,7 +8,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use runtime::{Error, Runtime};
@@ -16,7 +15,6 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use crate::pod::probe::Outcome;
-use crate::pod::state::until;
 
 /// Output of a probe that is kept.
 pub(crate) const OUTPUT_MAX: usize = 10 * 1024;
@@ -30,22 +28,16 @@ pub(crate) struct Target {
     pub(crate) container: Container,
 }
 
-/// Runs the probe for ever, telling each outcome. Ends when `tell` says nobody listens.
-pub(crate) async fn run<F, R>(
-    target: Target,
-    probe: Probe,
-    started_at: Timestamp,
-    now: Timestamp,
-    mut tell: F,
-) where
+/// Runs the probe for ever from `delay` on, telling each outcome. Ends when `tell` says nobody listens.
+pub(crate) async fn run<F, R>(target: Target, probe: Probe, delay: Duration, mut tell: F)
+where
     F: FnMut(Outcome) -> R,
     R: Future<Output = bool>,
 {
     let seconds = |value: Option<i32>, default: u64| {
         value.and_then(|value| u64::try_from(value).ok()).unwrap_or(default)
     };
-    let delay = jiff::SignedDuration::from_secs(i64::from(probe.initial_delay_seconds.unwrap_or(0)));
-    let first = Instant::now() + until(now, started_at.saturating_add(delay).unwrap_or(now));
+    let first = Instant::now() + delay;
     let mut ticks = interval_at(first, Duration::from_secs(seconds(probe.period_seconds, 10).max(1)));
     // A slow probe is followed by a full pause, not by a burst.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -13,20 +13,27 @@ use crate::pod::spec::spec;
 use crate::shared::Shared;
 
 impl PodWorker {
-    pub(super) fn ensure_image(&mut self, container: String) {
+    pub(super) fn ensure_image(&mut self, container: String, reference: String) {
         let Some(spec) = self.state.spec_of(&container) else { return };
         let (node, pod, outbox) = (Arc::clone(&self.node), Arc::clone(&self.state.pod), self.outbox.clone());
+        let lost = Event::ImageFailed {
+            container: container.clone(),
+            reference: reference.clone(),
+            error: ImageError::Inspect,
+            message: format!("Failed to inspect image {reference:?}: the task panicked"),
+        };
         let name = container.clone();
-        let handle = self.spawn(async move {
+        let handle = self.spawn(lost, async move {
             let started = {
                 let name = name.clone();
                 async move { drop(outbox.send(Message::Event(Event::PullStarted { container: name })).await) }
             };
-            match ensure(&node, &pod, &spec, started).await {
+            match ensure(&node, &pod, &spec, &reference, started).await {
                 Ok((image, pulled)) => {
-                    Event::ImageReady { container: name, image: image_ref(&spec, &image), pulled }
+                    let image = image_ref(&reference, &image);
+                    Event::ImageReady { container: name, reference, image, pulled }
                 }
-                Err((error, message)) => Event::ImageFailed { container: name, error, message },
+                Err((error, message)) => Event::ImageFailed { container: name, reference, error, message },
             }
         });
         self.pulls.insert(container, handle);
@@ -39,9 +46,9 @@ async fn ensure(
     node: &Shared,
     pod: &Pod,
     container: &Container,
+    reference: &str,
     started: impl Future<Output = ()>,
 ) -> Result<(Image, Option<Pulled>), Failure> {
-    let reference = container.image.as_deref().unwrap_or_default();
     let present = node.runtime.image_status(reference).await.map_err(|err| inspect_error(reference, &err))?;
     match (container.image_pull_policy.as_deref(), present) {
         (policy, Some(image)) if policy != Some("Always") => return Ok((image, None)),
@@ -100,13 +107,12 @@ async fn logins(node: &Shared, pod: &Pod, reference: &str) -> Vec<runtime::Crede
 }
 
 /// `status.image` is the tag (or digest) asked for in full; `imageID` a digest when there is one.
-fn image_ref(container: &Container, image: &Image) -> ImageRef {
-    let asked = container.image.clone().unwrap_or_default();
+fn image_ref(asked: &str, image: &Image) -> ImageRef {
     let suffix = format!("/{}", asked.trim_start_matches("docker.io/").trim_start_matches("library/"));
     let tag = image
         .repo_tags
         .iter()
-        .find(|tag| **tag == asked || tag.ends_with(&suffix))
+        .find(|tag| *tag == asked || tag.ends_with(&suffix))
         .or(image.repo_tags.first());
     ImageRef {
         id: image.id.clone(),

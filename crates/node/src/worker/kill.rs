@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use runtime::{ContainerState, ContainerStatus, Error, Runtime};
@@ -10,81 +10,83 @@ use runtime::{ContainerState, ContainerStatus, Error, Runtime};
 use super::{Message, PodWorker};
 use crate::container::config::log_directory;
 use crate::hooks;
-use crate::pod::event::{Event, Exit, PreStop, Record};
-use crate::pod::spec::field_path;
-use crate::pod::stop::MINIMUM_GRACE;
+use crate::pod::event::{Event, Exit, HookReport};
 use crate::shared::Shared;
-use crate::termination;
+use crate::termination::Reader;
+use crate::threads::Threads;
 use crate::volumes;
 
 impl PodWorker {
-    /// Asks the runtime how a container ended.
+    /// Asks the runtime how a container ended, and which it was: it may not be known yet.
     pub(super) fn look_at(&mut self, id: String) {
-        let mine = self.state.containers.iter().find(|one| one.phase.run().is_some_and(|run| run.id == id));
-        let Some(container) = mine else { return };
-        let (node, name) = (Arc::clone(&self.node), container.name.clone());
-        let Some(reader) = self.message_reader(&name) else { return };
-        let outbox = self.outbox.clone();
+        let (node, threads, outbox) = (Arc::clone(&self.node), self.threads.clone(), self.outbox.clone());
+        let known = self.state.containers.iter().find(|one| one.phase.run().is_some_and(|run| run.id == id));
+        let known = known.map(|one| one.name.clone());
+        let readers: Vec<Reader> =
+            self.state.containers.iter().filter_map(|one| self.message_reader(&one.name)).collect();
         self.tasks.spawn(async move {
-            if let Some(exit) = exit_of(&node, &id, reader).await {
-                let _ = outbox.send(Message::Event(Event::ContainerExited { container: name, exit })).await;
+            let name = match node.runtime.container_status(&id).await {
+                Ok(status) => Some(status.name),
+                Err(_) => known,
+            };
+            let Some(reader) = readers.into_iter().find(|one| Some(&one.container) == name.as_ref()) else {
+                return;
+            };
+            let container = reader.container.clone();
+            if let Some(exit) = exit_of(&node, &threads, &id, reader).await {
+                let _ = outbox.send(Message::Event(Event::ContainerExited { container, exit })).await;
             }
         });
     }
 
     /// Knows where the container leaves its message.
-    pub(super) fn message_reader(&self, container: &str) -> Option<termination::Reader> {
+    pub(super) fn message_reader(&self, container: &str) -> Option<Reader> {
         let spec = self.state.spec_of(container)?;
-        Some(termination::Reader {
+        Some(Reader {
             directory: self.directory.clone(),
             container: container.into(),
             from_logs: spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"),
         })
     }
 
-    pub(super) fn kill_container(&mut self, container: String, id: String, grace: Duration, hook: PreStop) {
-        let (Some(target), Some(reader)) =
-            (self.target(&container, id.clone()), self.message_reader(&container))
-        else {
-            return;
-        };
-        let (node, outbox, pod) = (Arc::clone(&self.node), self.outbox.clone(), Arc::clone(&self.state.pod));
-        let handler = target.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.clone());
-        let about = self
-            .state
-            .containers
-            .iter()
-            .find(|one| one.name == container)
-            .map(|one| field_path(one.role, &one.name));
-        let key = id.clone();
-        let task = async move {
-            let begun = Instant::now();
-            let mut stop_grace = grace;
-            if let (Some(handler), PreStop::Run) = (handler, hook) {
-                let ran = tokio::time::timeout(grace, hooks::run(&target, &handler)).await;
-                match ran {
-                    Ok(Ok(report)) if report.fell_back_to_http => {
-                        let text =
-                            "request to HTTPS lifecycle hook got HTTP response, retry with HTTP succeeded";
-                        let record = Record {
-                            field_path: about,
-                            ..Record::pod_warning("LifecycleHTTPFallback", text.into())
-                        };
-                        node.record(&pod, &record);
-                    }
-                    Ok(Ok(_)) | Err(_) => {}
-                    Ok(Err(_)) => {
-                        let failed = Event::PreStopFailed { container: container.clone() };
-                        let _ = outbox.send(Message::Event(failed)).await;
-                    }
-                }
-                // A late hook leaves two seconds for the signal: upstream's one-time extension.
-                let floor = Duration::try_from(MINIMUM_GRACE).unwrap_or_default();
-                stop_grace = grace.saturating_sub(begun.elapsed()).max(floor);
-            }
-            let event = match node.runtime.stop_container(&id, stop_grace).await {
+    pub(super) fn run_pre_stop(&mut self, container: String, id: String) {
+        let done = |result| Event::PreStopDone { container: container.clone(), id: id.clone(), result };
+        let target = self.target(&container, id.clone());
+        let hook = target.as_ref().and_then(|target| target.container.lifecycle.as_ref()?.pre_stop.clone());
+        let lost = done(Err("the task that ran the hook panicked".into()));
+        let nothing = done(Ok(HookReport::default()));
+        let (name, key) = (container.clone(), container.clone());
+        let handle = self.spawn(lost, async move {
+            // An image that was changed, or a container that was taken from the spec, has no hook.
+            let (Some(target), Some(hook)) = (target, hook) else { return nothing };
+            let result = hooks::run(&target, &hook).await;
+            Event::PreStopDone { container: name, id, result }
+        });
+        self.hooks.insert(key, handle);
+    }
+
+    pub(super) fn terminate_container(&mut self, container: String, id: String) {
+        let Some(reader) = self.message_reader(&container) else { return };
+        let (node, threads) = (Arc::clone(&self.node), self.threads.clone());
+        self.spawn(kill_lost(&container, &id), async move {
+            match node.runtime.terminate_container(&id).await {
                 Ok(()) | Err(Error::NotFound { .. } | Error::NotRunning { .. }) => {
-                    match exit_of(&node, &id, reader).await {
+                    // One that runs on has until its deadline; its end is an event of the runtime.
+                    let exit = exit_of(&node, &threads, &id, reader).await?;
+                    Some(Event::ContainerExited { container, exit })
+                }
+                Err(err) => Some(Event::KillFailed { container, id, message: err.to_string() }),
+            }
+        });
+    }
+
+    pub(super) fn kill_container(&mut self, container: String, id: String) {
+        let Some(reader) = self.message_reader(&container) else { return };
+        let (node, threads) = (Arc::clone(&self.node), self.threads.clone());
+        self.spawn(kill_lost(&container, &id), async move {
+            match node.runtime.stop_container(&id, Duration::ZERO).await {
+                Ok(()) | Err(Error::NotFound { .. } | Error::NotRunning { .. }) => {
+                    match exit_of(&node, &threads, &id, reader).await {
                         Some(exit) => Event::ContainerExited { container, exit },
                         None => {
                             Event::KillFailed { container, id, message: "the container still runs".into() }
@@ -92,13 +94,8 @@ impl PodWorker {
                     }
                 }
                 Err(err) => Event::KillFailed { container, id, message: err.to_string() },
-            };
-            let _ = outbox.send(Message::Event(event)).await;
-        };
-        let handle = self.tasks.spawn(task);
-        if let Some(longer) = self.kills.insert(key, handle) {
-            longer.abort();
-        }
+            }
+        });
     }
 
     pub(super) fn remove_container(&mut self, id: String) {
@@ -112,23 +109,29 @@ impl PodWorker {
 
     pub(super) fn stop_sandbox(&mut self, id: String) {
         let runtime = Arc::clone(&self.node.runtime);
-        self.spawn(async move { Event::SandboxStopped(gone_is_fine(runtime.stop_sandbox(&id).await)) });
+        let lost = Err("the task that stops the sandbox panicked".to_owned());
+        self.spawn(Event::SandboxStopped { id: id.clone(), result: lost }, async move {
+            let result = gone_is_fine(runtime.stop_sandbox(&id).await);
+            Event::SandboxStopped { id, result }
+        });
     }
 
     /// Removes all that is left on the node: sandboxes with their containers, files, logs.
     pub(super) fn remove_pod(&mut self) {
         let (runtime, mounts) = (Arc::clone(&self.node.runtime), Arc::clone(&self.node.mounts));
-        let (ids, directory) = (self.sandboxes.clone(), self.directory.clone());
+        let (uid, directory, threads) =
+            (self.state.uid().to_owned(), self.directory.clone(), self.threads.clone());
         let logs = log_directory(&self.node.config.logs_directory, &self.state.pod);
         let links = self.node.config.log_links_directory.clone();
-        self.spawn(async move {
+        let lost = Event::Removed(Err("the task that removes the Pod panicked".into()));
+        self.spawn(lost, async move {
             let removed = async {
-                remove_sandboxes(&*runtime, &ids).await?;
+                remove_sandboxes(&*runtime, &uid).await?;
                 let files = move || {
                     volumes::remove_directory(&*mounts, &directory)?;
                     remove_logs(&logs, links.as_deref())
                 };
-                tokio::task::spawn_blocking(files).await.map_err(|err| err.to_string())?
+                threads.run(files).await?
             };
             let result = removed.await;
             if let Err(error) = &result {
@@ -139,10 +142,16 @@ impl PodWorker {
     }
 }
 
-async fn remove_sandboxes(runtime: &dyn Runtime, ids: &[String]) -> Result<(), String> {
-    for id in ids {
-        gone_is_fine(runtime.stop_sandbox(id).await)?;
-        gone_is_fine(runtime.remove_sandbox(id).await)?;
+fn kill_lost(container: &str, id: &str) -> Event {
+    let message = "the task that stops it panicked".to_owned();
+    Event::KillFailed { container: container.into(), id: id.into(), message }
+}
+
+/// Whatever the runtime has of the Pod, known to its worker or not.
+async fn remove_sandboxes(runtime: &dyn Runtime, uid: &str) -> Result<(), String> {
+    for one in runtime.snapshot(Some(uid)).await.map_err(|err| err.to_string())? {
+        gone_is_fine(runtime.stop_sandbox(&one.sandbox.id).await)?;
+        gone_is_fine(runtime.remove_sandbox(&one.sandbox.id).await)?;
     }
     Ok(())
 }
@@ -175,11 +184,16 @@ pub(crate) fn remove_logs(directory: &Path, links: Option<&Path>) -> Result<(), 
 }
 
 /// How the container ended; `None`: it still runs, or nobody can tell now.
-pub(super) async fn exit_of(node: &Shared, id: &str, reader: termination::Reader) -> Option<Exit> {
+pub(super) async fn exit_of(node: &Shared, threads: &Threads, id: &str, reader: Reader) -> Option<Exit> {
     match node.runtime.container_status(id).await {
         Ok(status) if matches!(status.state, ContainerState::Exited | ContainerState::Unknown) => {
-            let read = tokio::task::spawn_blocking(move || reader.exit(&status));
-            read.await.ok()
+            let bare = exit(&status, status.message.clone());
+            let read = threads.run(move || reader.exit(&status)).await;
+            // That it ended counts more than what it had to say.
+            Some(read.unwrap_or_else(|error| {
+                tracing::warn!(%id, %error, "a termination message cannot be read");
+                bare
+            }))
         }
         Ok(_) => None,
         Err(Error::NotFound { .. }) => Some(vanished(id)),

@@ -1,36 +1,52 @@
 //! The worker of one Pod: events in, [`step`](crate::pod::step::step), actions out.
 //!
 //! Nothing awaits inside a transition. Actions run as tasks of the worker's own
-//! `JoinSet`; each sends what came of it back into the inbox.
+//! `JoinSet`; each sends what came of it back into the inbox, also when it panics: then that it
+//! has failed, and the runtime is asked what there is.
 
 mod images;
 mod kill;
+mod observe;
 mod start;
 mod status;
 mod tokens;
 mod volumes;
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-use jiff::Timestamp;
+use futures_util::FutureExt;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
+use crate::clock;
+use crate::pod::clock::Now;
 use crate::pod::event::{Action, Event};
+use crate::pod::observe::Because;
 use crate::pod::probe::ProbeKind;
 use crate::pod::spec;
-use crate::pod::state::{PodState, until};
-use crate::pod::step::{step, wakes_at};
+use crate::pod::state::{PodState, Progress};
+use crate::pod::step::{step, wakes_after};
 use crate::probing::{self, Target};
 use crate::shared::Shared;
+use crate::threads::Threads;
 use crate::volumes::{Plans, PodDirectory};
 use status::Writer;
+
+pub(crate) use observe::Snapshot;
 
 /// What a worker is told. Its senders wait when it has 64 of them unread: it reads them
 /// without ever awaiting anything else, so that this does not last.
 pub(crate) const INBOX: usize = 64;
+/// Longest sleep while something is waited for: timers stand still while the machine is suspended,
+/// and facts of the wall clock come nearer when it is put forward.
+const SLEEP_AT_MOST: Duration = Duration::from_secs(60);
+/// Pause before the runtime is asked after a task has panicked: the question may panic too.
+const TASK_LOST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a worker is told.
 #[derive(Debug)]
@@ -42,16 +58,20 @@ pub(crate) enum Message {
         /// Container id.
         id: String,
     },
-    /// Events were lost: look at all containers.
-    LookAgain,
+    /// Ask the runtime what it has of the Pod.
+    LookAgain(Because),
+    /// The runtime was asked for all Pods.
+    Seen(Snapshot),
     /// A ConfigMap or Secret that the Pod shows has changed.
     SourceChanged,
     /// A status patch has been answered.
     StatusWritten(Result<(), client::Error>),
+    /// The task that wrote a status patch has panicked.
+    StatusLost,
     /// Try the status again.
     StatusRetry,
-    /// Tokens are due for renewal.
-    RenewTokens,
+    /// The files of volumes are written anew, or could not be.
+    FilesRefreshed,
 }
 
 /// One Pod.
@@ -63,12 +83,22 @@ pub(crate) struct PodWorker {
     tasks: JoinSet<()>,
     probes: HashMap<(String, ProbeKind), AbortHandle>,
     pulls: HashMap<String, AbortHandle>,
-    kills: HashMap<String, AbortHandle>,
+    hooks: HashMap<String, AbortHandle>,
     writer: Writer,
-    /// Sandboxes ever made for the Pod, to be removed with it.
-    sandboxes: Vec<String>,
     files: Arc<Files>,
+    refresh: Refresh,
     directory: PodDirectory,
+    threads: Threads,
+    /// When the last step was.
+    stepped: (Now, Instant),
+}
+
+/// Writing the files of volumes anew: one at a time, changes meanwhile are one more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refresh {
+    Idle,
+    Underway,
+    Again,
 }
 
 pub(crate) use kill::{exit, remove_logs};
@@ -92,7 +122,6 @@ impl PodWorker {
     pub(crate) fn new(
         node: Arc<Shared>,
         state: PodState,
-        sandboxes: Vec<String>,
         (outbox, inbox): (mpsc::Sender<Message>, mpsc::Receiver<Message>),
     ) -> Self {
         let directory = PodDirectory::new(&node.config.pods_directory, state.uid());
@@ -108,20 +137,21 @@ impl PodWorker {
             tasks: JoinSet::new(),
             probes: HashMap::new(),
             pulls: HashMap::new(),
-            kills: HashMap::new(),
+            hooks: HashMap::new(),
             writer,
-            sandboxes,
             files,
+            refresh: Refresh::Idle,
             directory,
+            threads: Threads::default(),
+            stepped: (clock::now(), Instant::now()),
         }
     }
 
-    /// Runs until nothing of the Pod is left.
-    pub(crate) async fn run(mut self) {
-        self.resume();
+    /// Runs until nothing of the Pod is left. The runtime is asked first, after `pause`.
+    pub(crate) async fn run(mut self, pause: Duration) {
+        self.observe(Because::TakenUp, pause);
         while !self.state.is_gone() {
-            let now = Timestamp::now();
-            let wake = wakes_at(&self.state, now).map(|at| until(now, at));
+            let wake = self.wakes_after();
             tokio::select! {
                 // Cancel-safe: a message is taken or stays. The worker holds a sender: never `None`.
                 message = self.inbox.recv() => {
@@ -133,7 +163,7 @@ impl PodWorker {
                     }
                 }
                 // Cancel-safe: computed anew in each round.
-                () = sleep(wake) => self.apply(Event::Tick),
+                () = sleep(wake) => self.wake(),
                 // Cancel-safe: the set keeps what has not been joined.
                 Some(done) = self.tasks.join_next() => self.joined(done),
             }
@@ -141,35 +171,35 @@ impl PodWorker {
         }
     }
 
+    /// How long to sleep. Counted from the last step: what fell due since then is due now.
+    fn wakes_after(&self) -> Option<Duration> {
+        let (stepped, at) = self.stepped;
+        let machine = wakes_after(&self.state, stepped).map(|wait| wait.saturating_sub(at.elapsed()));
+        let first = machine.into_iter().chain(self.tokens_due_after()).min();
+        first.map(|wait| wait.min(SLEEP_AT_MOST))
+    }
+
+    fn tokens_due_after(&self) -> Option<Duration> {
+        let present = self.state.volumes == Progress::Present;
+        lock(&self.files.tokens).due_after(clock::now()).filter(|_| present)
+    }
+
+    fn wake(&mut self) {
+        if self.tokens_due_after().is_some_and(|wait| wait.is_zero()) {
+            lock(&self.files.tokens).begin_renewal(clock::now());
+            self.refresh_files();
+        }
+        self.apply(Event::Tick);
+    }
+
+    /// Tasks whose failure is an event have caught it themselves; of others nothing is known.
     fn joined(&mut self, done: Result<(), tokio::task::JoinError>) {
         if let Err(error) = done
             && error.is_panic()
         {
             tracing::error!(pod = %spec::full_name(&self.state.pod), %error, "a task of the Pod panicked");
+            self.observe(Because::TaskLost, TASK_LOST_PAUSE);
         }
-    }
-
-    /// Probes of containers that were running already when the node started.
-    fn resume(&mut self) {
-        let mut actions = Vec::new();
-        for container in &self.state.containers {
-            if let crate::pod::state::Phase::Running(run) = &container.phase {
-                let Some(spec) = self.state.spec_of(&container.name) else { continue };
-                let kinds = match container.probes.started || spec.startup_probe.is_none() {
-                    true => vec![ProbeKind::Liveness, ProbeKind::Readiness],
-                    false => vec![ProbeKind::Startup],
-                };
-                actions.extend(kinds.into_iter().filter(|kind| kind.of(&spec).is_some()).map(|kind| {
-                    Action::StartProbe {
-                        container: container.name.clone(),
-                        id: run.id.clone(),
-                        kind,
-                        started_at: run.started_at,
-                    }
-                }));
-            }
-        }
-        actions.into_iter().for_each(|action| self.perform(action));
     }
 
     fn take(&mut self, message: Message) {
@@ -183,22 +213,15 @@ impl PodWorker {
                 }
             }
             Message::Exited { id } => self.look_at(id),
-            Message::LookAgain => {
-                let ids: Vec<String> = self
-                    .state
-                    .containers
-                    .iter()
-                    .filter_map(|one| one.phase.run())
-                    .map(|run| run.id.clone())
-                    .collect();
-                ids.into_iter().for_each(|id| self.look_at(id));
-            }
+            Message::LookAgain(because) => self.observe(because, Duration::ZERO),
+            Message::Seen(snapshot) => self.seen(snapshot),
             Message::SourceChanged => {
                 self.refresh_files();
                 self.apply(Event::SourcesChanged);
             }
-            Message::RenewTokens => self.refresh_files(),
+            Message::FilesRefreshed => self.files_refreshed(),
             Message::StatusWritten(result) => self.status_written(result),
+            Message::StatusLost => self.status_lost(),
             Message::StatusRetry => self.writer.retry(),
         }
     }
@@ -206,14 +229,11 @@ impl PodWorker {
     /// One transition.
     fn apply(&mut self, event: Event) {
         tracing::trace!(pod = %spec::full_name(&self.state.pod), ?event, "event");
-        if let Event::SandboxReady { id, .. } = &event
-            && !self.sandboxes.contains(id)
-        {
-            self.sandboxes.push(id.clone());
-        }
-        let empty = PodState::admitted(Arc::clone(&self.state.pod), Timestamp::UNIX_EPOCH);
+        self.stepped = (clock::now(), Instant::now());
+        let now = self.stepped.0;
+        let empty = PodState::admitted(Arc::clone(&self.state.pod), now.time);
         let state = std::mem::replace(&mut self.state, empty);
-        let (state, actions) = step(state, event, Timestamp::now());
+        let (state, actions) = step(state, event, now);
         self.state = state;
         actions.into_iter().for_each(|action| self.perform(action));
     }
@@ -224,7 +244,7 @@ impl PodWorker {
             Action::UnmountVolumes => self.unmount_volumes(),
             Action::RunSandbox { attempt } => self.run_sandbox(attempt),
             Action::StopSandbox { id } => self.stop_sandbox(id),
-            Action::EnsureImage { container } => self.ensure_image(container),
+            Action::EnsureImage { container, reference } => self.ensure_image(container, reference),
             Action::CancelImage { container } => {
                 if let Some(pull) = self.pulls.remove(&container) {
                     pull.abort();
@@ -234,13 +254,16 @@ impl PodWorker {
                 self.start_container(container, attempt, sandbox, image);
             }
             Action::RunPostStart { container, id } => self.run_post_start(container, id),
-            Action::KillContainer { container, id, grace, hook } => {
-                self.kill_container(container, id, grace, hook)
+            Action::RunPreStop { container, id } => self.run_pre_stop(container, id),
+            Action::CancelPreStop { container } => {
+                if let Some(hook) = self.hooks.remove(&container) {
+                    hook.abort();
+                }
             }
+            Action::TerminateContainer { container, id } => self.terminate_container(container, id),
+            Action::KillContainer { container, id } => self.kill_container(container, id),
             Action::RemoveContainer { id } => self.remove_container(id),
-            Action::StartProbe { container, id, kind, started_at } => {
-                self.start_probe(container, id, kind, started_at)
-            }
+            Action::StartProbe { container, id, kind, delay } => self.start_probe(container, id, kind, delay),
             Action::StopProbe { container, kind } => {
                 if let Some(probe) = self.probes.remove(&(container, kind)) {
                     probe.abort();
@@ -250,18 +273,32 @@ impl PodWorker {
             Action::RemovePod => self.remove_pod(),
             Action::DeleteObject => self.writer.delete_when_written(),
             Action::Record(record) => self.node.record(&self.state.pod, &record),
+            Action::Report { because, found } => {
+                let pod = spec::full_name(&self.state.pod);
+                tracing::warn!(%pod, ?because, found, "an observation showed what no event had told");
+            }
         }
     }
 
-    /// Runs a task of the worker; what it makes goes into the inbox.
-    fn spawn<F>(&mut self, task: F) -> AbortHandle
+    /// Runs a task of the worker; what it makes goes into the inbox. Should it panic, `lost` goes there
+    /// instead, and the runtime is asked what there is: an answer always comes.
+    fn spawn<F>(&mut self, lost: Event, task: F) -> AbortHandle
     where
-        F: Future<Output = Event> + Send + 'static,
+        F: Future<Output: Into<Option<Event>> + Send> + Send + 'static,
     {
-        let outbox = self.outbox.clone();
+        let (outbox, pod) = (self.outbox.clone(), Arc::clone(&self.state.pod));
         self.tasks.spawn(async move {
+            let done = AssertUnwindSafe(task).catch_unwind().await;
+            let panicked = done.is_err();
+            let event = done.map_or(Some(lost), Into::into);
             // A closed inbox means that the Pod is gone: nobody needs the answer.
-            let _ = outbox.send(Message::Event(task.await)).await;
+            if let Some(event) = event {
+                let _ = outbox.send(Message::Event(event)).await;
+            }
+            if panicked {
+                tracing::error!(pod = %spec::full_name(&pod), "a task of the Pod panicked; it is tried again");
+                let _ = outbox.send(Message::LookAgain(Because::TaskLost)).await;
+            }
         })
     }
 
@@ -277,34 +314,36 @@ impl PodWorker {
         })
     }
 
-    fn start_probe(&mut self, container: String, id: String, kind: ProbeKind, started_at: Timestamp) {
+    fn start_probe(&mut self, container: String, id: String, kind: ProbeKind, delay: Duration) {
         let Some(target) = self.target(&container, id.clone()) else { return };
         let Some(probe) = kind.of(&target.container).cloned() else { return };
         let (outbox, name) = (self.outbox.clone(), container.clone());
+        let lost = Event::ProbeLost { container: container.clone(), id: id.clone(), kind };
         let tell = move |outcome| {
             let event = Event::Probed { container: name.clone(), id: id.clone(), kind, outcome };
             let outbox = outbox.clone();
             async move { outbox.send(Message::Event(event)).await.is_ok() }
         };
-        let handle = self.tasks.spawn(probing::run(target, probe, started_at, Timestamp::now(), tell));
+        let run = probing::run(target, probe, delay, tell);
+        let handle = self.spawn(lost, async move {
+            run.await;
+            None
+        });
         if let Some(old) = self.probes.insert((container, kind), handle) {
             old.abort();
         }
     }
 
-    fn withdraw_endpoints(&mut self, at_most: std::time::Duration) {
-        let Some(endpoints) = self.node.config.endpoints.clone() else {
-            let outbox = self.outbox.clone();
-            self.tasks
-                .spawn(async move { drop(outbox.send(Message::Event(Event::EndpointsWithdrawn)).await) });
-            return;
-        };
+    fn withdraw_endpoints(&mut self, at_most: Duration) {
         let meta = &self.state.pod.metadata;
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        let withdrawn =
-            endpoints.withdrawn(&text(&meta.namespace), &text(&meta.name), &text(&meta.uid), at_most);
-        self.spawn(async move {
-            withdrawn.await;
+        let (namespace, name, uid) = (text(&meta.namespace), text(&meta.name), text(&meta.uid));
+        let endpoints = self.node.config.endpoints.clone();
+        let withdrawn = endpoints.map(|endpoints| endpoints.withdrawn(&namespace, &name, &uid, at_most));
+        self.spawn(Event::EndpointsWithdrawn, async move {
+            if let Some(withdrawn) = withdrawn {
+                withdrawn.await;
+            }
             Event::EndpointsWithdrawn
         });
     }
@@ -333,7 +372,7 @@ fn shows_differently(old: &Pod, new: &Pod) -> bool {
         || old.spec != new.spec
 }
 
-async fn sleep(wake: Option<std::time::Duration>) {
+async fn sleep(wake: Option<Duration>) {
     match wake {
         Some(wake) => tokio::time::sleep(wake).await,
         None => std::future::pending().await,

@@ -17,6 +17,7 @@ use crate::hooks;
 use crate::pod::event::{Event, Record, StartFailure};
 use crate::pod::spec::{self, spec};
 use crate::shared::Shared;
+use crate::threads::Threads;
 use crate::volumes::{self, PodDirectory, sub_path};
 
 impl PodWorker {
@@ -28,15 +29,16 @@ impl PodWorker {
         for (reason, message) in events {
             node.record(&pod, &Record::pod_warning(reason, message));
         }
-        self.spawn(async move {
+        let lost = "the task that makes it panicked".to_owned();
+        self.spawn(Event::SandboxFailed { attempt, message: lost }, async move {
             let logs = &node.config.logs_directory;
             let config = match config::sandbox(&pod, attempt, logs, resolv, &node.config.cluster_domain) {
                 Ok(config) => config,
-                Err(message) => return Event::SandboxFailed { message },
+                Err(message) => return Event::SandboxFailed { attempt, message },
             };
             match node.runtime.run_sandbox(config).await {
-                Ok(status) => Event::SandboxReady { id: status.id, ips: status.ips },
-                Err(err) => Event::SandboxFailed { message: err.to_string() },
+                Ok(status) => Event::SandboxReady { attempt, id: status.id, ips: status.ips },
+                Err(err) => Event::SandboxFailed { attempt, message: err.to_string() },
             }
         });
     }
@@ -50,7 +52,9 @@ impl PodWorker {
     ) {
         let Some(spec) = self.state.spec_of(&container) else { return };
         let Some(reader) = self.message_reader(&container) else { return };
-        let starter = Starter {
+        let threads = self.threads.clone();
+        let starter = Arc::new(Starter {
+            threads: threads.clone(),
             node: Arc::clone(&self.node),
             pod: Arc::clone(&self.state.pod),
             ips: self.state.sandbox.ips().to_vec(),
@@ -61,21 +65,27 @@ impl PodWorker {
             attempt,
             sandbox,
             image,
-        };
+        });
         let outbox = self.outbox.clone();
-        let task = async move {
+        let lost = Event::ContainerFailed {
+            container: container.clone(),
+            attempt,
+            failure: StartFailure::Create,
+            message: "the task that starts it panicked".into(),
+        };
+        self.spawn(lost, async move {
             let send = |event| async { drop(outbox.send(Message::Event(event)).await) };
             match starter.start(&send).await {
-                Err((failure, message)) => send(Event::ContainerFailed { container, failure, message }).await,
+                Err((failure, message)) => {
+                    Some(Event::ContainerFailed { container, attempt, failure, message })
+                }
                 Ok(id) => {
                     // An exit before the start was known here would have gone unheard.
-                    if let Some(exit) = exit_of(&starter.node, &id, reader).await {
-                        send(Event::ContainerExited { container, exit }).await;
-                    }
+                    let exit = exit_of(&starter.node, &threads, &id, reader).await?;
+                    Some(Event::ContainerExited { container, exit })
                 }
             }
-        };
-        self.tasks.spawn(task);
+        });
     }
 
     /// The container whose processes an ephemeral container wants to see.
@@ -90,8 +100,10 @@ impl PodWorker {
         let Some(target) = self.target(&container, id.clone()) else { return };
         let hook = target.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone());
         let Some(hook) = hook else { return };
-        self.spawn(async move {
-            let result = hooks::run(&target, &hook).await.map(drop);
+        let lost = Err("the task that ran the hook panicked".to_owned());
+        let lost = Event::PostStartDone { container: container.clone(), id: id.clone(), result: lost };
+        self.spawn(lost, async move {
+            let result = hooks::run(&target, &hook).await;
             Event::PostStartDone { container, id, result }
         });
     }
@@ -99,6 +111,7 @@ impl PodWorker {
 
 /// One start.
 struct Starter {
+    threads: Threads,
     node: Arc<Shared>,
     pod: Arc<Pod>,
     ips: Vec<std::net::IpAddr>,
@@ -115,7 +128,7 @@ type Failure = (StartFailure, String);
 
 impl Starter {
     /// Creates and starts; tells `ContainerCreated` and `ContainerStarted` on the way.
-    async fn start<F, R>(&self, send: &F) -> Result<String, Failure>
+    async fn start<F, R>(self: &Arc<Self>, send: &F) -> Result<String, Failure>
     where
         F: Fn(Event) -> R,
         R: Future<Output = ()>,
@@ -125,14 +138,20 @@ impl Starter {
         let created = self.node.runtime.create_container(&self.sandbox, config).await;
         let id = created.map_err(|err| (StartFailure::Create, err.to_string()))?;
         send(Event::ContainerCreated { container: name(), id: id.clone() }).await;
-        if let Err(err) = self.node.runtime.start_container(&id).await {
-            return Err(self.start_failed(id, err).await);
-        }
+        let started = self.node.runtime.start_container(&id).await;
         let status = self.node.runtime.container_status(&id).await.ok();
+        // One that had been started before, and has ended since, is told as what it was.
+        let ran = status.as_ref().is_some_and(|status| status.started_at.is_some());
+        match started {
+            Ok(()) => {}
+            Err(Error::NotRunning { .. }) if ran => {}
+            Err(err) => return Err(start_failed(status, id, err)),
+        }
         let started_at = status.as_ref().and_then(|status| status.started_at).unwrap_or_else(Timestamp::now);
         let user = status.and_then(|status| status.user).filter(|_| self.tells_user());
         self.link_log(&id);
-        send(Event::ContainerStarted { container: name(), id: id.clone(), started_at, user }).await;
+        let attempt = self.attempt;
+        send(Event::ContainerStarted { container: name(), attempt, id: id.clone(), started_at, user }).await;
         Ok(id)
     }
 
@@ -150,16 +169,6 @@ impl Starter {
             || own.is_some_and(|own| own.run_as_user.is_some() || own.run_as_group.is_some())
     }
 
-    async fn start_failed(&self, id: String, err: Error) -> Failure {
-        let status = self.node.runtime.container_status(&id).await.ok();
-        let at = status.as_ref().and_then(|status| status.finished_at).unwrap_or_else(Timestamp::now);
-        let exit_code = match status.map(|status| (status.state, status.exit_code)) {
-            Some((ContainerState::Exited, code)) if code != 0 => code,
-            _ => 128,
-        };
-        (StartFailure::Run { id, at, exit_code }, err.to_string())
-    }
-
     /// `/var/log/containers/<pod>_<namespace>_<container>-<id>.log`, where log collectors look.
     fn link_log(&self, id: &str) {
         let Some(links) = &self.node.config.log_links_directory else { return };
@@ -174,12 +183,14 @@ impl Starter {
         }
     }
 
-    async fn config(&self) -> Result<runtime::ContainerConfig, String> {
+    async fn config(self: &Arc<Self>) -> Result<runtime::ContainerConfig, String> {
         let image = self.node.runtime.image_status(&self.image).await.map_err(|err| err.to_string())?;
         let user = image.map(|image| image.user).unwrap_or_default();
         security::check_non_root(&self.pod, &self.container, &user)?;
         let env = self.environment().await?;
-        let mounts = self.mounts(&env)?;
+        let (this, known) = (Arc::clone(self), env.clone());
+        // Sub-paths are looked for in volumes, whose server may be gone.
+        let mounts = self.threads.run(move || this.mounts(&known)).await??;
         Ok(config::container(
             &self.pod,
             &self.container,
@@ -293,6 +304,15 @@ impl Starter {
         let (host, domain) = hosts::hostname(&self.pod, &self.node.config.cluster_domain);
         hosts::file(&self.ips, &host, &domain, &aliases)
     }
+}
+
+fn start_failed(status: Option<runtime::ContainerStatus>, id: String, err: Error) -> Failure {
+    let at = status.as_ref().and_then(|status| status.finished_at).unwrap_or_else(Timestamp::now);
+    let exit_code = match status.map(|status| (status.state, status.exit_code)) {
+        Some((ContainerState::Exited, code)) if code != 0 => code,
+        _ => 128,
+    };
+    (StartFailure::Run { id, at, exit_code }, err.to_string())
 }
 
 /// Reads what is named, and holds it so that a change is heard.

@@ -1,9 +1,11 @@
 //! Writing the status: one patch at a time, changes meanwhile are merged into the next.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::{DeleteOptions, Patch, PatchKind};
+use futures_util::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Map, Value, json};
@@ -49,6 +51,10 @@ impl Writer {
 impl PodWorker {
     /// Makes the status of the state, and begins to write it if it is new.
     pub(super) fn publish(&mut self) {
+        if !self.state.observed {
+            // What would be told is that nothing runs, which nobody knows yet.
+            return;
+        }
         let new = status(&self.state, &self.writer.wanted, &self.node.config.node_ips, Timestamp::now());
         if new != self.writer.wanted || self.state.is_terminated() {
             self.show(&new);
@@ -70,8 +76,12 @@ impl PodWorker {
         self.tasks.spawn(async move {
             let (namespace, name) = names(&pod);
             let patch = Patch::status(PatchKind::Strategic, patch);
-            let result = node.client.patch::<Pod>(namespace, name, &patch).await.map(drop);
-            let _ = outbox.send(Message::StatusWritten(result)).await;
+            let written = AssertUnwindSafe(node.client.patch::<Pod>(namespace, name, &patch));
+            let message = match written.catch_unwind().await {
+                Ok(result) => Message::StatusWritten(result.map(drop)),
+                Err(_) => Message::StatusLost,
+            };
+            let _ = outbox.send(message).await;
         });
     }
 
@@ -83,20 +93,32 @@ impl PodWorker {
             Err(err) if err.is_not_found() || err.is_conflict() => self.writer.written = sent,
             Err(error) => {
                 tracing::warn!(pod = %crate::pod::spec::full_name(&self.state.pod), %error, "the status could not be written");
-                self.writer.waiting = true;
-                let outbox = self.outbox.clone();
-                self.tasks.spawn(async move {
-                    tokio::time::sleep(PAUSE).await;
-                    let _ = outbox.send(Message::StatusRetry).await;
-                });
+                self.write_later();
             }
         }
+    }
+
+    /// Nobody knows what came of the patch.
+    pub(super) fn status_lost(&mut self) {
+        tracing::error!(pod = %crate::pod::spec::full_name(&self.state.pod), "the task that writes the status panicked");
+        self.writer.in_flight = None;
+        self.write_later();
+    }
+
+    fn write_later(&mut self) {
+        self.writer.waiting = true;
+        let outbox = self.outbox.clone();
+        self.tasks.spawn(async move {
+            tokio::time::sleep(PAUSE).await;
+            let _ = outbox.send(Message::StatusRetry).await;
+        });
     }
 
     fn delete_object(&mut self) {
         debug_assert!(matches!(self.state.stage, Stage::Deleting { .. } | Stage::Gone));
         let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.state.pod));
-        self.spawn(async move {
+        let lost = Event::ObjectDeleted(Err("the task that deletes the object panicked".into()));
+        self.spawn(lost, async move {
             let (namespace, name) = names(&pod);
             let uid = pod.metadata.uid.as_deref().unwrap_or_default();
             let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(uid) };

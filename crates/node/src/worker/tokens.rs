@@ -1,17 +1,21 @@
 //! Tokens of the Pod's service account, fetched before they are needed and again before they expire.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccountTokenProjection};
 
+use crate::pod::clock::{Now, Steady};
 use crate::pod::spec::spec;
 use crate::shared::Shared;
 
 /// A token is renewed at the latest after this time.
 const RENEWED_AFTER: SignedDuration = SignedDuration::from_hours(24);
+/// Pause before a renewal that has failed is tried again.
+const RENEWAL_PAUSE: SignedDuration = SignedDuration::from_secs(10);
 /// Lifetime when the projection names none.
 const LIFETIME_SECONDS: i64 = 3600;
 
@@ -19,6 +23,8 @@ const LIFETIME_SECONDS: i64 = 3600;
 #[derive(Debug, Default)]
 pub(crate) struct Tokens {
     known: BTreeMap<(String, i64), Token>,
+    /// A renewal was begun: not again before.
+    not_before: Option<Steady>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,9 +39,15 @@ impl Tokens {
         self.known.get(&key(source)).filter(|token| token.renew_at > now).map(|token| token.text.clone())
     }
 
-    /// When the first of them is due.
-    pub(super) fn renew_at(&self) -> Option<Timestamp> {
-        self.known.values().map(|token| token.renew_at).min()
+    /// How long it is until the first of them is due; their life is a fact of the wall clock.
+    pub(super) fn due_after(&self, now: Now) -> Option<Duration> {
+        let first = self.known.values().map(|token| now.until(token.renew_at)).min()?;
+        Some(self.not_before.map_or(first, |at| first.max(now.steady.until(at))))
+    }
+
+    /// A renewal begins; should it fail, there is a pause.
+    pub(super) fn begin_renewal(&mut self, now: Now) {
+        self.not_before = Some(now.after(RENEWAL_PAUSE));
     }
 
     pub(super) fn keep(&mut self, source: &ServiceAccountTokenProjection, text: String, renew_at: Timestamp) {
@@ -101,5 +113,30 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         assert_eq!(renewal(at(0), at(3600)), at(2880));
         assert_eq!(renewal(at(0), at(1_000_000)), at(86_400));
+    }
+
+    #[test]
+    fn a_renewal_that_fails_is_tried_again_after_a_pause_and_not_in_a_circle() {
+        let now = |second| Now {
+            time: Timestamp::from_second(second).unwrap(),
+            steady: Steady::new(SignedDuration::from_secs(second)),
+        };
+        let mut tokens = Tokens::default();
+        assert_eq!(tokens.due_after(now(0)), None);
+        tokens.keep(
+            &ServiceAccountTokenProjection::default(),
+            "t".into(),
+            Timestamp::from_second(100).unwrap(),
+        );
+        assert_eq!(tokens.due_after(now(40)), Some(Duration::from_secs(60)));
+        assert_eq!(tokens.due_after(now(100)), Some(Duration::ZERO));
+        tokens.begin_renewal(now(100));
+        assert_eq!(tokens.due_after(now(101)), Some(Duration::from_secs(9)), "the fetch has failed");
+        tokens.keep(
+            &ServiceAccountTokenProjection::default(),
+            "u".into(),
+            Timestamp::from_second(200).unwrap(),
+        );
+        assert_eq!(tokens.due_after(now(101)), Some(Duration::from_secs(99)));
     }
 }

@@ -1,21 +1,24 @@
 //! Reading what volumes show, and putting them in place.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::start::volumes_sources;
-use super::{Files, Message, PodWorker, lock, tokens};
+use super::{Files, Message, PodWorker, Refresh, lock, tokens};
 use crate::container::fields::Facts;
 use crate::pod::event::Event;
 use crate::pod::spec::spec;
-use crate::pod::state::{Progress, until};
+use crate::pod::state::Progress;
 use crate::shared::Shared;
 use crate::sources;
+use crate::threads::Threads;
 use crate::volumes::payload::{self, Projection};
 use crate::volumes::plan::claim_name;
 use crate::volumes::{self, Plan, PodDirectory, Source, atomic, plan};
@@ -52,13 +55,10 @@ impl Held {
 impl PodWorker {
     pub(super) fn mount_volumes(&mut self) {
         let job = self.job();
-        let outbox = self.outbox.clone();
-        self.spawn(async move {
+        let lost = Event::VolumesFailed { message: "the task that mounts the volumes panicked".into() };
+        self.spawn(lost, async move {
             match job.mount_all().await {
-                Ok(()) => {
-                    job.schedule_renewal(outbox);
-                    Event::VolumesMounted
-                }
+                Ok(()) => Event::VolumesMounted,
                 Err(message) => Event::VolumesFailed { message },
             }
         });
@@ -71,20 +71,24 @@ impl PodWorker {
         {
             return;
         }
+        if self.refresh != Refresh::Idle {
+            self.refresh = Refresh::Again;
+            return;
+        }
+        self.refresh = Refresh::Underway;
         let (job, outbox) = (self.job(), self.outbox.clone());
         self.tasks.spawn(async move {
-            let released = Arc::clone(&job.files.released).lock_owned().await;
-            if *released {
-                return;
+            if AssertUnwindSafe(job.refresh_all()).catch_unwind().await.is_err() {
+                tracing::error!("the task that writes volumes anew panicked");
             }
-            let plans: Vec<Plan> = lock(&job.files.plans).values().cloned().collect();
-            for plan in plans.into_iter().filter(|plan| !plan.projections.is_empty()) {
-                if let Err(error) = job.mount_one(plan).await {
-                    tracing::warn!(%error, "a volume keeps its old contents");
-                }
-            }
-            job.schedule_renewal(outbox);
+            let _ = outbox.send(Message::FilesRefreshed).await;
         });
+    }
+
+    pub(super) fn files_refreshed(&mut self) {
+        if std::mem::replace(&mut self.refresh, Refresh::Idle) == Refresh::Again {
+            self.refresh_files();
+        }
     }
 
     fn job(&self) -> Job {
@@ -94,22 +98,23 @@ impl PodWorker {
             facts: self.node.facts(&self.state.pod, self.state.sandbox.ips()),
             files: Arc::clone(&self.files),
             directory: self.directory.clone(),
+            threads: self.threads.clone(),
         }
     }
 
     pub(super) fn unmount_volumes(&mut self) {
         let (mounts, directory) = (Arc::clone(&self.node.mounts), self.directory.clone());
-        let files = Arc::clone(&self.files);
-        self.spawn(async move {
+        let (files, threads) = (Arc::clone(&self.files), self.threads.clone());
+        let lost = Event::VolumesUnmounted(Err("the task that unmounts the volumes panicked".into()));
+        self.spawn(lost, async move {
             let mut released = Arc::clone(&files.released).lock_owned().await;
             *released = true;
-            let unmounted = tokio::task::spawn_blocking(move || {
+            let unmounted = threads.run(move || {
                 let unmounted = volumes::unmount_all(&*mounts, &directory);
                 drop(released);
                 unmounted
-            })
-            .await;
-            let result = unmounted.map_err(|err| err.to_string()).and_then(|done| done);
+            });
+            let result = unmounted.await.and_then(|done| done);
             if let Err(error) = &result {
                 tracing::warn!(%error, "volumes could not be unmounted; trying again");
             }
@@ -125,9 +130,23 @@ struct Job {
     facts: Facts,
     files: Arc<Files>,
     directory: PodDirectory,
+    threads: Threads,
 }
 
 impl Job {
+    async fn refresh_all(&self) {
+        let released = Arc::clone(&self.files.released).lock_owned().await;
+        if *released {
+            return;
+        }
+        let plans: Vec<Plan> = lock(&self.files.plans).values().cloned().collect();
+        for plan in plans.into_iter().filter(|plan| !plan.projections.is_empty()) {
+            if let Err(error) = self.mount_one(plan).await {
+                tracing::warn!(%error, "a volume keeps its old contents");
+            }
+        }
+    }
+
     async fn mount_all(&self) -> Result<(), String> {
         for volume in spec(&self.pod).volumes.iter().flatten() {
             let setup =
@@ -150,7 +169,7 @@ impl Job {
         // Nanoseconds make it differ from the last; the form is the kubelet's.
         let stamp = Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S.%9f").to_string();
         let mount = move || volumes::mount(&*mounts, &directory, &pod, &plan, files.as_ref(), &stamp);
-        tokio::task::spawn_blocking(mount).await.map_err(|err| err.to_string())?
+        self.threads.run(mount).await?
     }
 
     async fn contents(&self, plan: &Plan) -> Result<atomic::Files, String> {
@@ -173,16 +192,6 @@ impl Job {
             tokens.insert(source.path.clone(), token);
         }
         payload::files(&self.pod, &self.facts, &plan.projections, &sources, &tokens)
-    }
-
-    /// Wakes the worker when the first token is due.
-    fn schedule_renewal(&self, outbox: mpsc::Sender<Message>) {
-        let Some(at) = lock(&self.files.tokens).renew_at() else { return };
-        let wait = until(Timestamp::now(), at);
-        lock(&self.files.held).listeners.spawn(async move {
-            tokio::time::sleep(wait).await;
-            let _ = outbox.send(Message::RenewTokens).await;
-        });
     }
 
     /// What the volume's claim is bound to; `None`: the volume is not a claim.
@@ -213,7 +222,8 @@ impl Job {
             .map_err(|err| format!("failed to fetch PV {volume:?}: {err}"))?;
         let spec = volume.spec.unwrap_or_default();
         if let Some(path) = spec.host_path {
-            volumes::host_path::check(path.path.as_ref(), path.type_.as_deref().unwrap_or_default())?;
+            let (named, kind) = (path.path.clone(), path.type_.clone().unwrap_or_default());
+            self.threads.run(move || volumes::host_path::check(named.as_ref(), &kind)).await??;
             return Ok(Source::Claimed { path: path.path.into(), plugin: "kubernetes.io/host-path" });
         }
         if let Some(local) = spec.local {

@@ -16,6 +16,7 @@ use crate::layout::{failed, remove_directory, write_json};
 use crate::link::unexpected;
 use crate::native::Inner;
 use crate::sandbox::Sandbox;
+use crate::threads::on_own_thread;
 
 /// Makes a container up to the moment before its program is executed.
 pub(crate) async fn create(
@@ -30,10 +31,9 @@ pub(crate) async fn create(
     let id = random_id::<32>()?;
     let (prepared, made) = {
         let (inner, sandbox, id) = (inner.clone(), sandbox.clone(), id.clone());
-        // Directories, files and a lock: work for a thread that may block.
-        tokio::task::spawn_blocking(move || prepare(&inner, &sandbox, id, config)).await
-    }
-    .map_err(|e| Error::host("failed to prepare the container", e))??;
+        // It looks at what the container mounts: that may be a path whose server is gone.
+        on_own_thread((), move || prepare(&inner, &sandbox, id, config)).await
+    }??;
     let created =
         link.call(Request::Create(Box::new(prepared))).await.and_then(|answer| match answer.reply {
             Reply::Created { user, .. } => Ok(user),

@@ -29,6 +29,15 @@ pub(crate) async fn stop(sandbox: &Sandbox, container: &Container, grace: Durati
     kill(sandbox, container).await
 }
 
+/// Sends the stop signal and returns.
+pub(crate) async fn terminate(sandbox: &Sandbox, container: &Container) -> Result<(), Error> {
+    if !container.is_running() {
+        // A container that was not started has nobody who could end in peace.
+        return kill(sandbox, container).await;
+    }
+    signal(sandbox, container, stop_signal(&container.record.stop_signal), Whom::First).await
+}
+
 /// Kills all of a container's processes and waits until it has exited.
 pub(crate) async fn kill(sandbox: &Sandbox, container: &Container) -> Result<(), Error> {
     if container.is_over() {
