@@ -50,6 +50,11 @@ impl Access {
         Ok(Access { address, tls: TlsConnector::from(Arc::new(config)) })
     }
 
+    /// Where the API listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Opens a connection.
     pub(crate) async fn connect(&self) -> Result<Connection> {
         let socket = TcpStream::connect(&self.address).await?;

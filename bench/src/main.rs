@@ -10,6 +10,7 @@
 
 mod api;
 mod connection;
+mod hostile;
 mod instance;
 mod pods;
 mod process;
@@ -27,7 +28,7 @@ use crate::report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "bench", about = "Measures Monopod as a whole system")]
 struct Options {
-    /// startup, pods, burst, steady, api, watch; none: all
+    /// startup, pods, burst, steady, api, watch, hostile; none: all
     which: Vec<String>,
     /// Starts measured by "startup"
     #[arg(long, default_value_t = 5)]
@@ -47,6 +48,12 @@ struct Options {
     /// Watchers of "watch"
     #[arg(long, default_value_t = 100)]
     watchers: usize,
+    /// Silent connections of "hostile"
+    #[arg(long, default_value_t = 10_000)]
+    silent: usize,
+    /// Seconds of each flood of "hostile"
+    #[arg(long, default_value_t = 5)]
+    flood_seconds: u64,
 }
 
 impl Options {
@@ -67,6 +74,9 @@ async fn main() -> Result<()> {
     }
     if options.wants("api") || options.wants("watch") {
         api::measure(&mut report, &options).await?;
+    }
+    if options.wants("hostile") {
+        hostile::measure(&mut report, options.silent, options.flood_seconds).await?;
     }
     report.publish()
 }

@@ -11,7 +11,11 @@
 //! adds is in `api::strategy`. Objects leave as the bytes they were stored as.
 //!
 //! One task runs as long as the [`Server`] lives: `expiry` removes Events after their
-//! hour. Watches have no tasks; their connections poll them.
+//! hour. Each write is a task of its own, so that it ends even when its client has gone.
+//! Watches have no tasks; their connections poll them.
+//!
+//! What clients hold at once is bounded in `inflight`; health checks have names in `health`,
+//! and more are given with [`Config`].
 //!
 //! It does not run controllers, does not know nodes other than by HTTP, and opens
 //! no socket: it is a [`wire::Handler`].

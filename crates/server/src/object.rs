@@ -115,7 +115,10 @@ impl Notes {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let labels = labels.into_iter().flatten().map(|(name, value)| (name.clone(), text(value))).collect();
         // An object is selected in each version it is served in, by that version's names.
-        let forms = resource::all().iter().filter(|form| std::ptr::eq(form.storage(), resource));
+        let forms = resource::all().iter().filter(|form| {
+            let kept = (form.plural, form.stored.group, form.stored.version);
+            kept == (resource.plural, resource.group, resource.version)
+        });
         let mut fields: Vec<_> = forms.flat_map(|form| selector::fields(form, object)).collect();
         fields.sort_unstable();
         fields.dedup();

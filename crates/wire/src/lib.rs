@@ -9,6 +9,9 @@
 //! listener, another room in the same process, a test) makes no difference to
 //! it. This crate does not know what it carries: no Kubernetes kind is named here.
 //!
+//! A listener is never full of silent clients (`connections.rs`), an answer never overtakes its
+//! request (`rest.rs`), and a client that does not read is cut (`kept.rs`).
+//!
 //! Tasks: [`serve`] owns one task per connection, in its own set, and drains
 //! them when its token is cancelled. [`pki::ServingCertificate::keep_fresh`] is
 //! run by whoever listens. Upgraded connections belong to the handler that took

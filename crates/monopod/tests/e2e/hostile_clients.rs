@@ -293,3 +293,54 @@ fn a_flood_of_every_kind_costs_bounded_memory_and_no_neighbour_an_answer() {
     assert_eq!(instance.kubectl(&["get", "--raw", "/readyz"]).ok(), "ok");
     assert_eq!(instance.kubectl(&["get", "configmap", "target", "-o", "jsonpath={.data.a}"]).ok(), "b");
 }
+
+#[test]
+fn a_patch_that_nests_deeper_with_every_operation_is_refused_and_the_server_lives() {
+    let instance = Instance::start(&[]);
+    instance.kubectl(&["create", "configmap", "target", "--from-literal=a=b"]).ok();
+    let access = Access::new(&instance).account(&instance, "patcher");
+    // Each operation puts a tree of four hundred levels into the deepest place of the last.
+    let step = "/a".repeat(400);
+    let tree = ["{\"a\":".repeat(400), "{}".to_owned(), "}".repeat(400)].concat();
+    let operations: Vec<String> = (0..60)
+        .map(|n| {
+            let path = step.repeat(n);
+            format!("{{\"op\":\"add\",\"path\":\"/metadata/annotations{path}\",\"value\":{tree}}}")
+        })
+        .collect();
+    let body = format!("[{}]", operations.join(","));
+    let target = format!("{MAPS}/target");
+    let code = access.ask("PATCH", &target, "Content-Type: application/json-patch+json\r\n", body.as_bytes());
+    let code = code.expect("an answer");
+    assert!((400..500).contains(&code), "{code}");
+    assert_eq!(instance.kubectl(&["get", "configmap", "target", "-o", "jsonpath={.data.a}"]).ok(), "b");
+}
+
+#[test]
+fn no_object_is_taken_in_that_the_programs_own_readers_cannot_read() {
+    let instance = Instance::start(&[]);
+    let access = Access::new(&instance).account(&instance, "nester");
+    let deep = ["{\"f:a\":".repeat(130), "{}".to_owned(), "}".repeat(130)].concat();
+    let pod = |name: &str, managed: &str| {
+        format!(
+            "{{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{{\"name\":\"{name}\",\"managedFields\":[{managed}]}},\
+             \"spec\":{{\"containers\":[{{\"name\":\"c\",\"image\":\"none.invalid/none\"}}]}}}}"
+        )
+    };
+    let managed = format!(
+        "{{\"manager\":\"m\",\"operation\":\"Update\",\"apiVersion\":\"v1\",\"fieldsType\":\"FieldsV1\",\"fieldsV1\":{deep}}}"
+    );
+    let json = "Content-Type: application/json\r\n";
+    let pods = "/api/v1/namespaces/default/pods";
+    // Refused or taken in without what is too deep: both are right.
+    let code = access.ask("POST", pods, json, pod("deep", &managed).as_bytes()).expect("an answer");
+    assert!(code == 201 || (400..500).contains(&code), "{code}");
+    let code = access.ask("POST", pods, json, pod("plain", "").as_bytes()).expect("an answer");
+    assert_eq!(code, 201);
+    instance.eventually("the scheduler still reads the Pods", || {
+        let node = instance.kubectl(&["get", "pod", "plain", "-o", "jsonpath={.spec.nodeName}"]).ok();
+        if node.is_empty() { Err("not scheduled".to_owned()) } else { Ok(()) }
+    });
+    let names = instance.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].metadata.name}"]).ok();
+    assert!(names.contains("plain"), "{names}");
+}
