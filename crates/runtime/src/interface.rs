@@ -46,7 +46,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// One container, or `NotFound`.
     fn container_status<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<ContainerStatus, Error>>;
 
-    /// Runs a command in a running container and waits; output beyond 16 MiB is dropped.
+    /// Runs a command in a running container and waits; output beyond 10 KiB a stream is dropped.
     /// A command that outlives `timeout` is killed and the error is `DeadlineExceeded`.
     fn exec_sync<'a>(
         &'a self,

@@ -136,8 +136,9 @@ fn open(proof: SingleThreaded, directory: &Path, spec: &SandboxSpec) -> Result<S
     }
     sandbox::enter(spec)?;
     let reaper = if spec.shared_pid { Some(crate::reaper::make(&proof, directory)?) } else { None };
-    // Only the first is acted on. The others end a process that does not expect them; a shim
+    // Only the first two are acted on. The others end a process that does not expect them; a shim
     // ends when its sandbox does.
-    let signals = process::signal_descriptor(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
+    let signals = [libc::SIGCHLD, libc::SIGIO, libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+    let signals = process::signal_descriptor(&signals)?;
     Ok(Shim::new(proof, directory, cgroups, reaper, signals)?)
 }

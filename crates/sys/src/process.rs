@@ -284,6 +284,20 @@ pub fn signal_descriptor(signals: &[i32]) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Has the kernel send `SIGIO` whenever something is removed from a directory. (An inotify
+/// descriptor would do too, but of these each user of the machine has few, root and the roots of
+/// all containers together.)
+///
+/// # Errors
+/// The kernel was built without it, or it is switched off.
+pub fn tell_of_removals(directory: BorrowedFd<'_>) -> Result<()> {
+    const DN_DELETE: libc::c_ulong = 0x8;
+    const DN_MULTISHOT: libc::c_ulong = 0x8000_0000;
+    // SAFETY: F_NOTIFY takes a plain number and changes nothing about the descriptor.
+    let answer = unsafe { libc::fcntl(directory.as_raw_fd(), libc::F_NOTIFY, DN_DELETE | DN_MULTISHOT) };
+    check(answer.into()).attempt(|| "watch a directory").map(drop)
+}
+
 /// The next signal of [`signal_descriptor`], if one came.
 pub fn next_signal(descriptor: BorrowedFd<'_>) -> Option<i32> {
     let mut record = [0; size_of::<libc::signalfd_siginfo>()];

@@ -130,12 +130,12 @@ fn own_source(pod: &Pod, volume: &Volume) -> (Source, Vec<Projection>) {
     }
     match unsupported(volume) {
         Some(plugin) => (Source::Unsupported { plugin }, Vec::new()),
-        None => (empty_dir(volume), Vec::new()),
+        None => (empty_dir(pod, volume), Vec::new()),
     }
 }
 
 /// A volume without any source is an emptyDir, as upstream defaults it.
-fn empty_dir(volume: &Volume) -> Source {
+fn empty_dir(pod: &Pod, volume: &Volume) -> Source {
     let source = volume.empty_dir.as_ref();
     let medium = source.and_then(|source| source.medium.as_deref()).unwrap_or_default();
     if medium.starts_with("HugePages") {
@@ -145,7 +145,17 @@ fn empty_dir(volume: &Volume) -> Source {
     let size =
         limit.and_then(|limit| limit.0.parse::<api::quantity::Quantity>().ok()).map(|size| size.value());
     let size = size.and_then(|size| u64::try_from(size).ok()).filter(|size| *size > 0);
-    Source::EmptyDir { memory: medium == "Memory", size }
+    let memory = medium == "Memory";
+    Source::EmptyDir { memory, size: if memory { smaller(size, memory_of(pod)) } else { size } }
+}
+
+/// What all of a Pod may take of memory; files in memory can never be more.
+fn memory_of(pod: &Pod) -> Option<u64> {
+    u64::try_from(crate::container::resources::pod(pod).memory_limit).ok().filter(|limit| *limit > 0)
+}
+
+fn smaller(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    a.into_iter().chain(b).min()
 }
 
 fn mode(mode: Option<i32>) -> u32 {
@@ -222,5 +232,34 @@ impl Plan {
     /// ConfigMaps and Secrets whose contents it shows.
     pub fn needs(&self) -> Needs {
         payload::needs(&self.projections)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn files_in_memory_take_no_more_than_the_pod_may_have() {
+        let size = |limits: serde_json::Value, empty_dir: serde_json::Value| {
+            let pod: Pod = serde_json::from_value(json!({"spec": {
+                "containers": [{"name": "c", "resources": {"limits": limits}}],
+                "volumes": [{"name": "v", "emptyDir": empty_dir}]
+            }}))
+            .unwrap();
+            let volume = pod.spec.as_ref().unwrap().volumes.as_ref().unwrap()[0].clone();
+            match plan(&pod, &volume, None).unwrap().source {
+                Source::EmptyDir { size, .. } => size.map(|size| size >> 20),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (pod, none) = (json!({"memory": "64Mi"}), json!({}));
+        assert_eq!(size(pod.clone(), json!({"medium": "Memory"})), Some(64));
+        assert_eq!(size(pod.clone(), json!({"medium": "Memory", "sizeLimit": "8Mi"})), Some(8));
+        assert_eq!(size(pod.clone(), json!({"medium": "Memory", "sizeLimit": "1Gi"})), Some(64));
+        assert_eq!(size(none.clone(), json!({"medium": "Memory", "sizeLimit": "1Gi"})), Some(1024));
+        assert_eq!(size(none, json!({"medium": "Memory"})), None);
+        assert_eq!(size(pod, json!({"sizeLimit": "1Gi"})), Some(1024), "on the disk it is another matter");
     }
 }

@@ -15,8 +15,9 @@ use crate::interface::{AttachOptions, Error, ExecOptions, ExecOutput, Streams};
 use crate::link::{Answer, unexpected};
 use crate::sandbox::Sandbox;
 
-/// What `exec_sync` keeps of each stream, as containerd does.
-const OUTPUT_MAX: usize = 16 << 20;
+/// What `exec_sync` keeps of each stream: what the kubelet shows of a probe's output. The rest is
+/// read, so that the command can end, and forgotten at once.
+const OUTPUT_MAX: usize = 10 << 10;
 const SIGKILL: i32 = 9;
 /// How long output is read after the command has ended: something that it left in the
 /// background may hold the pipe open for ever.

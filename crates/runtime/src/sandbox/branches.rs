@@ -21,7 +21,7 @@ use crate::layout::Layout;
 const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 
 /// What Pods can have of this node (the kubelet's `enforceNodeAllocatable: [pods]`, with nothing
-/// reserved: eviction thresholds do not count here, they must be reached first).
+/// reserved but process numbers: eviction thresholds do not count here, they must be reached first).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Allocatable {
     pub(crate) cpus: u64,
@@ -30,15 +30,26 @@ pub(crate) struct Allocatable {
 }
 
 impl Allocatable {
-    /// All that the kernel has.
+    /// All that the kernel has, and of its process numbers what the host can spare.
     pub(crate) fn of_this_host() -> Self {
         let system = rustix::system::sysinfo();
         Allocatable {
             cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64),
             memory: system.totalram * u64::from(system.mem_unit),
-            pids: ["pid_max", "threads-max"].into_iter().filter_map(kernel_limit).min().unwrap_or(0),
+            pids: for_pods(["pid_max", "threads-max"].into_iter().filter_map(kernel_limit).min()),
         }
     }
+
+    /// The most process numbers of one Pod. The kubelet's default (`podPidsLimit: -1`) lets one Pod
+    /// have all, so that its neighbours cannot start a process any more, and their probes fail.
+    pub(crate) fn pids_of_a_pod(self) -> i64 {
+        i64::try_from(self.pids / 4 * 3).unwrap_or(0)
+    }
+}
+
+/// A tenth stays with the host, for whoever must log in and end what has taken the others.
+fn for_pods(of_kernel: Option<u64>) -> u64 {
+    of_kernel.map_or(0, |all| all - (all / 10).clamp(256.min(all / 2), 4096))
 }
 
 fn kernel_limit(name: &str) -> Option<u64> {
@@ -65,6 +76,7 @@ fn all_pods(host: Allocatable) -> Resources {
 /// The groups of one instance.
 #[derive(Debug)]
 pub(crate) struct Branches {
+    host: Allocatable,
     burstable: Group,
     requests: Mutex<Requests>,
 }
@@ -91,9 +103,15 @@ impl Branches {
             group.create(&resources).map_err(|e| Error::host("failed to make a cgroup", e))?;
         }
         Ok(Branches {
+            host,
             burstable,
             requests: Mutex::new(Requests { shares: shares(0), ..Requests::default() }),
         })
+    }
+
+    /// The most process numbers of one Pod.
+    pub(crate) fn pids_of_a_pod(&self) -> i64 {
+        self.host.pids_of_a_pod()
     }
 
     /// A Pod is about to run, or runs already. What fails is a matter of fairness, not of the Pod.
@@ -135,6 +153,9 @@ mod tests {
         let host = Allocatable { cpus: 2, memory: 4 << 30, pids: 32_768 };
         let all = all_pods(host);
         assert_eq!((all.cpu_shares, all.memory_limit, all.pids_limit), (2048, 4 << 30, 32_768));
+        assert_eq!(host.pids_of_a_pod(), 24_576);
+        let spared = [Some(400), Some(3000), Some(32_768), Some(4 << 20), None].map(for_pods);
+        assert_eq!(spared, [200, 2700, 29_492, (4 << 20) - 4096, 0]);
         assert_eq!([0, 1, 250, 1000, 300_000].map(shares), [2, 2, 256, 1024, 262_144]);
     }
 

@@ -25,6 +25,10 @@ pub(crate) const ALL: &[(&str, Test)] = &[
     ("commands_run_in_containers_with_limits_of_time", |s| {
         boxed(commands_run_in_containers_with_limits_of_time(s))
     }),
+    ("a_long_output_of_a_command_is_cut_while_it_is_read", |s| {
+        boxed(a_long_output_of_a_command_is_cut_while_it_is_read(s))
+    }),
+    ("a_pod_leaves_process_numbers_to_others", |s| boxed(a_pod_leaves_process_numbers_to_others(s))),
     ("a_host_port_leads_to_the_pod_from_everywhere", |s| {
         boxed(a_host_port_leads_to_the_pod_from_everywhere(s))
     }),
@@ -183,8 +187,6 @@ async fn commands_run_in_containers_with_limits_of_time(setting: Setting) {
     assert_eq!(error.to_string(), "command \"sleep 1000\" timed out");
     let missing = node.native.exec_sync(&id, vec!["nope".into()], None).await.unwrap_err();
     assert!(missing.to_string().contains("exec: \"nope\": executable file not found in $PATH"), "{missing}");
-    let large = node.exec(&id, "dd if=/dev/zero bs=1024 count=2000 2>/dev/null").await.unwrap();
-    assert_eq!(large.stdout.len(), 2000 * 1024);
     let options =
         ExecOptions { command: vec!["cat".into()], stdin: true, stdout: true, ..Default::default() };
     let streams = node.native.exec(&id, options).await.unwrap();
@@ -227,6 +229,34 @@ async fn a_host_port_leads_to_the_pod_from_everywhere(setting: Setting) {
         TcpStream::connect_timeout(&(std::net::Ipv4Addr::LOCALHOST, free).into(), Duration::from_secs(5))
             .is_err()
     );
+}
+
+async fn a_long_output_of_a_command_is_cut_while_it_is_read(setting: Setting) {
+    let node = setting.node().await;
+    let sandbox = node.run(node.sandbox("long")).await;
+    let id = node.start(&sandbox, "c", "exec sleep 1000").await;
+    let got =
+        node.exec(&id, "dd if=/dev/zero bs=1M count=8 2>/dev/null; echo end >&2; exit 3").await.unwrap();
+    assert_eq!((got.exit_code, got.stdout.len(), got.stdout.capacity() < 64 << 10), (3, 10 << 10, true));
+    assert_eq!(got.stderr, b"end\n");
+}
+
+async fn a_pod_leaves_process_numbers_to_others(setting: Setting) {
+    let node = setting.node().await;
+    let sandbox = node.run(node.sandbox("many")).await;
+    node.start(&sandbox, "c", "exec sleep 1000").await;
+    let limit = |group: &str| -> u64 {
+        let path = format!("monopod-{}/{group}/pids.max", setting.instance);
+        let places = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(|tree| format!("{tree}/{path}"));
+        let text = places.iter().find_map(|place| std::fs::read_to_string(place).ok()).expect("a limit");
+        text.trim().parse().expect("a number, not \"max\"")
+    };
+    let kernel = ["pid_max", "threads-max"].map(|name| {
+        let text = std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap();
+        text.trim().parse::<u64>().unwrap()
+    });
+    let (pods, one) = (limit("kubepods"), limit("kubepods/burstable/podmany"));
+    assert!(pods < kernel[0].min(kernel[1]) && one < pods, "{kernel:?} {pods} {one}");
 }
 
 fn gateway(pod: std::net::IpAddr) -> std::net::IpAddr {

@@ -110,7 +110,7 @@ pub(crate) fn container(child: &Child<'_>, spec: &ContainerSpec, directory: &Pat
         let own_view = sys::namespace::unshare(Namespaces::CGROUP).is_ok();
         let filter = finish::filter(&spec.security)?;
         let procfs = child.among.map(|neighbours| neighbours.procfs()).transpose()?;
-        rootfs::build(spec, directory, own_view.then_some(cgroups), procfs)?;
+        rootfs::build(spec, directory, own_view.then(|| cgroups.views(&spec.cgroup)), procfs)?;
         if let Some(neighbours) = child.among {
             sys::namespace::enter_of_process(neighbours.process, Namespaces::PID)?;
         }

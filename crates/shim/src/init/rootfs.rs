@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::FileType;
-use sys::cgroup::Hierarchy;
 use sys::mount::{self, Attributes, Depth, Detached, Missing, open_target};
 use sys::{Context, Errno, Result};
 
@@ -34,12 +33,15 @@ const MASKED: [&str; 12] = [
 /// Read-only for ordinary containers.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// A tree of cgroups as `sys::cgroup::Hierarchy::views` has it.
+type View = (String, &'static str, Vec<String>);
+
 /// Makes the container's file tree and makes it the root. `cgroups`: shown under /sys/fs/cgroup.
 /// `procfs`: shown at /proc; `None`: a new one, of this process's own PID namespace.
 pub(super) fn build(
     spec: &ContainerSpec,
     directory: &Path,
-    cgroups: Option<&Hierarchy>,
+    cgroups: Option<Vec<View>>,
     procfs: Option<Detached>,
 ) -> std::result::Result<(), Failure> {
     let sources = open_sources(&spec.mounts)?;
@@ -145,22 +147,21 @@ fn mount_failure(mount: &Mount, error: &sys::Error) -> Failure {
 }
 
 /// /proc, /dev (empty), /sys and the cgroups.
-fn mount_kernel(spec: &ContainerSpec, cgroups: Option<&Hierarchy>, procfs: Option<Detached>) -> Result<()> {
+fn mount_kernel(spec: &ContainerSpec, cgroups: Option<Vec<View>>, procfs: Option<Detached>) -> Result<()> {
     let quiet = Attributes::NOSUID.and(Attributes::NODEV).and(Attributes::NOEXEC);
     let guarded = if spec.security.privileged { quiet } else { quiet.and(Attributes::READ_ONLY) };
     put("/proc", procfs.map_or_else(|| Detached::new("proc", &[], quiet), Ok)?)?;
     put("/dev", Detached::new("tmpfs", &[("mode", "755"), ("size", "65536k")], Attributes::NOSUID)?)?;
     put("/sys", Detached::new("sysfs", &[], guarded)?)?;
-    if let Some(hierarchy) = cgroups {
-        mount_cgroups(hierarchy, guarded)?;
+    if let Some(views) = cgroups {
+        mount_cgroups(views, guarded)?;
     }
     Ok(())
 }
 
 /// The container's own part of the cgroup trees, which its cgroup namespace makes the roots.
-fn mount_cgroups(hierarchy: &Hierarchy, attributes: Attributes) -> Result<()> {
+fn mount_cgroups(views: Vec<View>, attributes: Attributes) -> Result<()> {
     let root = "/sys/fs/cgroup";
-    let views = hierarchy.views();
     let several = views.len() > 1;
     if several {
         let writable = Attributes::NOSUID.and(Attributes::NODEV).and(Attributes::NOEXEC);

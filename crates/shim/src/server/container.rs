@@ -7,10 +7,10 @@ use sys::cgroup::{Group, OomWatch, Version};
 use sys::namespace::Namespaces;
 use sys::process::{Ending, Forked};
 
-use super::Shim;
 use super::output::Output;
 use super::poll::{Interest, Source};
 use super::setup::{Asker, Birth, News, Setup, control_pair, duplicate, input_pipe, output_pipe};
+use super::{Placement, Shim};
 use crate::clock;
 use crate::init::{self, Report, Sequence};
 use crate::log::{Log, Stream};
@@ -176,7 +176,7 @@ impl Shim {
     ) -> Result<(i32, OwnedFd), Failure> {
         let own = if spec.pid == PidMode::Own { Namespaces::PID } else { Namespaces::NONE };
         let among = self.neighbours(&spec.pid)?;
-        let forked = self.fork(own | Namespaces::MOUNT, group)?;
+        let forked = self.fork(own | Namespaces::MOUNT, &Placement::In(group))?;
         match forked {
             Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
             Forked::Child => {

@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use sys::namespace::Namespaces;
 use sys::process::{Ending, Forked};
 
 use super::Shim;
@@ -77,8 +76,8 @@ impl Shim {
         control: &OwnedFd,
         stdio: &[OwnedFd],
     ) -> Result<(i32, OwnedFd), Failure> {
-        let group = self.container(&spec.container)?.group.clone();
-        match self.fork(Namespaces::NONE, &group)? {
+        let container = self.container(&spec.container)?;
+        match self.fork_beside(&container.group, container.state.pid)? {
             Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
             Forked::Child => {
                 let stdio = match stdio {

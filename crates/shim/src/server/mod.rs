@@ -11,9 +11,9 @@ mod setup;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::fs::inotify;
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sys::cgroup::{Group, Hierarchy};
 use sys::namespace::Namespaces;
@@ -32,6 +32,9 @@ use setup::Asker;
 /// Largest read at once, from containers and daemons.
 const BUFFER: usize = 16 << 10;
 
+/// How often the socket is looked for where the kernel does not tell of its removal.
+const SOCKET_LOOK: Duration = Duration::from_secs(30);
+
 /// Daemons that may wait to be accepted.
 const BACKLOG: i32 = 16;
 
@@ -44,7 +47,8 @@ pub(crate) struct Shim {
     poll: Poll,
     listener: OwnedFd,
     signals: OwnedFd,
-    directory_watch: OwnedFd,
+    /// The sandbox directory, from which the kernel tells of removals; `None`: it does not.
+    watched: Option<OwnedFd>,
     reaper: Option<Reaper>,
     connections: Vec<Connection>,
     containers: Vec<Container>,
@@ -55,6 +59,29 @@ pub(crate) struct Shim {
     null: OwnedFd,
     /// The loop ends.
     over: bool,
+}
+
+/// The cgroup of a child.
+enum Placement<'a> {
+    In(&'a Group),
+    /// Where a process of the group is.
+    Beside(&'a Group, i32),
+}
+
+impl Placement<'_> {
+    fn open_for_clone(&self) -> Result<Option<OwnedFd>> {
+        match self {
+            Placement::In(group) => group.open_for_clone(),
+            Placement::Beside(group, first) => group.open_for_clone_beside(*first),
+        }
+    }
+
+    fn attach(&self, pid: i32) -> Result<()> {
+        match self {
+            Placement::In(group) => group.attach(pid),
+            Placement::Beside(group, first) => group.attach_beside(pid, *first),
+        }
+    }
 }
 
 impl Shim {
@@ -70,11 +97,9 @@ impl Shim {
         let listener = listen(directory)?;
         poll.add(&listener, Source::Listener, Interest::Read)?;
         poll.add(&signals, Source::Signals, Interest::Read)?;
-        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
-        let directory_watch = inotify::init(flags).attempt(|| "make an inotify descriptor")?;
-        inotify::add_watch(&directory_watch, directory, inotify::WatchFlags::DELETE)
-            .on("watch", directory)?;
-        poll.add(&directory_watch, Source::Directory, Interest::Read)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(directory, flags, Mode::empty()).on("open", directory)?;
+        let watched = process::tell_of_removals(opened.as_fd()).is_ok().then_some(opened);
         Ok(Shim {
             proof,
             directory: directory.to_path_buf(),
@@ -82,7 +107,7 @@ impl Shim {
             poll,
             listener,
             signals,
-            directory_watch,
+            watched,
             reaper,
             connections: Vec::new(),
             containers: Vec::new(),
@@ -115,11 +140,14 @@ impl Shim {
     /// The kernel refuses to wait; there is no going on then.
     pub(crate) fn run(&mut self) -> Result<()> {
         // It may have been disowned between the making of the socket and that of its watch.
-        self.directory_changed();
+        self.look_for_socket();
         while !self.over {
             let patience = self.expire();
             for source in self.poll.wait(patience)? {
                 self.happened(source);
+            }
+            if self.watched.is_none() {
+                self.look_for_socket();
             }
         }
         Ok(())
@@ -128,8 +156,7 @@ impl Shim {
     fn happened(&mut self, source: Source) {
         match source {
             Source::Listener => self.accept_all(),
-            Source::Signals => self.reap(),
-            Source::Directory => self.directory_changed(),
+            Source::Signals => self.signalled(),
             Source::Connection(number) => self.connection_ready(number),
             Source::Setup(number) => self.setup_ready(number),
             Source::Output(number, stream) => self.output_ready(number, stream),
@@ -144,7 +171,9 @@ impl Shim {
         let now = Instant::now();
         let look = self.look_for_oom_kills(now);
         let outputs = self.containers.iter_mut().flat_map(|container| &mut container.outputs);
-        let next = outputs.filter_map(|output| output.expire(&self.poll, now)).chain(look).min()?;
+        let socket = self.watched.is_none().then_some(SOCKET_LOOK);
+        let next = outputs.filter_map(|output| output.expire(&self.poll, now)).chain(look).chain(socket);
+        let next = next.min()?;
         // Rounded up, so that the patience has ended when the wait has.
         Some(u64::try_from(next.as_millis()).unwrap_or(u64::MAX).saturating_add(1))
     }
@@ -244,9 +273,19 @@ impl Shim {
         }
     }
 
+    fn signalled(&mut self) {
+        let mut removed = false;
+        while let Some(signal) = process::next_signal(self.signals.as_fd()) {
+            removed |= signal == libc::SIGIO;
+        }
+        self.reap();
+        if removed {
+            self.look_for_socket();
+        }
+    }
+
     /// Takes the ends of all children that have ended.
     fn reap(&mut self) {
-        while process::next_signal(self.signals.as_fd()).is_some() {}
         while let Some(pid) = process::next_ended() {
             // It may be a program whose birth was told and not heard of yet. Only then is it waited
             // for: its number is its own as long as it was not.
@@ -306,12 +345,12 @@ impl Shim {
     }
 
     /// Makes a child in a cgroup. In the child it returns `Child`.
-    fn fork(&self, fresh: Namespaces, group: &Group) -> Result<Forked> {
-        let into = group.open_for_clone()?;
+    fn fork(&self, fresh: Namespaces, place: &Placement<'_>) -> Result<Forked> {
+        let into = place.open_for_clone()?;
         let forked = process::fork(&self.proof, fresh, into.as_ref().map(AsFd::as_fd))?;
         if let Forked::Parent { pid, pidfd } = &forked
             && into.is_none()
-            && let Err(error) = group.attach(*pid)
+            && let Err(error) = place.attach(*pid)
         {
             let _ = process::kill_exactly(pidfd.as_fd(), libc::SIGKILL);
             let _ = process::wait_exactly(pidfd.as_fd());
@@ -320,12 +359,21 @@ impl Shim {
         Ok(forked)
     }
 
-    fn directory_changed(&mut self) {
-        // What it says is looked up below; it is only taken, to be told of the next.
-        let _ = rustix::io::read(&self.directory_watch, &mut self.buffer[..]);
+    /// Makes a child beside a process of a group: in the group, or, where that one has groups with
+    /// controllers of its own below and so takes no processes, where that process is.
+    fn fork_beside(&self, group: &Group, first: i32) -> Result<Forked> {
+        match self.fork(Namespaces::NONE, &Placement::In(group)) {
+            Err(error) if error.errno == Errno::BUSY => {
+                self.fork(Namespaces::NONE, &Placement::Beside(group, first))
+            }
+            other => other,
+        }
+    }
+
+    fn look_for_socket(&mut self) {
         // Without its socket nobody can reach it. (The end of the directory itself is never told:
         // the socket keeps it.)
-        if !self.directory.join(SOCKET).exists() {
+        if !self.over && !self.directory.join(SOCKET).exists() {
             self.end_everything();
         }
     }

@@ -13,10 +13,8 @@ use crate::log::Stream;
 pub(super) enum Source {
     /// Somebody connects.
     Listener,
-    /// A signal: children have ended.
+    /// A signal: children have ended, something in the sandbox directory was removed.
     Signals,
-    /// Something in the sandbox directory was removed.
-    Directory,
     /// A daemon's connection.
     Connection(u32),
     /// A child between fork and exec, of a container or an exec.
@@ -34,13 +32,12 @@ impl Source {
         let (kind, number) = match self {
             Source::Listener => (0, 0),
             Source::Signals => (1, 0),
-            Source::Directory => (2, 0),
-            Source::Connection(number) => (3, number),
-            Source::Setup(number) => (4, number),
-            Source::Output(number, Stream::Stdout) => (5, number),
-            Source::Output(number, Stream::Stderr) => (6, number),
-            Source::Reader(number) => (7, number),
-            Source::Oom(number) => (8, number),
+            Source::Connection(number) => (2, number),
+            Source::Setup(number) => (3, number),
+            Source::Output(number, Stream::Stdout) => (4, number),
+            Source::Output(number, Stream::Stderr) => (5, number),
+            Source::Reader(number) => (6, number),
+            Source::Oom(number) => (7, number),
         };
         kind << 32 | u64::from(number)
     }
@@ -50,13 +47,12 @@ impl Source {
         Some(match value >> 32 {
             0 => Source::Listener,
             1 => Source::Signals,
-            2 => Source::Directory,
-            3 => Source::Connection(number),
-            4 => Source::Setup(number),
-            5 => Source::Output(number, Stream::Stdout),
-            6 => Source::Output(number, Stream::Stderr),
-            7 => Source::Reader(number),
-            8 => Source::Oom(number),
+            2 => Source::Connection(number),
+            3 => Source::Setup(number),
+            4 => Source::Output(number, Stream::Stdout),
+            5 => Source::Output(number, Stream::Stderr),
+            6 => Source::Reader(number),
+            7 => Source::Oom(number),
             _ => return None,
         })
     }
@@ -140,7 +136,6 @@ mod tests {
         let sources = [
             Source::Listener,
             Source::Signals,
-            Source::Directory,
             Source::Connection(1),
             Source::Setup(u32::MAX),
             Source::Output(2, Stream::Stdout),

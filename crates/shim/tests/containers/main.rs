@@ -66,6 +66,9 @@ tests![
     walls::a_program_has_its_three_streams_and_no_other_descriptor,
     walls::the_program_of_the_shim_cannot_be_changed_from_a_container,
     walls::a_filter_that_forbids_forks_holds_for_commands_too,
+    walls::a_container_sees_no_cgroups_but_its_own,
+    walls::a_shim_needs_nothing_of_what_users_share,
+    streams::a_command_runs_in_a_container_with_groups_of_its_own,
     walls::a_working_directory_outside_is_refused,
 ];
 

@@ -136,6 +136,72 @@ pub(crate) fn a_command_is_executed_in_a_running_container() {
     assert_eq!(failure.to_string(), "exec: \"foo\": executable file not found in $PATH");
 }
 
+/// The version 2 tree, with a controller that groups below `cgroup` can be given. What was given at
+/// the root is taken back.
+struct Unified {
+    root: std::path::PathBuf,
+    taken_back: Option<String>,
+}
+
+impl Unified {
+    fn with_controller(cgroup: &str) -> Option<(Self, String)> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+        let root = std::path::PathBuf::from(line.split(' ').nth(4)?);
+        let first = |directory: &std::path::Path| {
+            let controllers = fs::read_to_string(directory.join("cgroup.controllers")).ok()?;
+            controllers.split_whitespace().next().map(str::to_owned)
+        };
+        let control = "cgroup.subtree_control";
+        let mut unified = Unified { taken_back: None, root: root.clone() };
+        if first(&root.join(cgroup)).is_none() {
+            let controller = first(&root)?;
+            fs::write(root.join(control), format!("+{controller}")).ok()?;
+            unified.taken_back = Some(format!("-{controller}"));
+        }
+        let controller = first(&root.join(cgroup))?;
+        fs::write(root.join(cgroup).join(control), format!("+{controller}")).ok()?;
+        Some((unified, controller))
+    }
+}
+
+impl Drop for Unified {
+    fn drop(&mut self) {
+        if let Some(controller) = &self.taken_back {
+            let _ = fs::write(self.root.join("cgroup.subtree_control"), controller);
+        }
+    }
+}
+
+/// As systemd has it, or Docker in a Pod.
+pub(crate) fn a_command_runs_in_a_container_with_groups_of_its_own() {
+    // Dropped last: what was given to the groups can be taken back when they are gone.
+    let unified;
+    let mut sandbox = Sandbox::new();
+    let spec = sandbox.program("one", &["sleep", "1000"]);
+    let pid = sandbox.start(spec);
+    let Some((found, controller)) = Unified::with_controller(&sandbox.cgroup) else {
+        eprintln!("  skipped: no controller in a version 2 tree");
+        return;
+    };
+    unified = found;
+    let group = unified.root.join(&sandbox.cgroup).join("one");
+    fs::create_dir(group.join("inner")).unwrap();
+    fs::write(group.join("inner/cgroup.procs"), pid.to_string()).unwrap();
+    fs::write(group.join("cgroup.subtree_control"), format!("+{controller}")).unwrap();
+    let spec = ExecSpec { stdin: false, stdout: false, stderr: false, ..exec_spec("e1", &["sleep", "1000"]) };
+    let Reply::Exec { pid: second } = sandbox.connection.call(Request::Exec(Box::new(spec))).unwrap() else {
+        panic!("no exec");
+    };
+    let group = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert_eq!(group(pid), group(second));
+    assert!(group(second).contains("/one/inner\n"));
+    sandbox.connection.call(Request::SignalExec { id: "e1".into(), signal: 9 }).unwrap();
+    assert_eq!(exec_code(&mut sandbox, "e1"), 137);
+    drop(sandbox);
+    drop(unified);
+}
+
 pub(crate) fn a_command_with_a_terminal_follows_the_window() {
     let mut sandbox = Sandbox::new();
     let spec = sandbox.program("one", &["sleep", "1000"]);

@@ -216,6 +216,27 @@ pub(crate) fn a_filter_that_forbids_forks_holds_for_commands_too() {
     assert!(sandbox.home.path().join("one/upper/tmp/ran").exists(), "it has run");
 }
 
+pub(crate) fn a_container_sees_no_cgroups_but_its_own() {
+    let mut sandbox = Sandbox::new();
+    let script = "grep -c ' /sys/fs/cgroup[^ ]* cgroup' /proc/mounts; \
+        busybox find /sys/fs/cgroup -name cgroup.procs | wc -l; \
+        for list in $(busybox find /sys/fs/cgroup -name cgroup.procs); do head -n 1 $list; done | busybox sort -u; \
+        grep -v ':/$' /proc/self/cgroup | grep -vE '(name=|perf_event|net_cls|hugetlb|misc|rdma)'";
+    let spec = sandbox.script("one", script);
+    let (_, output) = sandbox.run(spec);
+    let lines: Vec<&str> = output.lines().collect();
+    let [trees, groups, first] = lines[..] else { panic!("{output}") };
+    assert!(trees == groups && trees != "0", "one group in each tree: {output}");
+    assert_eq!(first, "1", "and in each it is the container's");
+}
+
+pub(crate) fn a_shim_needs_nothing_of_what_users_share() {
+    let sandbox = Sandbox::new();
+    let open = fs::read_dir(format!("/proc/{}/fd", sandbox.pid)).unwrap();
+    let open: Vec<_> = open.map(|entry| fs::read_link(entry.unwrap().path()).unwrap()).collect();
+    assert!(!open.iter().any(|file| file.to_string_lossy().contains("inotify")), "{open:?}");
+}
+
 pub(crate) fn a_working_directory_outside_is_refused() {
     let mut sandbox = Sandbox::new();
     // No descriptor of the node's leads out; whichever number is tried, nothing outside is reached.

@@ -163,13 +163,15 @@ impl Hierarchy {
         if self.v1.is_empty() { Version::V2 } else { Version::V1 }
     }
 
-    /// What a container sees under /sys/fs/cgroup: directory, kind of file system, options.
-    /// An empty directory is /sys/fs/cgroup itself.
-    pub fn views(&self) -> Vec<(String, &'static str, Vec<String>)> {
+    /// What a container with a group sees under /sys/fs/cgroup: directory, kind of file system,
+    /// options. An empty directory is /sys/fs/cgroup itself.
+    pub fn views(&self, group: &str) -> Vec<(String, &'static str, Vec<String>)> {
         if self.version() == Version::V2 {
             return vec![(String::new(), "cgroup2", Vec::new())];
         }
-        let trees = self.v1.iter().filter_map(|tree| {
+        // In a tree without a group of its own it would see those of others.
+        let own = self.v1.iter().filter(|tree| tree.root.join(group).is_dir());
+        let trees = own.filter_map(|tree| {
             let name = tree.root.file_name()?.to_string_lossy().into_owned();
             Some((name, "cgroup", tree.controllers().to_vec()))
         });
@@ -211,8 +213,13 @@ impl Group {
     /// # Errors
     /// A directory cannot be made or a limit not be set.
     pub fn create(&self, resources: &Resources) -> Result<()> {
-        for tree in self.v1_trees(resources) {
-            tree.create(&self.path)?;
+        // In all of them: in a tree where a container had no group of its own it would see all
+        // groups of the machine.
+        for tree in &self.hierarchy.v1 {
+            match tree.create(&self.path) {
+                Err(error) if tree.is_needed() => return Err(error),
+                _ => {}
+            }
         }
         if let Some(root) = &self.hierarchy.unified {
             v2::create(root, &self.path, self.hierarchy.version())?;
@@ -255,6 +262,43 @@ impl Group {
             files::write(&directory.join("cgroup.procs"), &pid)?;
         }
         Ok(())
+    }
+
+    /// Moves a process into the group, and in the version 2 tree to where a process of the group
+    /// is: there a group with controllers of its own below takes none itself (`BUSY`).
+    ///
+    /// # Errors
+    /// As [`Group::attach`]; that process is not in the group.
+    pub fn attach_beside(&self, pid: i32, other: i32) -> Result<()> {
+        let unified = self.main_directory().filter(|_| self.hierarchy.unified.is_some());
+        for directory in self.directories() {
+            let nested = unified.as_ref() == Some(&directory);
+            let directory = if nested { self.unified_of(other)? } else { directory };
+            files::write(&directory.join("cgroup.procs"), &pid.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// As [`Group::open_for_clone`], where a process of the group is.
+    ///
+    /// # Errors
+    /// That process is not in the group.
+    pub fn open_for_clone_beside(&self, other: i32) -> Result<Option<OwnedFd>> {
+        match self.hierarchy.version() {
+            Version::V2 => files::open_directory(&self.unified_of(other)?).map(Some),
+            Version::V1 => Ok(None),
+        }
+    }
+
+    /// Where a process is in the version 2 tree; it must be the group or one below it.
+    fn unified_of(&self, pid: i32) -> Result<PathBuf> {
+        let attempt = || format!("find process {pid} below cgroup {}", self.path);
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).attempt(attempt)?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+        let inside =
+            path.strip_prefix(&self.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let root = self.hierarchy.unified.as_ref().filter(|_| inside && is_path(path));
+        root.map(|root| root.join(path)).ok_or_else(|| Error::new(attempt(), Errno::NOENT))
     }
 
     /// The group's directory for `CLONE_INTO_CGROUP`; `None` where version 1 holds the
@@ -310,7 +354,7 @@ impl Group {
     /// Processes do not leave within two seconds (they hang in the kernel).
     pub fn remove(&self) -> Result<()> {
         let deadline = Instant::now() + REMOVE_PATIENCE;
-        for directory in self.directories().chain(self.optional_directories()) {
+        for directory in self.directories() {
             self.remove_tree(&directory, deadline)?;
         }
         Ok(())
@@ -392,29 +436,12 @@ impl Group {
         Some(tree.root.join(&self.path))
     }
 
-    /// Trees that a container is always put in, and cpuset only when asked for: an empty
-    /// cpuset refuses processes, and filling it costs a walk.
-    fn v1_trees(&self, resources: &Resources) -> impl Iterator<Item = &v1::Tree> {
-        let cpuset = !resources.cpuset_cpus.is_empty() || !resources.cpuset_mems.is_empty();
-        self.hierarchy.v1.iter().filter(move |tree| tree.wanted() || (cpuset && tree.has("cpuset")))
-    }
-
     /// All directories of the group, the version 2 one first: killing works there.
     fn directories(&self) -> impl Iterator<Item = PathBuf> {
         let v1 = self.hierarchy.v1.iter();
-        // cpuset is joined when it was made at creation.
-        let v1 = v1.filter(|t| t.wanted() || (t.has("cpuset") && t.root.join(&self.path).is_dir()));
-        self.hierarchy.unified.iter().chain(v1.map(|tree| &tree.root)).map(|root| root.join(&self.path))
-    }
-
-    /// Trees of which another program may have made our group.
-    fn optional_directories(&self) -> impl Iterator<Item = PathBuf> {
-        self.hierarchy
-            .v1
-            .iter()
-            .filter(|t| !t.wanted())
-            .map(|t| t.root.join(&self.path))
-            .filter(|d| d.is_dir())
+        let v1 = v1.filter(|tree| tree.is_needed() || tree.root.join(&self.path).is_dir());
+        let v1 = v1.map(|tree| &tree.root);
+        self.hierarchy.unified.iter().chain(v1).map(|root| root.join(&self.path))
     }
 }
 

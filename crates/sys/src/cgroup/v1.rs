@@ -35,8 +35,9 @@ impl Tree {
         &self.controllers
     }
 
-    /// Trees that every container is put in.
-    pub(super) fn wanted(&self) -> bool {
+    /// Trees without which containers are not limited or counted. In the others a container has a
+    /// group so that it sees that one only, where the machine lets us make it.
+    pub(super) fn is_needed(&self) -> bool {
         ["cpu", "cpuacct", "memory", "devices", "pids"].iter().any(|controller| self.has(controller))
     }
 
@@ -44,19 +45,24 @@ impl Tree {
     pub(super) fn create(&self, path: &str) -> Result<()> {
         // Nearly always only the last directory is missing.
         let leaf = self.root.join(path);
-        if !self.has("cpuset") && make_directory(&leaf).is_ok() {
-            return Ok(());
+        if make_directory(&leaf).is_ok() {
+            return self.furnish(&leaf);
         }
         let mut directory = self.root.clone();
         for part in path.split('/') {
-            let parent = directory.clone();
             directory.push(part);
             make_directory(&directory)?;
-            if self.has("cpuset") {
-                inherit_cpuset(&parent, &directory)?;
-            }
+            self.furnish(&directory)?;
         }
         Ok(())
+    }
+
+    /// Makes a new group one that takes processes.
+    fn furnish(&self, directory: &Path) -> Result<()> {
+        match directory.parent() {
+            Some(parent) if self.has("cpuset") => inherit_cpuset(parent, directory),
+            _ => Ok(()),
+        }
     }
 }
 
