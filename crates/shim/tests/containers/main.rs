@@ -56,6 +56,7 @@ tests![
     security::a_privileged_container_has_none,
     security::a_user_is_found_in_the_images_files,
     security::a_profile_of_the_node_is_applied,
+    security::a_32_bit_program_runs_and_is_held_by_the_default_profile,
     security::mounts_have_their_attributes,
     security::mounts_travel_as_far_as_they_may,
     security::links_of_an_image_do_not_lead_out,

@@ -97,6 +97,36 @@ pub(crate) fn a_profile_of_the_node_is_applied() {
     assert_eq!(sandbox.run(spec).1, "Seccomp:\t0\n");
 }
 
+/// A 32-bit program of these instructions and nothing else.
+fn program_of_32_bits(code: &[u8]) -> Vec<u8> {
+    const AT: u32 = 0x0804_8000;
+    let words = |list: &[u32]| list.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let size = 84 + code.len() as u32;
+    let mut file = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    // An executable for a 386, entered behind the headers; one segment, all of the file.
+    file.extend(words(&[0x0003_0002, 1, AT + 84, 52, 0, 0, 0x0020_0034, 1, 0]));
+    file.extend(words(&[1, 0, AT, AT, size, size, 5, 0x1000]));
+    file.extend(code);
+    file
+}
+
+pub(crate) fn a_32_bit_program_runs_and_is_held_by_the_default_profile() {
+    let mut sandbox = Sandbox::new();
+    let image = sandbox.home.path().join("image/bin");
+    // mov eax, NUMBER; int 0x80; neg eax; mov ebx, eax; mov eax, 1 (exit); int 0x80
+    for (name, number, code) in [("getpid", 20_u32, 255), ("mount", 21, 1), ("unknown", 500, 38)] {
+        let mut instructions = vec![0xb8];
+        instructions.extend(number.to_le_bytes());
+        instructions.extend([0xcd, 0x80, 0xf7, 0xd8, 0x89, 0xc3, 0xb8, 1, 0, 0, 0, 0xcd, 0x80]);
+        let path = image.join(name);
+        fs::write(&path, program_of_32_bits(&instructions)).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let spec = sandbox.program(name, &[name]);
+        let (exit, _) = sandbox.run(spec);
+        assert_eq!((exit.code, exit.start_error.as_str()), (code, ""), "{name}");
+    }
+}
+
 pub(crate) fn mounts_have_their_attributes() {
     let mut sandbox = Sandbox::new();
     let data = sandbox.home.path().join("data");

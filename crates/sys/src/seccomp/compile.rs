@@ -1,7 +1,7 @@
 //! Profile to filter program.
 //!
 //! ```text
-//! architecture? ── other ──> ENOSYS
+//! architecture? ── one that the profile does not name ──> ENOSYS
 //!      │
 //! number: halving over ranges of calls that are treated alike
 //!      │
@@ -71,11 +71,64 @@ pub enum CompileError {
     TooLong(usize),
 }
 
+/// One of the ways to call the kernel on this machine, each with numbers of its own.
+struct Interface {
+    /// As profiles name it.
+    name: &'static str,
+    /// As the kernel names it.
+    architecture: u32,
+    /// What is added to its numbers.
+    base: u32,
+    /// The last number that is known.
+    last: u32,
+    number: fn(&str) -> Option<u32>,
+}
+
+/// The machine's own comes first; it is meant by every profile.
+#[cfg(target_arch = "x86_64")]
+static INTERFACES: &[Interface] = &[
+    Interface {
+        name: "SCMP_ARCH_X86_64",
+        architecture: ARCHITECTURE,
+        base: 0,
+        last: table::LAST,
+        number: table::number,
+    },
+    Interface {
+        name: "SCMP_ARCH_X32",
+        architecture: ARCHITECTURE,
+        base: X32,
+        last: table::X32_LAST,
+        number: table::x32_number,
+    },
+    Interface {
+        name: "SCMP_ARCH_X86",
+        architecture: I386,
+        base: 0,
+        last: table::LAST,
+        number: table::i386_number,
+    },
+];
+
+#[cfg(not(target_arch = "x86_64"))]
+static INTERFACES: &[Interface] = &[Interface {
+    name: "SCMP_ARCH_AARCH64",
+    architecture: ARCHITECTURE,
+    base: 0,
+    last: table::LAST,
+    number: table::number,
+}];
+
 const ARCHITECTURE: u32 = if cfg!(target_arch = "aarch64") { 0xc000_00b7 } else { 0xc000_003e };
+#[cfg(target_arch = "x86_64")]
+const I386: u32 = 0x4000_0003;
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
+/// "There is no such call."
+const NO_CALL: u32 = 0x0005_0000 | ENOSYS;
 const INSTRUCTIONS_MAX: usize = 4096;
 /// On x86-64 numbers from here on are of the x32 interface.
+#[cfg(target_arch = "x86_64")]
 const X32: u32 = 0x4000_0000;
 
 const LOAD: u16 = 0x20;
@@ -124,14 +177,17 @@ impl Profile {
     /// # Errors
     /// The profile tests an argument that does not exist, or is too long.
     pub fn compile(&self, capabilities: Capabilities) -> Result<Program, CompileError> {
-        let ranges = ranges(self.treatments(capabilities)?, self.fallback(), self.unknown());
-        let mut program = vec![
-            statement(LOAD, ARCHITECTURE_AT),
-            jump(JUMP_EQUAL, ARCHITECTURE, 1, 0),
-            statement(RETURN, verdict(Action::Errno, Some(ENOSYS))),
-            statement(LOAD, NUMBER_AT),
-        ];
-        program.extend(halve(&ranges));
+        let mut program = vec![statement(LOAD, ARCHITECTURE_AT)];
+        // Of one architecture those with higher numbers stand behind.
+        for interfaces in INTERFACES.chunk_by(|a, b| a.architecture == b.architecture) {
+            let mut block = vec![statement(LOAD, NUMBER_AT)];
+            block.extend(halve(&self.ranges(interfaces, capabilities)?));
+            // A conditional jump reaches 255 instructions, a plain one any distance.
+            program.push(jump(JUMP_EQUAL, interfaces[0].architecture, 1, 0));
+            program.push(statement(JUMP, u32::try_from(block.len()).unwrap_or(u32::MAX)));
+            program.extend(block);
+        }
+        program.push(statement(RETURN, NO_CALL));
         if program.len() > INSTRUCTIONS_MAX {
             return Err(CompileError::TooLong(program.len()));
         }
@@ -152,23 +208,45 @@ impl Profile {
         }
     }
 
-    fn treatments(&self, capabilities: Capabilities) -> Result<BTreeMap<u32, Treatment>, CompileError> {
+    /// True for the machine's own interface and those that the profile names.
+    fn covers(&self, interface: &Interface) -> bool {
+        interface.name == INTERFACES[0].name || self.architectures.iter().any(|name| name == interface.name)
+    }
+
+    fn ranges(
+        &self,
+        interfaces: &[Interface],
+        capabilities: Capabilities,
+    ) -> Result<Vec<Range>, CompileError> {
+        let mut all = Vec::new();
+        for interface in interfaces {
+            if self.covers(interface) {
+                let treatments = self.treatments(interface, capabilities)?;
+                all.extend(ranges(interface, treatments, self.fallback(), self.unknown()));
+            } else {
+                all.push(Range { first: interface.base, treatment: vec![(Vec::new(), NO_CALL)] });
+            }
+        }
+        Ok(all)
+    }
+
+    fn treatments(
+        &self,
+        interface: &Interface,
+        capabilities: Capabilities,
+    ) -> Result<BTreeMap<u32, Treatment>, CompileError> {
         let mut calls: BTreeMap<u32, Treatment> = BTreeMap::new();
         for rule in self.rules(capabilities) {
             if let Some(argument) = rule.args.iter().find(|argument| argument.index > 5) {
                 return Err(CompileError::Argument(argument.index));
             }
-            for number in numbers(rule) {
+            for number in rule.names.iter().chain([&rule.name]).filter_map(|name| (interface.number)(name)) {
                 let tests = calls.entry(number).or_default();
                 tests.extend(conditions(rule));
             }
         }
         Ok(calls)
     }
-}
-
-fn numbers(rule: &Rule) -> impl Iterator<Item = u32> {
-    rule.names.iter().chain([&rule.name]).filter_map(|name| table::number(name))
 }
 
 /// As libseccomp in runc: a rule that tests one argument several times means "any of these".
@@ -186,22 +264,22 @@ struct Range {
     treatment: Treatment,
 }
 
-/// All numbers from 0 up, joined where neighbours are treated alike.
-fn ranges(mut calls: BTreeMap<u32, Treatment>, fallback: u32, unknown: u32) -> Vec<Range> {
+/// All numbers of an interface from its first on, joined where neighbours are treated alike.
+fn ranges(
+    interface: &Interface,
+    mut calls: BTreeMap<u32, Treatment>,
+    fallback: u32,
+    unknown: u32,
+) -> Vec<Range> {
     let mut ranges: Vec<Range> = Vec::new();
-    let end = table::LAST + 1;
-    for number in 0..=end {
+    for number in 0..=interface.last + 1 {
         let mut treatment = calls.remove(&number).unwrap_or_default();
         if !treatment.iter().any(|(tests, _)| tests.is_empty()) {
-            treatment.push((Vec::new(), if number == end { unknown } else { fallback }));
+            treatment.push((Vec::new(), if number > table::LAST { unknown } else { fallback }));
         }
         if ranges.last().is_none_or(|last| last.treatment != treatment) {
-            ranges.push(Range { first: number, treatment });
+            ranges.push(Range { first: interface.base + number, treatment });
         }
-    }
-    if cfg!(target_arch = "x86_64") {
-        let refused = verdict(Action::Errno, Some(ENOSYS));
-        ranges.push(Range { first: X32, treatment: vec![(Vec::new(), refused)] });
     }
     ranges
 }

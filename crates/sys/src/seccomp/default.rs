@@ -32,6 +32,7 @@ static GATED: &[(&[&str], &[&str])] = &[
             "setdomainname",
             "sethostname",
             "setns",
+            "umount",
             "umount2",
             "unshare",
         ],
@@ -44,7 +45,10 @@ static GATED: &[(&[&str], &[&str])] = &[
     (&["SYS_PACCT"], &["acct"]),
     (&["SYS_PTRACE"], &["kcmp", "pidfd_getfd", "process_madvise"]),
     (&["SYS_RAWIO"], &["ioperm", "iopl"]),
-    (&["SYS_TIME"], &["clock_adjtime", "clock_settime", "settimeofday"]),
+    (
+        &["SYS_TIME"],
+        &["clock_adjtime", "clock_adjtime64", "clock_settime", "clock_settime64", "settimeofday", "stime"],
+    ),
     (&["SYS_TTY_CONFIG"], &["vhangup"]),
     (&["SYS_NICE"], &["get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node"]),
     (&["SYSLOG"], &["syslog"]),
@@ -56,6 +60,7 @@ static NEVER: &[&str] = &[
     "_sysctl",
     "add_key",
     "afs_syscall",
+    "bdflush",
     "getpmsg",
     "io_uring_enter",
     "io_uring_register",
@@ -78,11 +83,17 @@ static NEVER: &[&str] = &[
     "uselib",
     "userfaultfd",
     "ustat",
+    "vm86",
+    "vm86old",
     "vserver",
 ];
 
 /// Calls with rules of their own below.
 static SPECIAL: &[&str] = &["clone", "personality", "socket"];
+
+/// As in containerd 32-bit programs run, held by the same rules. (Their old way to all calls of
+/// sockets, `socketcall`, has its arguments in memory, where a filter cannot look.)
+const ARCHITECTURES: [&str; 2] = ["SCMP_ARCH_X86", "SCMP_ARCH_X32"];
 
 /// All flags of clone(2) that make namespaces.
 const CLONE_NAMESPACES: u64 = 0x7e02_0000;
@@ -99,10 +110,10 @@ pub(super) fn profile(capabilities: Capabilities) -> Profile {
         Some(needed) => needed.iter().any(|one| super::has(capabilities, one)),
         None => !NEVER.contains(name) && !SPECIAL.contains(name),
     };
-    let names = table::all().map(|(name, _)| name).filter(permitted).map(str::to_owned).collect();
+    let names = table::names().into_iter().filter(permitted).map(str::to_owned).collect();
     let mut syscalls = vec![allow(names, Vec::new())];
     syscalls.extend(with_arguments(capabilities));
-    Profile { default_action: Action::Errno, default_errno_ret: None, syscalls }
+    Profile { syscalls, architectures: ARCHITECTURES.map(str::to_owned).to_vec(), ..Profile::default() }
 }
 
 fn with_arguments(capabilities: Capabilities) -> Vec<Rule> {

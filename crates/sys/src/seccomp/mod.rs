@@ -16,7 +16,7 @@ use crate::{Context, Result};
 pub use compile::{CompileError, Program};
 
 /// A profile, as Docker, containerd and the kubelet's `seccomp` directory have them.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Profile {
     /// For calls that no rule names.
@@ -24,6 +24,10 @@ pub struct Profile {
     /// Error number of the default action; `None`: EPERM.
     #[serde(default)]
     pub default_errno_ret: Option<u32>,
+    /// Interfaces beside the machine's own that the rules are for (`SCMP_ARCH_X86` are 32-bit
+    /// programs); calls by others do not exist.
+    #[serde(default)]
+    pub architectures: Vec<String>,
     /// The rules.
     #[serde(default)]
     pub syscalls: Vec<Rule>,
@@ -158,7 +162,7 @@ impl Profile {
         let names = ["pause", "ppoll", "restart_syscall", "rt_sigreturn", "exit", "exit_group"];
         let rule =
             Rule { names: names.map(str::to_owned).to_vec(), action: Action::Allow, ..Rule::default() };
-        Profile { default_action: Action::Errno, default_errno_ret: None, syscalls: vec![rule] }
+        Profile { syscalls: vec![rule], ..Profile::default() }
     }
 
     /// The rules that are there for these capabilities.

@@ -1,5 +1,7 @@
 //! Names and numbers of this architecture's system calls.
 
+use std::collections::BTreeSet;
+
 /// Pairs of name and number from libc's constants.
 macro_rules! calls {
     ($($name:ident as $constant:ident),* $(,)?) => { &[$((stringify!($name), libc::$constant as u32)),*] };
@@ -401,6 +403,84 @@ static NEW: &[(&str, u32)] = &[
     ("file_getattr", 468),
     ("file_setattr", 469),
 ];
+
+/// Number and name of the calls of 32-bit programs.
+#[cfg(target_arch = "x86_64")]
+static I386: &str = include_str!("i386.tbl");
+
+#[cfg(target_arch = "x86_64")]
+fn i386() -> impl Iterator<Item = (&'static str, u32)> {
+    I386.lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter_map(|(number, name)| Some((name, number.parse().ok()?)))
+}
+
+/// Calls of the x32 interface that differ from those of the machine's own; the others have the
+/// same number in both.
+#[cfg(target_arch = "x86_64")]
+static X32: [(&str, u32); 36] = [
+    ("rt_sigaction", 512),
+    ("rt_sigreturn", 513),
+    ("ioctl", 514),
+    ("readv", 515),
+    ("writev", 516),
+    ("recvfrom", 517),
+    ("sendmsg", 518),
+    ("recvmsg", 519),
+    ("execve", 520),
+    ("ptrace", 521),
+    ("rt_sigpending", 522),
+    ("rt_sigtimedwait", 523),
+    ("rt_sigqueueinfo", 524),
+    ("sigaltstack", 525),
+    ("timer_create", 526),
+    ("mq_notify", 527),
+    ("kexec_load", 528),
+    ("waitid", 529),
+    ("set_robust_list", 530),
+    ("get_robust_list", 531),
+    ("vmsplice", 532),
+    ("move_pages", 533),
+    ("preadv", 534),
+    ("pwritev", 535),
+    ("rt_tgsigqueueinfo", 536),
+    ("recvmmsg", 537),
+    ("sendmmsg", 538),
+    ("process_vm_readv", 539),
+    ("process_vm_writev", 540),
+    ("setsockopt", 541),
+    ("getsockopt", 542),
+    ("io_setup", 543),
+    ("io_submit", 544),
+    ("execveat", 545),
+    ("preadv2", 546),
+    ("pwritev2", 547),
+];
+
+/// Highest number of the x32 interface.
+#[cfg(target_arch = "x86_64")]
+pub(super) const X32_LAST: u32 = 547;
+
+/// The number of a call of the x32 interface, without its mark.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn x32_number(name: &str) -> Option<u32> {
+    let own = X32.iter().find(|(known, _)| *known == name);
+    own.map_or_else(|| number(name), |(_, number)| Some(*number))
+}
+
+/// The number of a call of a 32-bit program.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn i386_number(name: &str) -> Option<u32> {
+    i386().find(|(known, _)| *known == name).map(|(_, number)| number)
+}
+
+/// The names of all calls of all interfaces.
+pub(super) fn names() -> BTreeSet<&'static str> {
+    let own = all().map(|(name, _)| name);
+    #[cfg(target_arch = "x86_64")]
+    let own = own.chain(i386().map(|(name, _)| name));
+    own.collect()
+}
 
 /// All calls.
 pub(super) fn all() -> impl Iterator<Item = (&'static str, u32)> {

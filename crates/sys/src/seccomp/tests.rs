@@ -85,7 +85,55 @@ fn personalities_that_weaken_memory_are_refused() {
 fn calls_newer_than_the_table_do_not_exist() {
     let program = usual(Capabilities::usual());
     assert_eq!(run(&program, "4000", [0; 6]), ENOSYS);
-    assert_eq!(run(&program, &(0x4000_0000_u32 + 1).to_string(), [0; 6]), ENOSYS);
+    assert_eq!(run(&program, &(0x4000_0000_u32 + 480).to_string(), [0; 6]), ENOSYS);
+}
+
+#[test]
+fn programs_of_32_bits_are_held_by_the_same_rules() {
+    let program = usual(Capabilities::usual());
+    let ask = |number, first| program.verdict(0x4000_0003, number, [first, 0, 0, 0, 0, 0]);
+    let (write, execve, socketcall, mmap2) = (4, 11, 102, 192);
+    for number in [write, execve, socketcall, mmap2] {
+        assert_eq!(ask(number, 0), ALLOW, "{number}");
+    }
+    let (mount, umount, reboot, stime, vm86, unshare) = (21, 22, 88, 25, 166, 310);
+    for number in [mount, umount, reboot, stime, vm86, unshare] {
+        assert_eq!(ask(number, 0), EPERM, "{number}");
+    }
+    let (clone, clone3, socket) = (120, 435, 359);
+    assert_eq!([ask(clone, 0x3d_0f00), ask(clone, 0x1000_0000), ask(clone3, 0)], [ALLOW, EPERM, ENOSYS]);
+    assert_eq!([ask(socket, 2), ask(socket, 40)], [ALLOW, EPERM]);
+    assert_eq!(ask(500, 0), ENOSYS);
+}
+
+#[test]
+fn the_x32_interface_is_held_by_the_same_rules() {
+    let program = usual(Capabilities::usual());
+    let ask = |number: u32| program.verdict(0xc000_003e, 0x4000_0000 + number, [0; 6]);
+    let (write, execve, mount, kexec_load) = (1, 520, 165, 528);
+    assert_eq!([ask(write), ask(execve), ask(mount)], [ALLOW, ALLOW, EPERM]);
+    assert_ne!(ask(kexec_load), ALLOW);
+    // Without the mark they are nothing.
+    assert_eq!(program.verdict(0xc000_003e, execve, [0; 6]), ENOSYS);
+}
+
+#[test]
+fn a_profile_is_for_the_interfaces_that_it_names() {
+    let rule = Rule { names: vec!["mkdir".into()], errno_ret: Some(13), ..Rule::default() };
+    let ask = |architectures: &[&str], architecture| {
+        let profile = Profile {
+            default_action: Action::Allow,
+            architectures: architectures.iter().map(|name| (*name).to_owned()).collect(),
+            syscalls: vec![rule.clone()],
+            ..Profile::default()
+        };
+        let program = profile.compile(Capabilities::NONE).unwrap();
+        [39, 83].map(|mkdir| program.verdict(architecture, mkdir, [0; 6]))
+    };
+    let (x86, own) = (0x4000_0003, 0xc000_003e);
+    assert_eq!(ask(&[], own), [ALLOW, 0x0005_000d]);
+    assert_eq!(ask(&["SCMP_ARCH_X86_64"], x86), [ENOSYS, ENOSYS]);
+    assert_eq!(ask(&["SCMP_ARCH_X86"], x86), [0x0005_000d, ALLOW]);
 }
 
 #[test]
@@ -97,8 +145,7 @@ fn comparisons_use_all_64_bits() {
             args: vec![Argument { index: 1, value, value_two, op }],
             ..Rule::default()
         };
-        let profile =
-            Profile { default_action: Action::Errno, default_errno_ret: None, syscalls: vec![rule] };
+        let profile = Profile { syscalls: vec![rule], ..Profile::default() };
         let program = profile.compile(Capabilities::NONE).unwrap();
         run(&program, "ioctl", [0, argument, 0, 0, 0, 0]) == ALLOW
     };
@@ -121,6 +168,7 @@ fn comparisons_use_all_64_bits() {
 fn a_profile_that_denies_a_few_calls_is_read() {
     let profile = Profile {
         default_action: Action::Allow,
+        architectures: vec!["SCMP_ARCH_X86".into()],
         default_errno_ret: None,
         syscalls: vec![
             Rule {
@@ -142,7 +190,7 @@ fn a_profile_that_denies_a_few_calls_is_read() {
 fn an_argument_beyond_the_sixth_is_an_error() {
     let argument = Argument { index: 6, value: 0, value_two: 0, op: Comparison::Equal };
     let rule = Rule { names: vec!["read".into()], args: vec![argument], ..Rule::default() };
-    let profile = Profile { default_action: Action::Allow, default_errno_ret: None, syscalls: vec![rule] };
+    let profile = Profile { default_action: Action::Allow, syscalls: vec![rule], ..Profile::default() };
     assert_eq!(
         profile.compile(Capabilities::NONE).unwrap_err().to_string(),
         "seccomp profile: argument 6 of a system call: there are only 0 to 5"
