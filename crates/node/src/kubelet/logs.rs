@@ -3,7 +3,6 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -15,12 +14,11 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
 use wire::Response;
 
+use super::changes::{self, Changes, Watch};
 use super::{Kubelet, Query, bare_id, statuses, text};
 use crate::logs::Line;
 use crate::pod::spec;
 
-/// How often a followed log is looked at when it has ended for now.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 const CHUNK: usize = 32 * 1024;
 
 /// What part of the log is wanted.
@@ -60,7 +58,8 @@ impl Kubelet {
             Ok(status) => status.log_path,
             Err(err) => return text(StatusCode::BAD_REQUEST, err.to_string()),
         };
-        match Follower::open(Arc::clone(&self.node.runtime), id, path, options).await {
+        let changes = options.follow.then(|| Arc::clone(&self.changes));
+        match Follower::open(Arc::clone(&self.node.runtime), id, path, options, changes).await {
             Ok(follower) => {
                 let chunks = stream::unfold(follower, |mut follower| async move {
                     Some((follower.next().await?, follower))
@@ -142,6 +141,9 @@ struct Follower {
     /// The last record was a whole line or the end of one.
     at_line_start: bool,
     ended: bool,
+    /// Who tells when there is more, for our file and for the one after it.
+    changes: Option<Arc<Changes>>,
+    watch: Option<Watch>,
 }
 
 impl Follower {
@@ -150,10 +152,13 @@ impl Follower {
         id: String,
         path: PathBuf,
         options: Options,
+        changes: Option<Arc<Changes>>,
     ) -> Result<Self, String> {
         let failed = |err: std::io::Error| {
             format!("failed to try resolving symlinks in path {:?}: {err}", path.display().to_string())
         };
+        // First, so that nothing is written unseen between the two.
+        let watch = changes.as_ref().and_then(|changes| changes.watch(&path));
         let mut file = File::open(&path).await.map_err(failed)?;
         if let Some(lines) = options.tail {
             let start = tail_start(&mut file, lines).await.map_err(failed)?;
@@ -171,6 +176,8 @@ impl Follower {
             next: None,
             at_line_start: true,
             ended: false,
+            changes,
+            watch,
         })
     }
 
@@ -248,7 +255,7 @@ impl Follower {
             return false;
         }
         if !self.ended {
-            tokio::time::sleep(LOOK_EVERY).await;
+            changes::wait(self.watch.as_ref()).await;
         }
         true
     }
@@ -259,12 +266,13 @@ impl Follower {
     }
 
     /// The file that took the place of ours.
-    async fn rotated(&self) -> Option<File> {
+    async fn rotated(&mut self) -> Option<File> {
         let inode = |path: &Path| std::fs::metadata(path).map(|meta| meta.ino()).ok();
         let ours = self.file.metadata().await.ok()?.ino();
         if inode(&self.path)? == ours {
             return None;
         }
+        self.watch = self.changes.as_ref().and_then(|changes| changes.watch(&self.path));
         File::open(&self.path).await.ok()
     }
 }
@@ -345,7 +353,7 @@ mod tests {
 
     async fn follower(path: &Path, options: Options) -> Follower {
         let runtime = Arc::new(testkit::FakeRuntime::default());
-        Follower::open(runtime, "gone".into(), path.into(), options).await.unwrap()
+        Follower::open(runtime, "gone".into(), path.into(), options, Some(Arc::default())).await.unwrap()
     }
 
     async fn read_all(mut follower: Follower) -> String {

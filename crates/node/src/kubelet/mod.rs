@@ -3,6 +3,7 @@
 //! The server hands requests here as they came, upgrade included. Errors are plain text
 //! with the kubelet's status codes; the server makes Status objects of them.
 
+mod changes;
 mod fds;
 mod forward;
 mod logs;
@@ -26,11 +27,13 @@ use crate::shared::{Shared, Worker};
 #[derive(Clone)]
 pub(crate) struct Kubelet {
     node: Arc<Shared>,
+    /// For those who follow logs.
+    changes: Arc<changes::Changes>,
 }
 
 impl Kubelet {
     pub(crate) fn new(node: Arc<Shared>) -> Self {
-        Self { node }
+        Self { node, changes: Arc::default() }
     }
 
     async fn answer(self, request: Request) -> Response {

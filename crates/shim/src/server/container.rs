@@ -391,6 +391,8 @@ impl Shim {
             output.end(&self.poll, &mut container.log, time);
         }
         container.stdin = None;
+        // Nothing comes any more: those who follow the file see that it is closed.
+        container.log = None;
         if let Some(watch) = container.oom.take() {
             self.poll.remove(&watch.fd);
         }
