@@ -18,6 +18,7 @@ mod cli;
 mod config;
 mod doctor;
 mod down;
+mod health;
 mod image;
 mod instance;
 mod keys;

@@ -28,6 +28,7 @@ use wire::Handler;
 use wire::pki::{Authority, ServingCertificate};
 
 use crate::config::Settings;
+use crate::health::Health;
 use crate::instance::{self, Ranges, Running, canonical, need_root};
 use crate::network::Confirmed;
 use crate::rooms::{LocalNode, Rooms};
@@ -68,7 +69,9 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     let mut rooms = Rooms::new(shutdown.clone());
     let local_node = Arc::new(LocalNode::new(&settings.node_name));
     let store = Arc::new(open_store(&ground)?);
-    let server: Arc<dyn Handler> = start_server(&ground, store.clone(), address, local_node.clone()).await?;
+    let health = Health::new(store.clone(), &ground.data_dir);
+    let server: Arc<dyn Handler> =
+        start_server(&ground, store.clone(), &health, address, local_node.clone()).await?;
     let tls = ground.authority.server_config(ground.certificate.clone())?;
     rooms.serve("API", listener, tls.clone(), server.clone());
     rooms.keep_fresh(ground.certificate.clone());
@@ -106,6 +109,7 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     let node_client = client(&format!("system:node:{}", settings.node_name), &["system:nodes"]);
     let mut config = node_config(settings, &ground, address);
     config.endpoints = Some(Arc::new(Confirmed(programmed)));
+    config.not_ready = Some(Arc::new(health));
     let mut node = Node::start(node_client, Arc::new(native), config);
     local_node.set(node.handler());
     let mut ready = node.ready();
@@ -284,6 +288,7 @@ fn node_config(settings: &Settings, ground: &Ground, address: SocketAddr) -> nod
         taints: Vec::new(),
         pod_cidr: Some(ground.ranges.node().to_string()),
         endpoints: None,
+        not_ready: None,
     }
 }
 
@@ -332,6 +337,7 @@ fn open_store(ground: &Ground) -> Result<Embedded> {
 async fn start_server(
     ground: &Ground,
     store: Arc<Embedded>,
+    health: &Health,
     address: SocketAddr,
     nodes: Arc<LocalNode>,
 ) -> Result<Arc<server::Server>> {
@@ -344,7 +350,7 @@ async fn start_server(
         anonymous: true,
         nodes,
         limits: server::Limits::default(),
-        checks: Vec::new(),
+        checks: health.checks(),
     };
     server::Server::start(store, config).await.context("cannot start the API server")
 }

@@ -48,6 +48,9 @@ pub struct Config {
     pub pod_cidr: Option<String>,
     /// Asked before the containers of a Pod that goes away are told; `None`: nobody confirms.
     pub endpoints: Option<Arc<dyn ConfirmEndpoints>>,
+    /// Asked at each look at the node: why Pods cannot be run here, as far as whoever built the node
+    /// knows more than the node (its store, its proxy). `None`: nobody knows more.
+    pub not_ready: Option<Arc<dyn NotReady>>,
 }
 
 impl std::fmt::Debug for Config {
@@ -57,6 +60,12 @@ impl std::fmt::Debug for Config {
             .field("node_ips", &self.node_ips)
             .finish_non_exhaustive()
     }
+}
+
+/// Knows reasons why a node is not ready.
+pub trait NotReady: Send + Sync + 'static {
+    /// The reasons that hold now, one clause each. Answers at once.
+    fn reasons(&self) -> Vec<String>;
 }
 
 /// Knows when the proxies have stopped sending new connections to a Pod.

@@ -36,5 +36,5 @@ mod threads;
 pub mod volumes;
 mod worker;
 
-pub use config::{Config, ConfirmEndpoints};
+pub use config::{Config, ConfirmEndpoints, NotReady};
 pub use node::Node;

@@ -84,7 +84,7 @@ fn status(config: &Config, arch: &str, now: Timestamp) -> core::NodeStatus {
         addresses: Some(addresses),
         allocatable: Some(allocatable(&capacity)),
         capacity: Some(capacity),
-        conditions: Some(conditions(config, &[], now)),
+        conditions: Some(conditions(config, &[], &[], now)),
         daemon_endpoints: Some(core::NodeDaemonEndpoints {
             kubelet_endpoint: Some(core::DaemonEndpoint { port: i32::from(config.kubelet_port) }),
         }),
@@ -162,10 +162,20 @@ fn node_info(config: &Config, arch: &str) -> core::NodeSystemInfo {
     }
 }
 
-fn conditions(config: &Config, old: &[core::NodeCondition], now: Timestamp) -> Vec<core::NodeCondition> {
+fn conditions(
+    config: &Config,
+    old: &[core::NodeCondition],
+    not_ready: &[String],
+    now: Timestamp,
+) -> Vec<core::NodeCondition> {
     let memory = meminfo("MemAvailable:") < MEMORY_MIN;
     let (size, free) = disk(config);
     let full = size > 0 && (free as f64) < size as f64 * DISK_FREE_MIN;
+    // As the kubelet joins its errors: one alone, several in brackets.
+    let why = match not_ready {
+        [one] => one.clone(),
+        several => format!("[{}]", several.join(", ")),
+    };
     let table = [
         (
             "MemoryPressure",
@@ -191,7 +201,11 @@ fn conditions(config: &Config, old: &[core::NodeCondition], now: Timestamp) -> V
                 ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
             ],
         ),
-        ("Ready", true, [("KubeletNotReady", ""), ("KubeletReady", "kubelet is posting ready status")]),
+        (
+            "Ready",
+            not_ready.is_empty(),
+            [("KubeletNotReady", why.as_str()), ("KubeletReady", "kubelet is posting ready status")],
+        ),
     ];
     let of = |(type_, holds, texts): (&str, bool, [(&str, &str); 2])| {
         let status = if holds { "True" } else { "False" };
@@ -281,11 +295,12 @@ async fn register(node: &Shared) -> Result<core::NodeStatus, client::Error> {
 async fn look(node: &Shared, written: &core::NodeStatus) -> core::NodeStatus {
     let old = written.conditions.as_deref().unwrap_or_default();
     let mut status = written.clone();
-    status.conditions = Some(conditions(&node.config, old, Timestamp::now()));
+    let mut not_ready = node.config.not_ready.as_ref().map(|known| known.reasons()).unwrap_or_default();
     match node.runtime.images().await {
         Ok(images) => status.images = Some(image_list(images)),
-        Err(error) => tracing::warn!(%error, "images could not be listed"),
+        Err(error) => not_ready.push(format!("container runtime is down: {error}")),
     }
+    status.conditions = Some(conditions(&node.config, old, &not_ready, Timestamp::now()));
     status
 }
 

@@ -165,6 +165,7 @@ impl Cluster {
             taints: Vec::new(),
             pod_cidr: None,
             endpoints: self.endpoints.clone(),
+            not_ready: None,
         };
         let client = Client::new(Arc::new(transport));
         let node = Node::start_with(

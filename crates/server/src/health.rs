@@ -16,7 +16,7 @@ use crate::respond::text;
 /// The three questions: does it live, does it serve, and upstream's older one for both.
 pub(crate) const KINDS: &[&str] = &["healthz", "livez", "readyz"];
 /// What holds as long as there is an answer at all.
-const OWN: &[&str] = &["ping", "log", "store", "poststarthook/bootstrap"];
+const OWN: &[&str] = &["ping", "log", "poststarthook/bootstrap"];
 
 /// Something that must hold for the server to be healthy.
 #[derive(Clone)]

@@ -78,6 +78,8 @@ fn a_write_that_does_not_fit_is_refused_and_the_server_lives() {
     assert!(refused.contains("no space left on"), "{refused}");
     assert_eq!(instance.field("configmap/before", "{.data.k}"), "v", "reading goes on");
 
+    let ready = instance.kubectl(&["get", "--raw", "/readyz"]).fails();
+    assert!(ready.contains("[-]store failed"), "the truth is told: {ready}");
     std::fs::remove_file(&filler).expect("removed");
     instance.eventually("a write after room was made", || {
         let said = instance.kubectl(&["create", "configmap", "after", "--from-literal=k=w"]);
