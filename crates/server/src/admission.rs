@@ -9,7 +9,7 @@ use std::sync::Arc;
 use api::names;
 use api::resource::{self, Resource};
 use api::status::Status;
-use api::strategy::admission::{AdmissionInput, account_name, admit_pod};
+use api::strategy::admission::{AdmissionInput, account_name, admit_pod, readmit_pod};
 use serde_json::{Value, json};
 use store::{Entry, Range};
 
@@ -50,6 +50,9 @@ pub(crate) async fn create(call: &Call, object: &mut Value) -> Result<(), Status
 pub(crate) async fn update(call: &Call, new: &mut Value, old: &Value) -> Result<(), Status> {
     if (call.resource.group, call.resource.kind) == ("scheduling.k8s.io", "PriorityClass") {
         one_default_priority(call, new).await?;
+    }
+    if (call.resource.group, call.resource.kind) == ("", "Pod") && call.target.subresource.is_empty() {
+        readmit_pod(new, old);
     }
     if certificates::concerns(call) {
         certificates::update(call, new, old)?;

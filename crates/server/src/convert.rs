@@ -33,6 +33,29 @@ pub(crate) fn to_stored(resource: &Resource, object: Value) -> Value {
     change(resource, resource.storage(), object, false)
 }
 
+/// As [`to_stored`], for a changed object: what the version of `resource` cannot say stays as it was.
+pub(crate) fn to_stored_over(resource: &Resource, object: Value, old: &Value) -> Value {
+    let mut object = to_stored(resource, object);
+    if resource.plural != "horizontalpodautoscalers" || is_stored_form(resource) {
+        return object;
+    }
+    let (old, Some(spec)) = (&old["spec"], object.get_mut("spec").and_then(Value::as_object_mut)) else {
+        return object;
+    };
+    if let Some(behavior) = old.get("behavior") {
+        spec.entry("behavior").or_insert_with(|| behavior.clone());
+    }
+    let others = old["metrics"].as_array().into_iter().flatten().filter(|metric| !is_cpu_utilization(metric));
+    let others: Vec<Value> = others.cloned().collect();
+    if !others.is_empty()
+        && let Some(metrics) =
+            spec.entry("metrics").or_insert_with(|| Value::Array(Vec::new())).as_array_mut()
+    {
+        metrics.extend(others);
+    }
+    object
+}
+
 fn change(resource: &Resource, to: &Resource, mut object: Value, serving: bool) -> Value {
     let Some(fields) = object.as_object_mut() else { return object };
     if is_stored_form(resource) {
@@ -127,5 +150,24 @@ mod tests {
         let v2 = to_stored(resource, v1.clone());
         assert_eq!(v2["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 80);
         assert_eq!(to_served(resource, v2), v1);
+    }
+
+    #[test]
+    fn what_an_autoscaler_of_v1_cannot_say_stays_when_it_is_changed() {
+        let resource =
+            api::resource::find("autoscaling", "v1", "horizontalpodautoscalers").expect("in the table");
+        let memory =
+            json!({"type": "Resource", "resource": {"name": "memory", "target": {"type": "Utilization"}}});
+        let old = json!({"spec": {"maxReplicas": 3, "behavior": {"scaleDown": {}}, "metrics": [memory]}});
+        let v1 = json!({"spec": {"maxReplicas": 4, "targetCPUUtilizationPercentage": 80}});
+        let new = to_stored_over(resource, v1, &old);
+        assert_eq!(
+            (&new["spec"]["maxReplicas"], &new["spec"]["behavior"]),
+            (&json!(4), &old["spec"]["behavior"])
+        );
+        assert_eq!(
+            (&new["spec"]["metrics"][0]["resource"]["name"], &new["spec"]["metrics"][1]),
+            (&json!("cpu"), &memory)
+        );
     }
 }

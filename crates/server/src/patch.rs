@@ -47,11 +47,12 @@ async fn change(
 ) -> Result<Option<Written>, Status> {
     let resource = call.resource;
     let schema = schema::kind(&resource.api_version(), resource.kind).ok_or_else(Status::no_such_resource)?;
-    let current = convert::to_served(resource, object::read(&old.value)?);
+    let stored = object::read(&old.value)?;
+    let current = convert::to_served(resource, stored.clone());
     let validation = write::field_validation(call)?;
     let decoded = patch::patch(schema, kind, body, &current, validation)?;
     warnings.extend(decoded.warnings);
-    let new = convert::to_stored(resource, decoded.object);
+    let new = convert::to_stored_over(resource, decoded.object, &stored);
     write::check_patched(call, &new, old)?;
     write::replace(call, new, old, Tracking::Update, warnings).await
 }
@@ -75,7 +76,8 @@ fn check_options(call: &Call, kind: PatchType) -> Result<(), Status> {
 
 /// Server-side apply: creates what is not there.
 async fn apply(call: &Call, body: &[u8], warnings: &mut Vec<String>) -> Result<Written, Status> {
-    let resource = call.resource.storage();
+    // The intent is of the version of the path, and so are the fields that its manager owns.
+    let resource = call.resource;
     let version = resource.api_version();
     let schema = schema::kind(&version, resource.kind).ok_or_else(Status::no_such_resource)?;
     let mut intent = api::apply::intent(schema, &version, body)?;
@@ -90,13 +92,16 @@ async fn apply(call: &Call, body: &[u8], warnings: &mut Vec<String>) -> Result<W
                 return Err(call.not_found());
             }
             let object = api::apply::apply(schema, None, &intent, manager, force)?;
-            match write::create_named(call, resource, object, Tracking::Applied, warnings).await {
+            let object = convert::to_stored(resource, object);
+            match write::create_named(call, resource.storage(), object, Tracking::Applied, warnings).await {
                 Err(status) if status.reason == api::status::Reason::AlreadyExists => continue,
                 created => return created,
             }
         };
-        let live = object::read(&old.value)?;
+        let stored = object::read(&old.value)?;
+        let live = convert::to_served(resource, stored.clone());
         let object = api::apply::apply(schema, Some(&live), &intent, manager, force)?;
+        let object = convert::to_stored_over(resource, object, &stored);
         write::check_patched(call, &object, &old)?;
         if let Some(written) = write::replace(call, object, &old, Tracking::Applied, warnings).await? {
             return Ok(written);

@@ -47,7 +47,8 @@ pub(crate) enum Tracking {
     Applied,
 }
 
-/// Records who wrote what in `metadata.managedFields`.
+/// Records who wrote what in `metadata.managedFields`: before admission, for what that adds belongs to
+/// nobody, and before the server takes back what this way of writing may not change.
 fn track(call: &Call, tracking: Tracking, old: Option<&Value>, new: &mut Value) {
     let resource = call.resource.storage();
     let version = resource.api_version();
@@ -55,9 +56,6 @@ fn track(call: &Call, tracking: Tracking, old: Option<&Value>, new: &mut Value) 
     if tracking == Tracking::Update {
         let name = manager_name(call);
         apply::update(schema, old, new, manager(call, &name, &version));
-    }
-    if let Some(old) = old {
-        apply::keep_times(old, new);
     }
 }
 
@@ -148,12 +146,12 @@ pub(crate) async fn create_named(
     object["metadata"]["uid"] = call.state.uid()?.into();
     object["metadata"]["creationTimestamp"] = seconds(call.now).into();
     defaults::apply(resource, &mut object);
+    track(call, tracking, None, &mut object);
     admission::create(call, &mut object).await?;
     call.state.auth.check_escalation(&call.user, resource, &object, None)?;
     strategy::prepare_create(resource, &mut object);
     // Held until the Service is written.
     let _guard = service::allocate(call, resource, &mut object, None).await?;
-    track(call, tracking, None, &mut object);
     let name = text(&object, "name").to_owned();
     let errors = strategy::validate_create(resource, &object);
     if !errors.is_empty() {
@@ -325,12 +323,13 @@ pub(crate) async fn replace(
     let subresource = Some(call.target.subresource.as_str()).filter(|name| !name.is_empty());
     check_uid(call, &new, &before)?;
     defaults::apply(resource, &mut new);
+    track(call, tracking, Some(&before), &mut new);
     strategy::prepare_update(resource, subresource, &mut new, &before);
     admission::update(call, &mut new, &before).await?;
     call.state.auth.check_escalation(&call.user, resource, &new, Some(&before))?;
     // Held until the Service is written.
     let _guard = service::allocate(call, resource, &mut new, Some(&before)).await?;
-    track(call, tracking, Some(&before), &mut new);
+    apply::keep_times(&before, &mut new);
     let errors = strategy::validate_update(resource, subresource, &new, &before);
     if !errors.is_empty() {
         return Err(Status::invalid(call.resource, &call.target.name, &errors));

@@ -287,6 +287,26 @@ async fn tables_are_what_kubectl_prints() {
 }
 
 #[tokio::test]
+async fn an_autoscaler_is_applied_in_the_version_of_its_path() {
+    let cluster = with_namespace().await;
+    let base = MAPS.trim_end_matches("/configmaps").replace("/api/v1/", "/apis/autoscaling/v1/");
+    let path = format!("{base}/horizontalpodautoscalers/h?fieldManager=one");
+    let intent = |most: i64| {
+        json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+            "spec": {"maxReplicas": most, "targetCPUUtilizationPercentage": 50,
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}})
+    };
+    for (most, code) in [(3, 201), (4, 200)] {
+        let applied = cluster.patch(&path, "apply-patch+yaml", &intent(most)).await;
+        assert_eq!(applied.code, code, "{}", applied.text);
+        assert_eq!(applied.body["spec"]["targetCPUUtilizationPercentage"], 50);
+        let owner = &applied.body["metadata"]["managedFields"][0];
+        assert_eq!(owner["apiVersion"], "autoscaling/v1");
+        assert!(owner["fieldsV1"]["f:spec"].get("f:targetCPUUtilizationPercentage").is_some(), "{owner}");
+    }
+}
+
+#[tokio::test]
 async fn server_side_apply_creates_then_owns() {
     let cluster = with_namespace().await;
     let path = format!("{MAPS}/a?fieldManager=one");

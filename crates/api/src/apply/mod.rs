@@ -106,12 +106,12 @@ fn record_update(
     mut managed: Managed,
     manager: Manager<'_>,
 ) -> Managed {
-    let difference = typed::compare(live, new, schema);
-    let changed = difference.modified.clone().union(&difference.added);
+    let (difference, ignored) = (typed::compare(live, new, schema), ignored(manager.subresource));
+    let changed = difference.modified.union(&difference.added).recursive_difference(&ignored);
+    let removed = difference.removed.recursive_difference(&ignored);
     managed.take_away(manager.api_version, &changed);
-    managed.take_away(manager.api_version, &difference.removed);
-    let owned = changed.difference(&difference.removed);
-    let owned = owned.recursive_difference(&ignored(manager.subresource)).difference(&Set::of(UNOWNED));
+    managed.take_away(manager.api_version, &removed);
+    let owned = changed.difference(&removed).difference(&Set::of(UNOWNED));
     if !owned.is_empty() {
         managed.add(Identity::new(Operation::Update, manager), &owned, manager);
         managed.cap();
@@ -123,7 +123,7 @@ fn record_update(
 fn ignored(subresource: &str) -> Set {
     match subresource {
         "" => Set::of(&["f:status"]),
-        "status" => Set::of(&["f:spec"]),
+        "status" => Set::of(&["f:spec", "f:metadata/f:deletionTimestamp", "f:metadata/f:ownerReferences"]),
         _ => Set::default(),
     }
 }

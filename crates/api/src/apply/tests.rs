@@ -178,6 +178,56 @@ fn intents_that_do_not_fit_the_schema_are_told_in_upstreams_words() {
 }
 
 #[test]
+fn a_device_that_is_not_shared_is_keyed_without_its_share() {
+    let claim = schema::kind("resource.k8s.io/v1", "ResourceClaim").unwrap();
+    let version = "resource.k8s.io/v1";
+    let body = b"{apiVersion: resource.k8s.io/v1, kind: ResourceClaim, metadata: {name: c},
+        status: {devices: [{driver: d, pool: p, device: x}]}}";
+    let intent = intent(claim, version, body).unwrap();
+    let by = Manager { api_version: version, subresource: "status", ..by("x", 0) };
+    let object = apply(claim, None, &intent, by, false).unwrap();
+    let fields = &managers(&object)[0].2["f:status"]["f:devices"];
+    let key = r#"k:{"device":"x","driver":"d","pool":"p"}"#;
+    assert!(fields.get(key).is_some(), "{fields}");
+}
+
+#[test]
+fn a_port_without_protocol_stands_beside_one_of_its_number() {
+    let service = schema::kind("v1", "Service").unwrap();
+    let applied = |live: Option<&Value>, ports: &str, second| {
+        let body =
+            format!("{{apiVersion: v1, kind: Service, metadata: {{name: s}}, spec: {{ports: [{ports}]}}}}");
+        apply(service, live, &intent(service, "v1", body.as_bytes()).unwrap(), by("x", second), false)
+            .unwrap()
+    };
+    let tcp = "{name: t, port: 53, targetPort: 5353}";
+    let live = applied(None, tcp, 0);
+    let both = applied(Some(&live), &format!("{tcp}, {{name: u, port: 53, protocol: UDP}}"), 1);
+    assert_eq!(both["spec"]["ports"].as_array().unwrap().len(), 2);
+    let ports = &managers(&both)[0].2["f:spec"]["f:ports"];
+    assert!(ports.get(r#"k:{"port":53,"protocol":"TCP"}"#).is_some(), "{ports}");
+    let udp = applied(Some(&both), "{name: u, port: 53, protocol: UDP}", 2);
+    assert_eq!(udp["spec"]["ports"][0]["name"], "u");
+    assert_eq!(udp["spec"]["ports"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn what_an_update_cannot_change_keeps_its_owner() {
+    let pod = schema::kind("v1", "Pod").unwrap();
+    let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"a": "1"}}});
+    let mut live = object.clone();
+    live["status"] = json!({"phase": "Running"});
+    update(pod, Some(&object), &mut live, Manager { subresource: "status", ..by("node", 0) });
+    // A client that knows no status puts the object without it: the server keeps the status.
+    let mut new = object.clone();
+    new["metadata"]["labels"]["a"] = "2".into();
+    update(pod, Some(&live), &mut new, by("client", 1));
+    let owners = managers(&new);
+    assert_eq!(owners[0].0, "node");
+    assert_eq!(owners[0].2, json!({"f:status": {".": {}, "f:phase": {}}}));
+}
+
+#[test]
 fn all_that_is_wrong_with_an_intent_is_told_at_once() {
     let service = schema::kind("v1", "Service").unwrap();
     let body = b"{apiVersion: v1, kind: Service, spec: {sessionAffinity: 1, ports: [

@@ -187,6 +187,8 @@ pub(super) fn element(item: &Value, kind: ListKind) -> Result<String, String> {
             Some(value) if !value.is_null() => value.clone(),
             // The only key with a default in the schemas: ports default to TCP.
             _ if *key == "protocol" => "TCP".into(),
+            // The only key that may be absent: of a device that is not shared.
+            _ if *key == "shareID" => continue,
             _ => {
                 return Err(format!(
                     "associative list with keys has an element that omits key field \"{key}\" \

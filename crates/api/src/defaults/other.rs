@@ -21,6 +21,8 @@ pub(super) fn apply(kind: &str, object: &mut Value) {
         "Ingress" => drop(ensure(ensure(object, "status"), "loadBalancer")),
         "PodDisruptionBudget" => disruption_budget(object),
         "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => webhooks(kind, object),
+        "ResourceClaim" => device_claim(ensure(object, "spec")),
+        "ResourceClaimTemplate" => device_claim(ensure(ensure(object, "spec"), "spec")),
         "TokenRequest" => set(ensure(object, "spec"), "expirationSeconds", 3600),
         _ => {}
     }
@@ -30,6 +32,27 @@ fn endpoint_slice(slice: &mut Object) {
     for port in items(slice, "ports") {
         set(port, "name", "");
         set(port, "protocol", "TCP");
+    }
+}
+
+/// Each request asks for one device unless it says otherwise.
+fn device_claim(spec: &mut Object) {
+    let Some(devices) = child(spec, "devices") else { return };
+    for request in items(devices, "requests") {
+        if let Some(exactly) = child(request, "exactly") {
+            device_request(exactly);
+        }
+        items(request, "firstAvailable").for_each(device_request);
+    }
+}
+
+fn device_request(request: &mut Object) {
+    set_zero(request, "allocationMode", "ExactCount");
+    if text(request, "allocationMode") == "ExactCount" {
+        set_zero(request, "count", 1);
+    }
+    for toleration in items(request, "tolerations") {
+        set_zero(toleration, "operator", "Equal");
     }
 }
 

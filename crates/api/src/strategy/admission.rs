@@ -53,6 +53,18 @@ pub fn admit_pod(pod: &mut Value, input: &AdmissionInput<'_>) -> Result<(), Stri
     limits::check_pod(pod, input.limit_ranges)
 }
 
+/// Completes a Pod that is changed: what the plug-ins of [`admit_pod`] once added is not taken away by
+/// leaving it out, so that a toleration of theirs may be replaced.
+pub fn readmit_pod(pod: &mut Value, old: &Value) {
+    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    for name in ["priority", "preemptionPolicy"] {
+        if let (None, Some(value)) = (spec.get(name), old["spec"].get(name)) {
+            spec.insert(name.to_owned(), value.clone());
+        }
+    }
+    tolerate_lost_nodes(spec);
+}
+
 fn is_mirror(pod: &Value) -> bool {
     View::new(pod).at(&["metadata", "annotations", "kubernetes.io/config.mirror"]).is_set()
 }
@@ -301,6 +313,17 @@ mod tests {
             admitted(json!({"spec": {"runtimeClassName": "gvisor"}}), &input(&account)),
             Err("pod rejected: RuntimeClass \"gvisor\" not found".to_owned())
         );
+    }
+
+    #[test]
+    fn a_toleration_of_the_server_may_be_replaced_and_comes_back() {
+        let old = json!({"spec": {"priority": 0, "preemptionPolicy": "PreemptLowerPriority"}});
+        let mut new = json!({"spec": {"tolerations": [{"key": "mine", "operator": "Exists"}]}});
+        readmit_pod(&mut new, &old);
+        let keys: Vec<_> =
+            new["spec"]["tolerations"].as_array().into_iter().flatten().map(|one| &one["key"]).collect();
+        assert_eq!(keys, ["mine", "node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]);
+        assert_eq!(new["spec"]["preemptionPolicy"], "PreemptLowerPriority");
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(super) fn validate(kind: &str, new: View<'_>, old: Option<View<'_>>, errors:
         "StatefulSet" => stateful_set(spec, errors),
         "DaemonSet" => daemon_set(spec, errors),
         "Job" => job(new, &SPEC, errors),
-        "CronJob" => cron_job(spec, errors),
+        "CronJob" => cron_job(new, old, errors),
         _ => {}
     }
     let Some(before) = old.map(|old| old.get("spec")) else { return };
@@ -355,12 +355,21 @@ fn job_update(new: View<'_>, old: View<'_>, errors: &mut ErrorList) {
     );
 }
 
-fn cron_job(spec: View<'_>, errors: &mut ErrorList) {
+fn cron_job(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+    let spec = new.get("spec");
     let (schedule, path) = (spec.str("schedule"), SPEC.child("schedule"));
     if schedule.is_empty() {
         errors.push(Error::required(&path, ""));
-    } else if let Some(words) = bad_schedule(schedule) {
-        errors.push(Error::invalid(&path, schedule, words));
+    } else {
+        let zoned_before = old.is_some_and(|old| old.get("spec").str("schedule").contains("TZ"));
+        check_schedule(schedule, spec.get("timeZone").is_set(), zoned_before, errors);
+    }
+    time_zone(spec.get("timeZone"), errors);
+    // The Jobs' names get eleven characters more.
+    const NAME_MAX: usize = 63 - 11;
+    if old.is_none() && new.get("metadata").str("name").len() > NAME_MAX {
+        let words = format!("must be no more than {NAME_MAX} characters");
+        errors.push(Error::invalid(&Path::new("metadata.name"), new.get("metadata").str("name"), words));
     }
     numbers(spec, &["startingDeadlineSeconds"], &SPEC, errors);
     let policies = ["Allow", "Forbid", "Replace"];
@@ -378,6 +387,33 @@ fn cron_job(spec: View<'_>, errors: &mut ErrorList) {
         errors.push(Error::not_supported(&path.child("manualSelector"), true, &["nil", "false"]));
     }
     job_spec(job, &path, errors);
+}
+
+/// A zone belongs in `timeZone`; who has one in the schedule from before may keep it.
+fn check_schedule(schedule: &str, has_zone: bool, zoned_before: bool, errors: &mut ErrorList) {
+    let path = SPEC.child("schedule");
+    if let Some(words) = bad_schedule(schedule) {
+        errors.push(Error::invalid(&path, schedule, words));
+    }
+    let words = match (schedule.contains("TZ"), zoned_before, has_zone) {
+        (true, false, _) => "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+        (true, true, true) => "cannot use both timeZone field and TZ or CRON_TZ in schedule",
+        _ => return,
+    };
+    errors.push(Error::invalid(&path, schedule, words));
+}
+
+/// A zone must be named; whether there is one of that name the zone database of the host knows.
+fn time_zone(zone: View<'_>, errors: &mut ErrorList) {
+    let words = match zone.text() {
+        _ if !zone.is_set() => return,
+        "" => "timeZone must be nil or non-empty string",
+        text if text.eq_ignore_ascii_case("local") => {
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"
+        }
+        _ => return,
+    };
+    errors.push(Error::invalid(&SPEC.child("timeZone"), zone.text(), words));
 }
 
 /// Why a text is no schedule of five fields, in the words of the library upstream uses.
@@ -522,6 +558,30 @@ mod tests {
         assert_eq!(
             validate_update(by_kind("batch/v1", "Job").expect("known"), None, &new, &old).to_string(),
             "spec.completions: Invalid value: 5: field is immutable"
+        );
+    }
+
+    #[test]
+    fn a_zone_belongs_in_its_field_and_not_in_the_schedule() {
+        let words = |schedule: &str, zone: Option<&str>, before: Option<&str>| {
+            let cron = |schedule: &str| json!({"metadata": {"name": "c"}, "spec": {"schedule": schedule}});
+            let (mut new, old) = (cron(schedule), before.map(cron));
+            new["spec"]["timeZone"] = zone.into();
+            let mut errors = ErrorList::new();
+            cron_job(View::new(&new), old.as_ref().map(View::new), &mut errors);
+            let texts = errors.0.iter().map(ToString::to_string);
+            let found =
+                texts.filter(|text| text.starts_with("spec.schedule") || text.starts_with("spec.timeZone"));
+            found.map(|text| text.rsplit(": ").next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+        };
+        let refused = ["cannot use TZ or CRON_TZ in schedule, use timeZone field instead"];
+        assert_eq!(words("CRON_TZ=Etc/UTC 0 0 * * *", None, None), refused);
+        assert_eq!(words("TZ=UTC 0 0 * * *", None, None), refused);
+        assert!(words("TZ=UTC 0 0 * * *", None, Some("TZ=UTC 1 0 * * *")).is_empty());
+        assert!(words("0 0 * * *", Some("Etc/UTC"), None).is_empty());
+        assert_eq!(words("0 0 * * *", Some(""), None), ["timeZone must be nil or non-empty string"]);
+        assert!(
+            words("0 0 * * *", Some("local"), None)[0].starts_with("timeZone must be an explicit time zone")
         );
     }
 

@@ -92,6 +92,11 @@ fn taints(spec: View<'_>, errors: &mut ErrorList) {
 pub(super) fn other(group: &str, kind: &str, new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     match (group, kind) {
         ("scheduling.k8s.io", "PriorityClass") => priority_class(new, old, errors),
+        ("resource.k8s.io", "ResourceClaim") => {
+            if let Some(old) = old {
+                immutable(new.get("spec"), old.get("spec"), &Path::new("spec"), errors);
+            }
+        }
         ("node.k8s.io", "RuntimeClass") => runtime_class(new, old, errors),
         ("coordination.k8s.io", "Lease") => lease(new.get("spec"), errors),
         ("policy", "PodDisruptionBudget") => disruption_budget(new.get("spec"), errors),

@@ -1,5 +1,7 @@
 //! What may change in a Pod that exists: images, a deadline, added tolerations, fewer gates.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::{annotations, diff, internal, metadata_and_spec, placement};
@@ -82,13 +84,11 @@ fn deadline(after: View<'_>, before: View<'_>, errors: &mut ErrorList) -> bool {
 
 fn only_added_tolerations(after: View<'_>, before: View<'_>, errors: &mut ErrorList) {
     let path = SPEC.child("tolerations");
-    let kept = |old: View<'_>| {
-        after.list("tolerations").any(|new| {
-            let fields = ["key", "operator", "value", "effect"];
-            fields.iter().all(|field| new.str(field) == old.str(field))
-        })
-    };
-    if !before.list("tolerations").all(kept) {
+    // All but the seconds, which may change. Looked up: a Pod may have a great many.
+    let fields =
+        |one: View<'_>| ["key", "operator", "value", "effect"].map(|field| one.str(field).to_owned());
+    let now: HashSet<[String; 4]> = after.list("tolerations").map(fields).collect();
+    if !before.list("tolerations").all(|old| now.contains(&fields(old))) {
         let words = "existing toleration can not be modified except its tolerationSeconds";
         errors.push(Error::forbidden(&path, words));
         return;
@@ -98,9 +98,11 @@ fn only_added_tolerations(after: View<'_>, before: View<'_>, errors: &mut ErrorL
 
 fn only_deleted_gates(after: View<'_>, before: View<'_>, errors: &mut ErrorList) {
     let list = SPEC.child("schedulingGates");
+    let known: HashSet<String> =
+        before.list("schedulingGates").map(|old| old.str("name").to_owned()).collect();
     for (index, gate) in after.list("schedulingGates").enumerate() {
         let name = gate.str("name");
-        if !before.list("schedulingGates").any(|old| old.str("name") == name) {
+        if !known.contains(name) {
             let words = format!("only deletion is allowed, but found new scheduling gate '{name}'");
             errors.push(Error::forbidden(&list.index(index).child("name"), words));
         }
