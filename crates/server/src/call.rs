@@ -7,6 +7,7 @@ use api::resource::{Resource, Subresource};
 use api::status::Status;
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use store::Entry;
@@ -143,7 +144,9 @@ impl Call {
 
 /// Reads a body, up to the limit, as long as it keeps coming.
 pub(crate) async fn read_body(mut body: Body, mut guest: Option<&mut Guest>) -> Result<Bytes, Status> {
-    let mut read = BytesMut::new();
+    // What is announced is made room for at once: a buffer that grows is there twice.
+    let announced = body.size_hint().exact().and_then(|size| usize::try_from(size).ok());
+    let mut read = BytesMut::with_capacity(announced.unwrap_or(0).min(BODY_MAX));
     while let Some(frame) = timeout(BODY_PAUSE, body.frame()).await.map_err(|_| too_slow())? {
         let frame = frame.map_err(|err| Status::bad_request(format!("failed to read the body: {err}")))?;
         let Ok(data) = frame.into_data() else { continue };

@@ -13,18 +13,17 @@
 //! not counted: whoever repairs the cluster must get in.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use api::status::Status;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::task::block_in_place;
 use wire::{Body, BoxError, Response};
+
+use crate::call::BODY_MAX;
 
 /// How much is allowed of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +64,8 @@ pub(crate) struct InFlight {
     bytes: Arc<Pool>,
     /// For the work on large bodies.
     turns: Semaphore,
+    /// For the large bodies of those who are not counted.
+    rooms: Semaphore,
 }
 
 impl InFlight {
@@ -75,18 +76,24 @@ impl InFlight {
             writes: pool(limits.writes),
             streams: pool(limits.streams),
             bytes: pool(limits.bytes),
-            turns: Semaphore::new(WORKED_ON),
+            turns: Semaphore::new(1),
+            rooms: Semaphore::new(limits.bytes / 2),
         }
     }
 
     /// Waits until a body of this size may be worked on; nobody who waits depends on a client.
     pub(crate) async fn turn(&self, size: usize) -> Option<SemaphorePermit<'_>> {
-        if size < LONG_WORK_FROM {
-            return None;
+        if size < LONG_WORK_FROM { None } else { wait(&self.turns, 1).await }
+    }
+
+    /// Waits until a large body of somebody who is not counted may be kept. They are never sent
+    /// away, but all of them together hold no more than this.
+    pub(crate) async fn room(&self, announced: Option<u64>) -> Option<SemaphorePermit<'_>> {
+        let size = announced.and_then(|size| usize::try_from(size).ok());
+        match size.unwrap_or(BODY_MAX).min(BODY_MAX) {
+            small if small < LONG_WORK_FROM => None,
+            large => wait(&self.rooms, large).await,
         }
-        let bytes = u32::try_from(size.min(WORKED_ON)).unwrap_or(u32::MAX);
-        // An error would mean that the semaphore was closed, which nobody does.
-        self.turns.acquire_many(bytes).await.ok()
     }
 
     /// Counts a request of this user, or says that it is one too many.
@@ -101,6 +108,11 @@ impl InFlight {
         let bytes = Held { pool: Arc::clone(&self.bytes), user, amount: 0 };
         Ok(Guest { _place: place, bytes })
     }
+}
+
+async fn wait(semaphore: &Semaphore, amount: usize) -> Option<SemaphorePermit<'_>> {
+    // An error would mean that the semaphore was closed, which nobody does.
+    semaphore.acquire_many(u32::try_from(amount).unwrap_or(u32::MAX)).await.ok()
 }
 
 fn too_many() -> Status {
@@ -179,22 +191,9 @@ pub(crate) fn attend(guest: Option<Guest>, answer: Response) -> Result<Response,
     }
 }
 
-/// Bodies from this size on take turns, and are worked on aside.
+/// Bodies from this size on take turns. A parsed object is ten times its text, and the work on
+/// it holds one of the two threads that answer everybody; the other is free meanwhile.
 const LONG_WORK_FROM: usize = 64 * 1024;
-/// Bytes of such bodies that are worked on at once. A parsed object is ten times its text.
-const WORKED_ON: usize = 4 * 1024 * 1024;
-
-/// Runs the work of a large body without holding up the few threads that answer everybody.
-pub(crate) async fn aside<T>(size: usize, work: impl Future<Output = T>) -> T {
-    let mut work = pin!(work);
-    let flavor = Handle::current().runtime_flavor();
-    let leaves = size >= LONG_WORK_FROM && flavor == RuntimeFlavor::MultiThread;
-    poll_fn(|cx| match leaves {
-        true => block_in_place(|| work.as_mut().poll(cx)),
-        false => work.as_mut().poll(cx),
-    })
-    .await
-}
 
 /// Answers up to this size are not counted: nearly all are smaller.
 const COUNTED_FROM: usize = 64 * 1024;
@@ -298,6 +297,18 @@ mod tests {
         assert_eq!(two.keep(200).expect_err("over half").code(), 429);
         drop(one);
         two.keep(200).expect("room again");
+    }
+
+    #[tokio::test]
+    async fn large_bodies_of_those_who_are_not_counted_wait_for_each_other_and_small_ones_do_not() {
+        let all = InFlight::new(Limits { bytes: 2 * BODY_MAX, ..Limits::default() });
+        let (large, small) = (None, Some(1000));
+        let held = all.room(large).await;
+        assert!(held.is_some());
+        assert!(futures_util::FutureExt::now_or_never(all.room(large)).is_none(), "both are held");
+        assert!(all.room(small).await.is_none(), "a small one waits for nothing");
+        drop(held);
+        assert!(all.room(large).await.is_some());
     }
 
     #[tokio::test]

@@ -227,14 +227,15 @@ async fn short(call: Call, mut guest: Option<Guest>, body: Body) -> Result<Respo
     if matches!(call.parts.method, Method::GET | Method::HEAD) {
         return inflight::attend(guest, object(&call, &[]).await?);
     }
-    let body = read_body(body, guest.as_mut()).await?;
     let state = Arc::clone(&call.state);
+    let announced = http_body::Body::size_hint(&body).exact();
+    let _room = if guest.is_none() { state.in_flight.room(announced).await } else { None };
+    let body = read_body(body, guest.as_mut()).await?;
     // A write runs to its end even when the client goes away in its midst: what follows from it
     // (a changed policy, a namespace's account, a budget's count) must follow.
     let write = async move {
         let _turn = call.state.in_flight.turn(body.len()).await;
-        let answered = inflight::aside(body.len(), object(&call, &body)).await;
-        inflight::attend(guest, answered?)
+        inflight::attend(guest, object(&call, &body).await?)
     };
     state.writes.spawn(write).await.unwrap_or_else(|_| {
         Err(Status::internal("This request caused apiserver to panic. Look in the logs for details."))
