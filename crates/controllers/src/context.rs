@@ -1,6 +1,6 @@
 //! What every controller gets, and how all of them are started.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use client::events::{EventType, Recorder, reference};
@@ -31,6 +31,9 @@ pub struct Config {
     pub authority_pem: String,
     /// Where volumes of the class `standard` are made, on every node.
     pub volumes_dir: PathBuf,
+    /// Removes such a volume with all below it, whatever its users have put there; one that is gone
+    /// is fine. Blocks as long as the disk takes. It makes system calls, which are not known here.
+    pub remove_tree: fn(&Path) -> Result<(), String>,
 }
 
 /// Runs all controllers until `shutdown`.

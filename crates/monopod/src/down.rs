@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use node::volumes::{HostMounts, Mounts};
+use sys::beneath::Directory;
 
 use crate::instance::{self, canonical, need_root};
 use crate::say;
@@ -38,20 +39,23 @@ fn unmount_volumes(data_dir: &Path, mounts: &dyn Mounts) -> Result<()> {
     mounts.unmount_below(&pods).with_context(|| format!("cannot unmount what is below {}", pods.display()))
 }
 
-/// Deletes the data. A directory that is itself a mount point is the user's: it is emptied and stays.
-fn remove_data(data_dir: &Path) -> std::io::Result<()> {
-    if HostMounts.is_mounted(data_dir) {
-        for entry in std::fs::read_dir(data_dir)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                std::fs::remove_dir_all(entry.path())?;
-            } else {
-                std::fs::remove_file(entry.path())?;
-            }
+/// Deletes the data. A directory that is itself a mount point is the user's, and so is one right
+/// below it (a disk for the images): it is emptied and stays.
+fn remove_data(data_dir: &Path) -> Result<()> {
+    let mut keeps = HostMounts.is_mounted(data_dir);
+    for entry in std::fs::read_dir(data_dir)? {
+        let path = entry?.path();
+        if HostMounts.is_mounted(&path) {
+            keeps = true;
+            Directory::open(&path)?.empty()?;
+        } else {
+            sys::beneath::remove_tree(&path)?;
         }
-        return Ok(());
     }
-    std::fs::remove_dir_all(data_dir)
+    if !keeps {
+        sys::beneath::remove_tree(data_dir)?;
+    }
+    Ok(())
 }
 
 fn stop_daemon(state: &Path) -> Result<()> {

@@ -96,6 +96,7 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     let volumes = controllers::Config {
         authority_pem: ground.authority.certificate_pem().to_owned(),
         volumes_dir: ground.data_dir.join("volumes"),
+        remove_tree: |path| sys::beneath::remove_tree(path).map_err(|error| error.to_string()),
     };
     rooms.run("controllers", controllers::run(manager, volumes, shutdown.clone()));
     let services = network::Config {

@@ -124,8 +124,5 @@ pub(crate) fn failed<E: std::fmt::Display>(action: &str, path: &Path) -> impl Fn
 
 /// Removes a directory with all in it; one that is gone is fine.
 pub(crate) fn remove_directory(path: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed("remove", path)(e)),
-        _ => Ok(()),
-    }
+    sys::beneath::remove_tree(path).map_err(failed("remove", path))
 }

@@ -1,13 +1,14 @@
 //! How much a directory holds.
 
-use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::ffi::CStr;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, statat};
+use rustix::fs::{AtFlags, fstat, statat};
+use rustix::io::Errno;
 
-use crate::{Context, Result};
+use crate::Result;
+use crate::beneath::{Directory, Visit, walk};
 
 /// What a directory tree takes on its file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,40 +25,39 @@ pub struct Usage {
 /// # Errors
 /// The directory itself cannot be read.
 pub fn usage(directory: &Path) -> Result<Usage> {
-    let root = rustix::fs::open(directory, DIRECTORY, Mode::empty()).on("open", directory)?;
-    let device = rustix::fs::fstat(&root).on("stat", directory)?.st_dev;
-    let mut usage = Usage::default();
-    // Names, not descriptors: a directory may hold more directories than a process open files.
-    let mut waiting = vec![PathBuf::from(".")];
-    while let Some(next) = waiting.pop() {
-        // Nothing on the way may have become a link since its parent was read.
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        if let Ok(opened) = openat2(&root, &next, DIRECTORY, Mode::empty(), resolve) {
-            walk(&opened, &next, device, &mut usage, &mut waiting);
-        }
-    }
-    Ok(usage)
+    let root = Directory::open(directory)?;
+    let itself = root.stat()?;
+    let mut count = Count { usage: Usage::default(), device: itself.st_dev, root: itself.st_ino };
+    // A walk that ended early because the tree was moved about has counted what it met.
+    let _ = walk(&root, &mut count);
+    Ok(count.usage)
 }
 
-const DIRECTORY: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+struct Count {
+    usage: Usage,
+    device: u64,
+    /// Counts as nothing: it is there when the directory is empty too.
+    root: u64,
+}
 
-fn walk(directory: &OwnedFd, path: &Path, device: u64, usage: &mut Usage, waiting: &mut Vec<PathBuf>) {
-    let Ok(entries) = Dir::read_from(directory) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        if name == c"." || name == c".." {
-            continue;
+impl Count {
+    fn add(&mut self, stat: &rustix::fs::Stat) {
+        if stat.st_dev == self.device && stat.st_ino != self.root {
+            self.usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+            self.usage.inodes += 1;
         }
-        let Ok(stat) = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-        if stat.st_dev != device {
-            continue;
-        }
-        usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-        usage.inodes += 1;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            waiting.push(path.join(OsStr::from_bytes(name.to_bytes())));
-        }
+    }
+}
+
+impl Visit for Count {
+    fn entry(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> std::result::Result<(), Errno> {
+        self.add(&statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?);
+        Ok(())
+    }
+
+    fn directory(&mut self, directory: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+        self.add(&fstat(directory)?);
+        Ok(())
     }
 }
 

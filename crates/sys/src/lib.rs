@@ -24,6 +24,7 @@ pub mod process;
 #[allow(unsafe_code)]
 pub mod seccomp;
 
+pub mod beneath;
 pub mod capability;
 pub mod cgroup;
 pub mod command;

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::decide::{claim_reference, may_go, phase};
 use super::{PROVISIONED_BY, PROVISIONER, VOLUME_PROTECTION, finalizers_patch, missing_protection};
-use crate::context::{Context, say, unless_gone};
+use crate::context::{Config, Context, say, unless_gone};
 use crate::work::Next;
 
 pub(super) async fn sync(context: Arc<Context>, recorder: Recorder, name: String) -> Result<Next, Error> {
@@ -73,7 +73,7 @@ async fn reclaim(
     let path =
         volume.spec.as_ref().and_then(|spec| spec.host_path.as_ref()).map(|source| source.path.clone());
     if let Some(path) = path
-        && let Err(error) = remove_directory(&context.config.volumes_dir, Path::new(&path)).await
+        && let Err(error) = remove_directory(&context.config, Path::new(&path)).await
     {
         let message = format!("error removing {path}: {error}");
         say(recorder, volume, EventType::Warning, "VolumeFailedDelete", message.clone());
@@ -83,20 +83,16 @@ async fn reclaim(
     unless_gone(context.client.delete::<PersistentVolume>("", name, &options).await)
 }
 
-/// Removes a directory right below `root` and nothing else: the path comes
-/// from an object that a user may have changed.
-async fn remove_directory(root: &Path, path: &Path) -> std::io::Result<()> {
+/// Removes a directory right below that of the provisioner and nothing else: the path comes from
+/// an object that a user may have changed.
+async fn remove_directory(config: &Config, path: &Path) -> Result<(), String> {
     let plain = path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
-    if !plain || path.parent() != Some(root) {
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::PermissionDenied,
-            "not a directory of this provisioner",
-        ));
+    if !plain || path.parent() != Some(&config.volumes_dir) {
+        return Err("not a directory of this provisioner".to_owned());
     }
-    match tokio::fs::remove_dir_all(path).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    let (remove, path) = (config.remove_tree, path.to_owned());
+    // As long as the disk takes: not on a thread that others wait for.
+    tokio::task::spawn_blocking(move || remove(&path)).await.map_err(|error| error.to_string())?
 }
 
 async fn unprotect(context: &Context, volume: &PersistentVolume, name: &str) -> Result<(), Error> {
@@ -118,12 +114,18 @@ mod tests {
     #[tokio::test]
     async fn only_directories_right_below_the_root_are_removed() {
         let root = tempfile::tempdir().unwrap();
+        let config = Config {
+            authority_pem: String::new(),
+            volumes_dir: root.path().to_owned(),
+            remove_tree: |path| std::fs::remove_dir(path).map_err(|error| error.to_string()),
+        };
         let volume = root.path().join("pvc-1_a_data");
-        std::fs::create_dir_all(volume.join("deep")).unwrap();
-        remove_directory(root.path(), &volume).await.unwrap();
+        std::fs::create_dir_all(&volume).unwrap();
+        remove_directory(&config, &volume).await.unwrap();
         assert!(!volume.exists());
-        remove_directory(root.path(), &volume).await.unwrap();
-        assert!(remove_directory(root.path(), Path::new("/etc")).await.is_err());
-        assert!(remove_directory(root.path(), &root.path().join("../x")).await.is_err());
+        for elsewhere in [Path::new("/etc"), &root.path().join("../x"), &volume.join("deep"), root.path()] {
+            let error = remove_directory(&config, elsewhere).await.unwrap_err();
+            assert_eq!(error, "not a directory of this provisioner");
+        }
     }
 }

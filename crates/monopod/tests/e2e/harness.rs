@@ -326,7 +326,7 @@ fn sweep(dir: &Path) {
     for point in points {
         let _ = Command::new("umount").arg("-l").arg(point).output();
     }
-    let _ = std::fs::remove_dir_all(dir);
+    let _ = sys::beneath::remove_tree(dir);
 }
 
 /// Path of a test image.

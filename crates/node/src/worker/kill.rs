@@ -175,12 +175,8 @@ pub(crate) fn remove_logs(directory: &Path, links: Option<&Path>) -> Result<(), 
             }
         }
     }
-    match std::fs::remove_dir_all(directory) {
-        Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
-            Err(format!("failed to remove {}: {err}", directory.display()))
-        }
-        _ => Ok(()),
-    }
+    sys::beneath::remove_tree(directory)
+        .map_err(|err| format!("failed to remove {}: {err}", directory.display()))
 }
 
 /// How the container ended; `None`: it still runs, or nobody can tell now.

@@ -384,8 +384,7 @@ impl ImageStore {
         let Ok(entries) = fs::read_dir(self.root.join("trash")) else { return };
         for entry in entries.filter_map(Result::ok) {
             let path = entry.path();
-            let done = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            if let Err(error) = ignore_missing(done) {
+            if let Err(error) = sys::beneath::remove_tree(&path) {
                 tracing::warn!(path = %path.display(), %error, "cannot empty the trash of the image store");
             }
         }
@@ -569,7 +568,7 @@ impl Adding<'_> {
 
 impl Drop for Adding<'_> {
     fn drop(&mut self) {
-        if let Err(error) = ignore_missing(fs::remove_dir_all(&self.directory)) {
+        if let Err(error) = sys::beneath::remove_tree(&self.directory) {
             tracing::warn!(path = %self.directory.display(), %error, "cannot remove unfinished image content");
         }
     }

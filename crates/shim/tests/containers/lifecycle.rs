@@ -116,7 +116,7 @@ pub(crate) fn a_failed_creation_leaves_nothing() {
     spec.cgroup = format!("{}/one", sandbox.cgroup);
     // An overlay's work directory serves once.
     for name in ["upper", "work"] {
-        fs::remove_dir_all(sandbox.home.path().join("one").join(name)).unwrap();
+        sys::beneath::remove_tree(&sandbox.home.path().join("one").join(name)).unwrap();
         fs::create_dir(sandbox.home.path().join("one").join(name)).unwrap();
     }
     assert_eq!(sandbox.run(spec).0.code, 0, "the same id can be used after failures");
@@ -264,7 +264,7 @@ pub(crate) fn a_sandbox_whose_directory_vanishes_ends() {
     let mut sandbox = Sandbox::new();
     let spec = sandbox.program("one", &["sleep", "1000"]);
     let pid = sandbox.start(spec);
-    fs::remove_dir_all(sandbox.directory()).unwrap();
+    sys::beneath::remove_tree(&sandbox.directory()).unwrap();
     wait_until("the shim's end", || sandbox.shim_ended());
     assert!(sys::process::kill(pid, 0).is_err());
 }
