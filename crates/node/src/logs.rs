@@ -1,13 +1,5 @@
 //! Container logs in CRI format: `<RFC 3339 time> <stream> <F|P> <text>`.
 
-/// The text of a line without its prefix; a partial line (`P`) has no line feed.
-pub(crate) fn text_of_line(line: &[u8]) -> Vec<u8> {
-    match Line::parse(line) {
-        Some(line) => line.text(),
-        None => line.to_vec(),
-    }
-}
-
 /// One line of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Line<'a> {

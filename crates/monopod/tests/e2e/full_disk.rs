@@ -8,10 +8,10 @@ use std::process::Command;
 use crate::harness::{Instance, data_directory, program, test_image};
 
 /// A small disk of its own as data directory. Declared before the instance that lives there: dropped after it.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn new(size: &str) -> (Self, tempfile::TempDir) {
+    pub fn new(size: &str) -> (Self, tempfile::TempDir) {
         let dir = data_directory();
         let mount = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size}"), "monopod-test"])

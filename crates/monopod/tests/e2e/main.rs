@@ -20,6 +20,7 @@ mod full_disk;
 mod harness;
 mod host;
 mod hostile_clients;
+mod hostile_volumes;
 mod images;
 mod network;
 mod one_pod;

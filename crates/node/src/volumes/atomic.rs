@@ -6,16 +6,25 @@
 //! volume/..2026_01_02_03_04_05.678/key
 //! ```
 //!
-//! The layout is the kubelet's; programs that watch `..data` rely on it.
+//! The layout is the kubelet's; programs that watch `..data` rely on it. Containers see it
+//! read-only, and still nothing in it is believed: whoever may mount can make his own view of it
+//! writable. Every step goes by descriptor from the volume's root, a link is replaced and never
+//! followed, and `..data` counts only when it is one plain name of a version.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::ffi::{CStr, OsStr, OsString};
+use std::io::{Read, Write};
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::fchown;
 use std::path::{Component, Path};
+
+use sys::beneath::{Directory, Visit, walk};
+use sys::{Context, Errno, Error, Result};
 
 const DATA: &str = "..data";
 const DATA_NEXT: &str = "..data_tmp";
+const NAME_NEXT: &str = "..name_tmp";
 
 /// Files by path relative to the volume.
 pub type Files = BTreeMap<String, File>;
@@ -32,29 +41,32 @@ pub struct File {
 }
 
 /// Makes `target` show exactly `files`; false when it did already. `stamp` names the new
-/// directory and must differ from the last.
-pub fn write(target: &Path, files: &Files, stamp: &str) -> io::Result<bool> {
+/// directory and must differ from the last. `own` gives the files to whom they shall belong,
+/// before anybody sees them.
+///
+/// # Errors
+/// A path that is none of a volume, or the disk refuses.
+pub fn write(
+    target: &Path,
+    files: &Files,
+    stamp: &str,
+    own: impl FnOnce(&Directory) -> Result<()>,
+) -> Result<bool> {
     if let Some(bad) = files.keys().find(|path| !is_safe(path)) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("invalid path {bad:?}")));
+        return Err(Error::new(format!("use path {bad:?}"), Errno::INVAL));
     }
-    let data = target.join(DATA);
-    let old = fs::read_link(&data).ok();
-    if old.is_some() && shows(&data, files) {
+    let volume = Directory::open(target)?;
+    if version(&volume)?.is_some_and(|version| shows(&volume, &version, files)) {
         return Ok(false);
     }
     let fresh = format!("..{stamp}");
-    write_all(&target.join(&fresh), files)?;
-    let next = target.join(DATA_NEXT);
-    match fs::remove_file(&next) {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
-        _ => {}
-    }
-    symlink(&fresh, &next)?;
-    fs::rename(&next, &data)?;
-    link_names(target, files)?;
-    if let Some(old) = old.filter(|old| *old != Path::new(&fresh)) {
-        fs::remove_dir_all(target.join(old))?;
-    }
+    // What an earlier try has left of that name.
+    volume.remove(&fresh)?;
+    fill(&volume.make_directory(&fresh, 0o755)?, files)?;
+    own(&volume)?;
+    volume.replace_link(DATA, Path::new(&fresh), DATA_NEXT)?;
+    link_names(&volume, files)?;
+    remove_other_versions(&volume, &fresh)?;
     Ok(true)
 }
 
@@ -64,75 +76,106 @@ fn is_safe(path: &str) -> bool {
     !path.is_empty() && plain && !path.starts_with("..")
 }
 
-/// Whether the directory shows these files already.
-fn shows(data: &Path, files: &Files) -> bool {
-    let present = list(data, Path::new(""));
-    present.is_ok_and(|present| present.len() == files.len())
-        && files.iter().all(|(path, file)| fs::read(data.join(path)).is_ok_and(|bytes| bytes == file.data))
+/// The version that is shown; `None` when `..data` is anything but a link to one.
+fn version(volume: &Directory) -> Result<Option<OsString>> {
+    let target = volume.read_link(DATA)?.map(|target| target.into_os_string());
+    Ok(target.filter(|target| {
+        let name = target.as_bytes();
+        name.len() > 2 && name.starts_with(b"..") && !name.contains(&b'/') && target != DATA
+    }))
 }
 
-fn list(root: &Path, below: &Path) -> io::Result<Vec<std::path::PathBuf>> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(root.join(below))? {
-        let entry = entry?;
-        let path = below.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            all.extend(list(root, &path)?);
-        } else {
-            all.push(path);
-        }
+/// Whether the version holds these files and no others already.
+fn shows(volume: &Directory, version: &OsStr, files: &Files) -> bool {
+    let Ok(data) = volume.directory(version) else { return false };
+    let parts = |path: &String| Path::new(path).components().count();
+    let mut count = Count { files: files.len(), directories: 1 + files.keys().map(parts).sum::<usize>() };
+    walk(&data, &mut count).is_ok()
+        && count.files == 0
+        && files.iter().all(|(path, file)| holds(&data, path, file) == Some(true))
+}
+
+/// How many more there may be: a tree that somebody has filled is not read to its end.
+struct Count {
+    files: usize,
+    directories: usize,
+}
+
+impl Visit for Count {
+    fn entry(&mut self, _: BorrowedFd<'_>, _: &CStr) -> std::result::Result<(), Errno> {
+        self.files = self.files.checked_sub(1).ok_or(Errno::FBIG)?;
+        Ok(())
     }
-    Ok(all)
+
+    fn directory(&mut self, _: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+        self.directories = self.directories.checked_sub(1).ok_or(Errno::FBIG)?;
+        Ok(())
+    }
 }
 
-fn write_all(directory: &Path, files: &Files) -> io::Result<()> {
-    fs::create_dir_all(directory)?;
-    open_to_all(directory)?;
+fn holds(data: &Directory, path: &str, file: &File) -> Option<bool> {
+    let opened = data.file(path).ok()?;
+    let mut bytes = Vec::with_capacity(file.data.len() + 1);
+    opened.take(file.data.len() as u64 + 1).read_to_end(&mut bytes).ok()?;
+    Some(bytes == file.data)
+}
+
+fn fill(version: &Directory, files: &Files) -> Result<()> {
     for (path, file) in files {
-        let place = directory.join(path);
-        let mut parent = directory.to_path_buf();
-        for part in Path::new(path).parent().into_iter().flat_map(Path::components) {
-            parent.push(part);
-            fs::create_dir_all(&parent)?;
-            open_to_all(&parent)?;
+        let path = Path::new(path);
+        let parents = path.parent().into_iter().flat_map(Path::components);
+        let mut made = None;
+        for part in parents {
+            made = Some(made.as_ref().unwrap_or(version).make_directory(part, 0o755)?);
         }
-        fs::write(&place, &file.data)?;
-        // The umask must not narrow what the Pod asked for.
-        fs::set_permissions(&place, fs::Permissions::from_mode(file.mode))?;
+        let parent = made.as_ref().unwrap_or(version);
+        let name = path.file_name().unwrap_or_default();
+        let mut opened = parent.make_file(name, file.mode)?;
+        opened.write_all(&file.data).on("write", parent.path().join(name))?;
         if let Some(owner) = file.owner {
-            chown(&place, Some(owner), None)?;
+            fchown(&opened, Some(owner), None).on("chown", parent.path().join(name))?;
         }
     }
     Ok(())
-}
-
-fn open_to_all(directory: &Path) -> io::Result<()> {
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
 }
 
 /// One link per first part of a path; links to what is gone are removed.
-fn link_names(target: &Path, files: &Files) -> io::Result<()> {
+fn link_names(volume: &Directory, files: &Files) -> Result<()> {
     let wanted: BTreeSet<&str> = files.keys().filter_map(|path| path.split('/').next()).collect();
     for name in &wanted {
-        let link = target.join(name);
-        if fs::symlink_metadata(&link).is_err() {
-            symlink(Path::new(DATA).join(name), &link)?;
+        let target = Path::new(DATA).join(name);
+        if volume.read_link(name)?.as_deref() != Some(&target) {
+            volume.replace_link(name, &target, NAME_NEXT)?;
         }
     }
-    for entry in fs::read_dir(target)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if !name.starts_with("..") && !wanted.contains(name.as_ref()) && entry.file_type()?.is_symlink() {
-            fs::remove_file(entry.path())?;
+    volume.names(|name| {
+        let known = name.to_str().is_some_and(|name| wanted.contains(name));
+        if !known && !name.as_bytes().starts_with(b"..") && volume.read_link(name)?.is_some() {
+            volume.remove(name)?;
         }
-    }
-    Ok(())
+        Ok(true)
+    })
+}
+
+/// Removes the version that was shown before, and what a crash has left of others.
+fn remove_other_versions(volume: &Directory, shown: &str) -> Result<()> {
+    volume.names(|name| {
+        if name.as_bytes().starts_with(b"..") && name != DATA && name != shown {
+            volume.remove(name)?;
+        }
+        Ok(true)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn write(target: &Path, files: &Files, stamp: &str) -> Result<bool> {
+        super::write(target, files, stamp, |_| Ok(()))
+    }
 
     fn files(list: &[(&str, &str)]) -> Files {
         let file = |data: &str| File { data: data.into(), mode: 0o640, owner: None };
@@ -165,10 +208,61 @@ mod tests {
     }
 
     #[test]
+    fn files_belong_to_whom_they_shall_before_they_are_seen() {
+        let target = tempfile::tempdir().unwrap();
+        let target = target.path();
+        write(target, &files(&[("a", "1")]), "one").unwrap();
+        super::write(target, &files(&[("a", "2")]), "two", |volume| {
+            assert!(volume.file("..two/a").is_ok());
+            assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "1");
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "2");
+    }
+
+    #[test]
     fn paths_that_leave_the_volume_are_refused() {
         let target = tempfile::tempdir().unwrap();
         for path in ["../x", "/x", "a/../../x", "", "..x"] {
             assert!(write(target.path(), &files(&[(path, "1")]), "one").is_err(), "{path}");
+        }
+    }
+
+    /// What a container that can write to its view of the volume may have made of it.
+    #[test]
+    fn a_volume_in_hostile_hands_leads_nowhere_and_is_put_right() {
+        let home = tempfile::tempdir().unwrap();
+        let (target, host) = (home.path().join("volume"), home.path().join("host"));
+        for directory in [&target, &host] {
+            fs::create_dir(directory).unwrap();
+        }
+        fs::write(host.join("precious"), "1").unwrap();
+        let hostile: [&dyn Fn(); 6] = [
+            &|| symlink(&host, target.join("..data")).unwrap(),
+            &|| symlink("../host", target.join("..data")).unwrap(),
+            &|| symlink("..data", target.join("..data")).unwrap(),
+            &|| {
+                symlink(&host, target.join("..evil")).unwrap();
+                symlink("..evil", target.join("..data")).unwrap();
+            },
+            &|| fs::create_dir_all(target.join("..data/deep")).unwrap(),
+            &|| {
+                symlink(&host, target.join("..data_tmp")).unwrap();
+                symlink(&host, target.join("..name_tmp")).unwrap();
+                fs::remove_file(target.join("precious")).unwrap();
+                fs::create_dir(target.join("precious")).unwrap();
+            },
+        ];
+        for (number, make) in hostile.iter().enumerate() {
+            let wanted = files(&[("precious", "1"), ("d/x", "2")]);
+            make();
+            assert!(write(&target, &wanted, &format!("n{number}")).unwrap(), "{number}");
+            assert_eq!(fs::read_to_string(target.join("d/x")).unwrap(), "2", "{number}");
+            assert_eq!(fs::read_link(target.join("..data")).unwrap(), Path::new(&format!("..n{number}")));
+            assert_eq!(fs::read_dir(&host).unwrap().count(), 1, "{number}");
+            assert_eq!(fs::read_to_string(host.join("precious")).unwrap(), "1", "{number}");
+            fs::remove_file(target.join("..data")).unwrap();
         }
     }
 }

@@ -28,6 +28,8 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::pod::spec::spec;
 use atomic::Files;
+use ownership::{Access, ChangePolicy};
+use sys::beneath::Directory;
 
 /// Directories of one Pod on the node.
 #[derive(Clone, Debug)]
@@ -78,20 +80,30 @@ pub fn mount(
     stamp: &str,
 ) -> Result<(), String> {
     let path = directory.volume(plan.source.plugin(), &plan.name);
-    let group = spec(pod).security_context.as_ref().and_then(|context| context.fs_group);
+    let context = spec(pod).security_context.as_ref();
+    let group = context.and_then(|context| context.fs_group);
+    let policy = match context.and_then(|context| context.fs_group_change_policy.as_deref()) {
+        Some("OnRootMismatch") => ChangePolicy::OnRootMismatch,
+        _ => ChangePolicy::Always,
+    };
+    let own = |path: &Path, policy| {
+        Directory::open(path).and_then(|root| ownership::apply(&root, group, Access::ReadWrite, policy))
+    };
     let failed = |what: &str, err: &dyn std::fmt::Display| format!("{what} {}: {err}", path.display());
     match &plan.source {
         Source::EmptyDir { memory, size } => {
             make_empty_dir(mounts, &path, *memory, *size)?;
-            ownership::apply(&path, group, ownership::Access::ReadWrite)
-                .map_err(|err| failed("failed to set ownership of", &err))
+            // It was given away when it was made; what is in it since is the containers'.
+            own(&path, ChangePolicy::OnRootMismatch).map_err(|err| failed("failed to set ownership of", &err))
         }
         Source::HostPath { path, kind } => host_path::check(path, kind),
-        Source::Claimed { path, .. } => match path.is_dir() {
-            true => ownership::apply(path, group, ownership::Access::ReadWrite)
-                .map_err(|err| failed("failed to set ownership of", &err)),
-            false => Err(format!("path {:?} does not exist", path.display().to_string())),
-        },
+        Source::Claimed { path, .. } if !path.is_dir() => {
+            Err(format!("path {:?} does not exist", path.display().to_string()))
+        }
+        Source::Claimed { path, grouped: true, .. } if !plan.read_only => {
+            own(path, policy).map_err(|err| failed("failed to set ownership of", &err))
+        }
+        Source::Claimed { .. } => Ok(()),
         Source::Files { memory } => {
             let files = files.ok_or("its contents were not read")?;
             if *memory {
@@ -99,13 +111,9 @@ pub fn mount(
             } else {
                 fs::create_dir_all(&path).map_err(|err| failed("failed to create", &err))?;
             }
-            let changed =
-                atomic::write(&path, files, stamp).map_err(|err| failed("failed to write", &err))?;
-            if changed {
-                ownership::apply(&path, group, ownership::Access::ReadOnly)
-                    .map_err(|err| failed("failed to set ownership of", &err))?;
-            }
-            Ok(())
+            let own =
+                |root: &Directory| ownership::apply(root, group, Access::ReadOnly, ChangePolicy::Always);
+            atomic::write(&path, files, stamp, own).map(drop).map_err(|err| failed("failed to write", &err))
         }
         Source::Unsupported { plugin } => {
             Err(format!("volume plugin {plugin:?} is not supported by this node"))
@@ -117,12 +125,13 @@ fn make_empty_dir(mounts: &dyn Mounts, path: &Path, memory: bool, size: Option<u
     use std::os::unix::fs::PermissionsExt;
     let fresh = !path.exists();
     fs::create_dir_all(path).map_err(|err| format!("failed to create {}: {err}", path.display()))?;
-    if memory && !mounts.is_mounted(path) {
+    let mounting = memory && !mounts.is_mounted(path);
+    if mounting {
         mounts
             .tmpfs(path, size)
             .map_err(|err| format!("failed to mount tmpfs on {}: {err}", path.display()))?;
     }
-    if fresh {
+    if fresh || mounting {
         // The umask of the daemon must not narrow it: containers run as anybody.
         let open = fs::Permissions::from_mode(0o777);
         fs::set_permissions(path, open).map_err(|err| format!("failed to open {}: {err}", path.display()))?;
@@ -156,12 +165,7 @@ pub fn remove_directory(mounts: &dyn Mounts, directory: &PodDirectory) -> Result
 }
 
 fn remove(path: &Path) -> Result<(), String> {
-    match fs::remove_dir_all(path) {
-        Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
-            Err(format!("failed to remove {}: {err}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    sys::beneath::remove_tree(path).map_err(|err| format!("failed to remove {}: {err}", path.display()))
 }
 
 /// Plans by volume name.

@@ -52,8 +52,11 @@ impl Mounts for HostMounts {
             mount_points()?.into_iter().filter(|point| point.starts_with(root)).collect();
         points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
         for point in points {
-            match rustix::mount::unmount(&point, UnmountFlags::empty()) {
-                Err(rustix::io::Errno::BUSY) => rustix::mount::unmount(&point, UnmountFlags::DETACH)?,
+            // Whoever may mount in a volume may put a link in the place of what he mounted.
+            match rustix::mount::unmount(&point, UnmountFlags::NOFOLLOW) {
+                Err(rustix::io::Errno::BUSY) => {
+                    rustix::mount::unmount(&point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?;
+                }
                 done => done?,
             }
         }

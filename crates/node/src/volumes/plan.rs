@@ -46,6 +46,8 @@ pub enum Source {
         path: PathBuf,
         /// Kind of the PersistentVolume.
         plugin: &'static str,
+        /// The fsGroup applies. Not to an admin's directory of the host, as upstream.
+        grouped: bool,
     },
     /// Files made of objects; secrets only in memory.
     Files {
@@ -86,7 +88,9 @@ pub fn plan(pod: &Pod, volume: &Volume, claimed: Option<Result<Source, String>>)
         Some(claimed) => (claimed?, Vec::new()),
         None => own_source(pod, volume),
     };
-    let read_only = volume.persistent_volume_claim.as_ref().and_then(|claim| claim.read_only) == Some(true);
+    let claim_says = volume.persistent_volume_claim.as_ref().and_then(|claim| claim.read_only) == Some(true);
+    // Files of objects change only with their objects, as upstream's plug-ins have it.
+    let read_only = claim_says || matches!(source, Source::Files { .. });
     Ok(Plan { name: volume.name.clone(), source, projections, read_only })
 }
 

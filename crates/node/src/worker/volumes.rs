@@ -23,6 +23,9 @@ use crate::volumes::payload::{self, Projection};
 use crate::volumes::plan::claim_name;
 use crate::volumes::{self, Plan, PodDirectory, Source, atomic, plan};
 
+/// On volumes that were made for their claim.
+const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+
 /// What the Pod shows, held so that it stays watched; a change wakes the worker.
 #[derive(Default)]
 pub(crate) struct Held {
@@ -224,10 +227,15 @@ impl Job {
         if let Some(path) = spec.host_path {
             let (named, kind) = (path.path.clone(), path.type_.clone().unwrap_or_default());
             self.threads.run(move || volumes::host_path::check(named.as_ref(), &kind)).await??;
-            return Ok(Source::Claimed { path: path.path.into(), plugin: "kubernetes.io/host-path" });
+            // A directory made for the claim is the Pod's; any other of the host is the admin's.
+            let provisioned = volume.metadata.annotations.as_ref();
+            let grouped = provisioned.is_some_and(|all| all.contains_key(PROVISIONED_BY));
+            let plugin = "kubernetes.io/host-path";
+            return Ok(Source::Claimed { path: path.path.into(), plugin, grouped });
         }
         if let Some(local) = spec.local {
-            return Ok(Source::Claimed { path: local.path.into(), plugin: "kubernetes.io/local-volume" });
+            let plugin = "kubernetes.io/local-volume";
+            return Ok(Source::Claimed { path: local.path.into(), plugin, grouped: true });
         }
         Err("the volume is of a kind that this node cannot mount".into())
     }
