@@ -215,9 +215,19 @@ impl Detached {
     /// # Errors
     /// A directory is to be mounted on a file or the other way round.
     pub fn attach(self, target: BorrowedFd<'_>) -> Result<()> {
+        self.attach_and_keep(target).map(drop)
+    }
+
+    /// Puts the mount in place as [`Detached::attach`] does, and gives its root: a way to it that
+    /// leads through no path.
+    ///
+    /// # Errors
+    /// As [`Detached::attach`].
+    pub fn attach_and_keep(self, target: BorrowedFd<'_>) -> Result<OwnedFd> {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(self.mount.as_fd(), "", target, "", flags).attempt(|| "move_mount")?;
-        self.later.apply(&self.mount)
+        self.later.apply(&self.mount)?;
+        Ok(self.mount)
     }
 
     /// Puts the mount in place, on a path that is trusted.
@@ -316,6 +326,12 @@ fn one_option(lowers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> CString {
     CString::new(options).expect("made of names and numbers")
 }
 
+impl AsFd for Detached {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.mount.as_fd()
+    }
+}
+
 /// Cuts the ties of all mounts of this mount namespace to others: what is mounted from now on
 /// stays here, and what others mount does not arrive.
 ///
@@ -353,11 +369,17 @@ pub fn pivot_into(root: &Path) -> Result<()> {
 pub fn restrict(path: &Path, attributes: Attributes) -> Result<()> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, Mode::empty()).on("open", path)?;
+    restrict_opened(&opened, attributes)
+}
+
+/// Adds attributes to a mount that is open at its root.
+///
+/// # Errors
+/// It is no root of a mount.
+pub fn restrict_opened(mount: &OwnedFd, attributes: Attributes) -> Result<()> {
     let set = MountAttributes { set: attributes.0, ..Default::default() };
-    match mount_setattr(opened.as_fd(), Depth::This, &set) {
-        Err(error) if error.errno == Errno::NOSYS => {
-            later::restrict_in_place(&opened, attributes, Depth::This)
-        }
+    match mount_setattr(mount.as_fd(), Depth::This, &set) {
+        Err(error) if error.errno == Errno::NOSYS => later::restrict_in_place(mount, attributes, Depth::This),
         done => done,
     }
 }
@@ -455,13 +477,19 @@ fn make_directory(at: &OwnedFd, name: &std::ffi::OsStr) -> std::result::Result<O
     openat2(at, name, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
 }
 
-/// Makes a device node.
+/// Makes a device node of that name in an opened directory.
 ///
 /// # Errors
 /// It exists, or no permission.
-pub fn make_device(path: &Path, kind: FileType, mode: u32, device: u64) -> Result<()> {
-    let mode = Mode::from_raw_mode(mode);
-    rustix::fs::mknodat(CWD, path, kind, mode, device).on("mknod", path)
+pub fn make_device(
+    directory: BorrowedFd<'_>,
+    name: impl AsRef<Path>,
+    kind: FileType,
+    mode: u32,
+    device: u64,
+) -> Result<()> {
+    let (name, mode) = (name.as_ref(), Mode::from_raw_mode(mode));
+    rustix::fs::mknodat(directory, name, kind, mode, device).on("mknod", name)
 }
 
 /// A file by way of a mount of its own that lets nobody change it: neither its content nor its

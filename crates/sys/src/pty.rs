@@ -1,12 +1,16 @@
 //! Terminals.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{FsWord, Mode, OFlags, fstatfs};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
-use crate::{Context, Result};
+use crate::beneath::{Directory, Links, Mounts};
+use crate::{Context, Errno, Result};
+
+const DEVPTS_MAGIC: FsWord = 0x1cd1;
 
 /// A terminal: both ends.
 #[derive(Debug)]
@@ -22,9 +26,16 @@ pub struct Terminal {
 /// # Errors
 /// There is no devpts, or no terminal is left in it.
 pub fn open() -> Result<Terminal> {
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let master =
-        rustix::fs::openat(CWD, "/dev/pts/ptmx", flags, Mode::empty()).on("open", "/dev/pts/ptmx")?;
+    let path = "/dev/pts/ptmx";
+    // A Pod may have mounted anything at /dev: neither a link nor another device is taken for it.
+    let pts = Directory::open(Path::new("/"))?
+        .lookup("dev/pts", OFlags::PATH | OFlags::CLOEXEC, Links::Refused, Mounts::Cross)
+        .on("open", "/dev/pts")?;
+    if fstatfs(&pts).on("look at", "/dev/pts")?.f_type != DEVPTS_MAGIC {
+        return Err(Errno::NODEV).on("open", path);
+    }
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let master = rustix::fs::openat(&pts, "ptmx", flags, Mode::empty()).on("open", path)?;
     rustix::pty::unlockpt(&master).attempt(|| "unlock the terminal")?;
     let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let slave = rustix::pty::ioctl_tiocgptpeer(&master, peer).attempt(|| "open the terminal's other end")?;

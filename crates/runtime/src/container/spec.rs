@@ -137,7 +137,9 @@ fn pid(mode: &NamespaceMode) -> PidMode {
     }
 }
 
-/// The sandbox's files first, unless the Pod mounts something there itself, then the Pod's mounts.
+/// The sandbox's files, unless the Pod mounts something there itself, and the Pod's mounts; what
+/// is mounted above comes before what is mounted below it, in whatever order the Pod names them
+/// (containerd's order).
 fn mounts(parts: &Parts<'_>) -> Vec<protocol::Mount> {
     let mounted = |path: &str| parts.config.mounts.iter().any(|m| m.container_path == Path::new(path));
     let shm = match parts.sandbox.config.ipc {
@@ -162,7 +164,9 @@ fn mounts(parts: &Parts<'_>) -> Vec<protocol::Mount> {
             propagation: protocol::Propagation::Private,
         }
     });
-    own.chain(parts.config.mounts.iter().map(mount)).collect()
+    let mut all: Vec<protocol::Mount> = own.chain(parts.config.mounts.iter().map(mount)).collect();
+    all.sort_by_key(|mount| mount.destination.components().count());
+    all
 }
 
 fn mount(mount: &Mount) -> protocol::Mount {

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, major, minor};
+use sys::beneath::Directory;
 use sys::cgroup::{Access, DeviceKind, DeviceRule};
 use sys::mount::{Attributes, Detached, Missing, make_device, open_target};
 use sys::{Context, Result};
@@ -94,45 +95,57 @@ fn node(host: &Path, path: PathBuf) -> std::result::Result<Option<Node>, sys::Er
     Ok(device.then_some(Node { path, kind, mode: stat.st_mode & 0o7777, device: stat.st_rdev, owner }))
 }
 
-/// Fills /dev. The root is the container's already, and /dev a fresh tmpfs.
-pub(super) fn populate(extra: &[Node]) -> Result<()> {
+/// Fills /dev, a fresh tmpfs. The root is the container's already.
+pub(super) fn populate(dev: &Directory, extra: &[Node]) -> Result<()> {
     for (name, major, minor) in USUAL {
         let device = rustix::fs::makedev(major, minor);
-        make_device(&Path::new("/dev").join(name), FileType::CharacterDevice, 0o666, device)?;
+        make_device(dev.as_fd(), name, FileType::CharacterDevice, 0o666, device)?;
     }
     for (name, target) in LINKS {
-        rustix::fs::symlink(target, Path::new("/dev").join(name)).on("link /dev/", name)?;
+        rustix::fs::symlinkat(target, dev, name).on("link /dev/", name)?;
     }
-    extra.iter().try_for_each(make)
+    extra.iter().try_for_each(|node| make(dev, node))
 }
 
-fn make(node: &Node) -> Result<()> {
-    if let Some(directory) = node.path.parent() {
-        open_target(directory, Missing::MakeDirectory)?;
-    }
+fn make(dev: &Directory, node: &Node) -> Result<()> {
+    let (Some(above), Some(name)) = (node.path.parent(), node.path.file_name()) else { return Ok(()) };
+    let above = match above.strip_prefix("/dev") {
+        Ok(below) => directory(dev, below)?,
+        // Elsewhere in the image.
+        Err(_) => Directory::of(open_target(above, Missing::MakeDirectory)?, above),
+    };
     // A device asked for under a usual name is that device.
-    match make_device(&node.path, node.kind, node.mode, node.device) {
+    match make_device(above.as_fd(), name, node.kind, node.mode, node.device) {
         Err(error) if error.errno == sys::Errno::EXIST => return Ok(()),
         other => other?,
     }
     let (uid, gid) =
         (rustix::process::Uid::from_raw(node.owner.0), rustix::process::Gid::from_raw(node.owner.1));
-    rustix::fs::chown(&node.path, Some(uid), Some(gid)).on("chown", &node.path)
+    let nofollow = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::chownat(&above, name, Some(uid), Some(gid), nofollow).on("chown", &node.path)
+}
+
+/// A directory below /dev, made where it is missing.
+fn directory(dev: &Directory, below: &Path) -> Result<Directory> {
+    let mut at = dev.directory(".")?;
+    for part in below.components() {
+        at = at.make_directory(part, 0o755)?;
+    }
+    Ok(at)
 }
 
 /// The file systems under /dev. A Pod's shared memory comes as a mount over /dev/shm.
-pub(super) fn mount_below(ipc_comes_from_mounts: bool) -> Result<()> {
+pub(super) fn mount_below(dev: &Directory, ipc_comes_from_mounts: bool) -> Result<()> {
     let quiet = Attributes::NOSUID.and(Attributes::NOEXEC);
     let place = |name: &str, mount: Detached| -> Result<()> {
-        let target = open_target(Path::new(name), Missing::MakeDirectory)?;
-        mount.attach(target.as_fd())
+        mount.attach(dev.make_directory(name, 0o755)?.as_fd())
     };
     let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
-    place("/dev/pts", Detached::new("devpts", &pts, quiet)?)?;
-    place("/dev/mqueue", Detached::new("mqueue", &[], quiet.and(Attributes::NODEV))?)?;
+    place("pts", Detached::new("devpts", &pts, quiet)?)?;
+    place("mqueue", Detached::new("mqueue", &[], quiet.and(Attributes::NODEV))?)?;
     if !ipc_comes_from_mounts {
         let shm = [("mode", "1777"), ("size", "67108864")];
-        place("/dev/shm", Detached::new("tmpfs", &shm, quiet.and(Attributes::NODEV))?)?;
+        place("shm", Detached::new("tmpfs", &shm, quiet.and(Attributes::NODEV))?)?;
     }
     Ok(())
 }

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 use rustix::process::{Gid, Signal, Uid};
+use sys::beneath::{Directory, Links, Mounts};
 use sys::capability::Capabilities;
-use sys::mount::Missing;
 use sys::process;
 use sys::seccomp::{self, Profile, Program};
 use sys::{Context, Errno, errno_words};
@@ -77,13 +77,9 @@ pub(super) fn resolve_user(user: &UserSpec) -> Result<(ResolvedUser, String), Fa
 /// The text of a file of the image; empty when it has none, or something else than a file.
 fn database(path: &str) -> String {
     let mut bytes = Vec::new();
-    let opened = sys::mount::open_target(Path::new(path), Missing::Fail).ok();
-    let regular = opened.filter(|fd| {
-        rustix::fs::fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
-    });
-    if regular.is_some()
-        && let Ok(file) = fs::File::open(path)
-    {
+    let root = Directory::open(Path::new("/"));
+    // Through links, as everything of the image; a volume may hold it, and so anything else.
+    if let Ok(file) = root.and_then(|root| root.file_by(path, Links::Inside, Mounts::Cross)) {
         let _ = file.take(DATABASE_MAX).read_to_end(&mut bytes);
     }
     String::from_utf8_lossy(&bytes).into_owned()

@@ -19,6 +19,7 @@
 mod birth;
 mod device;
 mod finish;
+mod kernel;
 mod lookup;
 mod rootfs;
 
@@ -27,8 +28,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sys::beneath::Directory;
 use sys::cgroup::Hierarchy;
-use sys::mount::{Detached, Missing};
+use sys::mount::Detached;
 use sys::namespace::Namespaces;
 use sys::process::{self, SingleThreaded};
 
@@ -110,11 +112,14 @@ pub(crate) fn container(child: &Child<'_>, spec: &ContainerSpec, directory: &Pat
         let own_view = sys::namespace::unshare(Namespaces::CGROUP).is_ok();
         let filter = finish::filter(&spec.security)?;
         let procfs = child.among.map(|neighbours| neighbours.procfs()).transpose()?;
-        rootfs::build(spec, directory, own_view.then(|| cgroups.views(&spec.cgroup)), procfs)?;
+        let views = own_view.then(|| cgroups.views(&spec.cgroup));
+        let dev = rootfs::build(spec, directory, views, procfs)?;
         if let Some(neighbours) = child.among {
             sys::namespace::enter_of_process(neighbours.process, Namespaces::PID)?;
         }
-        let terminal = standard_streams(child, spec.tty, true)?;
+        let terminal = standard_streams(child, spec.tty, Some(&dev))?;
+        // No working directory leads through what was needed to build the root.
+        drop(dev);
         let (user, home) = finish::resolve_user(&spec.user)?;
         report(child, &Report::Prepared { user: user.clone(), home: home.clone() }, terminal.as_ref());
         drop(terminal);
@@ -151,7 +156,7 @@ pub(crate) fn exec(child: &Child<'_>, inside: &Inside<'_>, exec: &ExecSpec) -> !
         let filter = finish::filter(&inside.spec.security)?;
         let namespaces = Namespaces::MOUNT | Namespaces::CGROUP | Namespaces::PID;
         sys::namespace::enter_of_process(inside.process, namespaces)?;
-        let terminal = standard_streams(child, exec.tty, false)?;
+        let terminal = standard_streams(child, exec.tty, None)?;
         let user = inside.user;
         report(child, &Report::Prepared { user: user.clone(), home: String::new() }, terminal.as_ref());
         drop(terminal);
@@ -209,8 +214,12 @@ fn report(child: &Child<'_>, report: &Report, terminal: Option<&OwnedFd>) {
 }
 
 /// Puts pipes or a new terminal at 0, 1 and 2. Gives a terminal's master; a container's terminal
-/// is its console too.
-fn standard_streams(child: &Child<'_>, tty: bool, console: bool) -> Result<Option<OwnedFd>, Failure> {
+/// is its console too, in the /dev that was made for it.
+fn standard_streams(
+    child: &Child<'_>,
+    tty: bool,
+    dev: Option<&Directory>,
+) -> Result<Option<OwnedFd>, Failure> {
     if let (Some([stdin, stdout, stderr]), false) = (&child.stdio, tty) {
         process::set_standard_streams(*stdin, *stdout, *stderr)?;
         return Ok(None);
@@ -221,9 +230,9 @@ fn standard_streams(child: &Child<'_>, tty: bool, console: bool) -> Result<Optio
     if child.among.is_none() {
         process::take_terminal(slave)?;
     }
-    if console {
-        let target = sys::mount::open_target(Path::new("/dev/console"), Missing::MakeFile)?;
-        // By descriptor: a mount of the Pod's may have put anything at the terminal's path.
+    if let Some(dev) = dev {
+        // By descriptor: a mount of the Pod's may have put anything at these paths.
+        let target = dev.make_file("console", 0o600)?;
         Detached::bind_opened(slave)?.attach(target.as_fd())?;
     }
     Ok(Some(terminal.master))

@@ -1,49 +1,40 @@
 //! The container's file tree.
 //!
-//! Everything that comes from the node is opened first, as detached mounts. Then the root is
-//! changed, and only then are the mounts put in place: paths of the image, whose links may point
-//! anywhere, are never resolved while anything of the node is below the root.
+//! In an order that nothing in an image or a volume can influence:
+//!
+//! ```text
+//! 1  the Pod's mounts are opened, detached      while the node's paths are in sight
+//! 2  the root is changed                        from here on a link leads to the container's own
+//! 3  /proc, /dev, /sys on real directories      the image may have no link there
+//! 4  devices, covers, read-only parts           by the descriptors of 3
+//! 5  the Pod's mounts                           each target opened, judged, and mounted on
+//! ```
+//!
+//! Other containers of the Pod may be at work in its volumes meanwhile. They meet step 5 alone, and
+//! there each path is looked up once.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::FileType;
+use sys::beneath::Directory;
 use sys::mount::{self, Attributes, Depth, Detached, Missing, open_target};
 use sys::{Context, Errno, Result};
 
 use super::device;
+use super::kernel::{Covers, Kernel, Touched, View};
 use crate::protocol::{ContainerSpec, Failure, FailureKind, Mount, MountSource, Propagation, Rootfs};
-
-/// Hidden from ordinary containers (containerd's list).
-const MASKED: [&str; 12] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-
-/// Read-only for ordinary containers.
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
-/// A tree of cgroups as `sys::cgroup::Hierarchy::views` has it.
-type View = (String, &'static str, Vec<String>);
 
 /// Makes the container's file tree and makes it the root. `cgroups`: shown under /sys/fs/cgroup.
 /// `procfs`: shown at /proc; `None`: a new one, of this process's own PID namespace.
+/// Gives the container's /dev, which a mount of the Pod's may have covered since.
 pub(super) fn build(
     spec: &ContainerSpec,
     directory: &Path,
     cgroups: Option<Vec<View>>,
     procfs: Option<Detached>,
-) -> std::result::Result<(), Failure> {
+) -> std::result::Result<Directory, Failure> {
+    let privileged = spec.security.privileged;
     let sources = open_sources(&spec.mounts)?;
     let devices = device::extra(spec)?;
     mount::make_all_private()?;
@@ -52,15 +43,22 @@ pub(super) fn build(
     // Any directory serves as the place to turn from; this one is there.
     root.attach_at(directory)?;
     mount::pivot_into(directory)?;
-    mount_kernel(spec, cgroups, procfs)?;
-    device::populate(&devices)?;
-    device::mount_below(spec.mounts.iter().any(|mount| mount.destination == Path::new("/dev/shm")))?;
-    for (mount, source) in spec.mounts.iter().zip(sources) {
-        place(mount, source).map_err(|error| mount_failure(mount, &error))?;
+    let kernel =
+        Kernel::mount(if privileged { Attributes::NONE } else { Attributes::READ_ONLY }, cgroups, procfs)?;
+    device::populate(&kernel.dev, &devices)?;
+    let ipc_comes_from_mounts = spec.mounts.iter().any(|mount| mount.destination == Path::new("/dev/shm"));
+    device::mount_below(&kernel.dev, ipc_comes_from_mounts)?;
+    let guarded = !privileged && !spec.security.unmasked_proc;
+    let covers = guarded.then(|| Covers::open(&kernel)).transpose()?;
+    if let Some(covers) = &covers {
+        covers.put(&kernel)?;
     }
-    if !spec.security.privileged && !spec.security.unmasked_proc {
-        MASKED.iter().try_for_each(|path| mask(Path::new(path)))?;
-        READ_ONLY.iter().try_for_each(|path| make_read_only(Path::new(path)))?;
+    let mut touched = Vec::new();
+    for (mount, source) in spec.mounts.iter().zip(sources) {
+        touched.push(place(mount, source, &kernel)?);
+    }
+    if let Some(covers) = &covers {
+        covers.put_again(&kernel, &touched)?;
     }
     if !spec.cwd.is_empty() {
         // Made for root, as runc makes it; what is no directory fails at the chdir.
@@ -69,7 +67,7 @@ pub(super) fn build(
     if spec.readonly_rootfs {
         mount::restrict(Path::new("/"), Attributes::READ_ONLY)?;
     }
-    Ok(())
+    Ok(kernel.dev)
 }
 
 fn open_root(rootfs: &Rootfs) -> Result<Detached> {
@@ -118,7 +116,17 @@ fn open_source(mount: &Mount) -> Result<Detached> {
     Ok(opened)
 }
 
-fn place(mount: &Mount, source: Detached) -> Result<()> {
+fn place(mount: &Mount, source: Detached, kernel: &Kernel) -> std::result::Result<Touched, Failure> {
+    let failed = |error: sys::Error| mount_failure(mount, &error);
+    let target = target(mount, &source).map_err(failed)?;
+    let touched = kernel.judge(&mount.destination, &target, &source)?;
+    source.attach(target.as_fd()).map_err(failed)?;
+    Ok(touched)
+}
+
+/// What the mount will lie on, opened. What is judged of it holds for the mount: no name is
+/// looked up again.
+fn target(mount: &Mount, source: &Detached) -> Result<OwnedFd> {
     let directory = source.is_directory()?;
     let missing = if directory { Missing::MakeDirectory } else { Missing::MakeFile };
     let target = open_target(&mount.destination, missing)?;
@@ -126,7 +134,12 @@ fn place(mount: &Mount, source: Detached) -> Result<()> {
         // The kernel would only call it invalid.
         return Err(sys::Error::new("mount", Errno::NOTDIR));
     }
-    source.attach(target.as_fd())
+    Ok(target)
+}
+
+fn is_directory(target: &OwnedFd) -> Result<bool> {
+    let stat = rustix::fs::fstat(target).attempt(|| "stat a mount's target")?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
 /// In runc's words.
@@ -144,71 +157,4 @@ fn mount_failure(mount: &Mount, error: &sys::Error) -> Failure {
     let destination = mount.destination.display().to_string();
     let message = format!("error mounting {source:?} to rootfs at {destination:?}: {error}{hint}");
     Failure::new(FailureKind::Host, message)
-}
-
-/// /proc, /dev (empty), /sys and the cgroups.
-fn mount_kernel(spec: &ContainerSpec, cgroups: Option<Vec<View>>, procfs: Option<Detached>) -> Result<()> {
-    let quiet = Attributes::NOSUID.and(Attributes::NODEV).and(Attributes::NOEXEC);
-    let guarded = if spec.security.privileged { quiet } else { quiet.and(Attributes::READ_ONLY) };
-    put("/proc", procfs.map_or_else(|| Detached::new("proc", &[], quiet), Ok)?)?;
-    put("/dev", Detached::new("tmpfs", &[("mode", "755"), ("size", "65536k")], Attributes::NOSUID)?)?;
-    put("/sys", Detached::new("sysfs", &[], guarded)?)?;
-    if let Some(views) = cgroups {
-        mount_cgroups(views, guarded)?;
-    }
-    Ok(())
-}
-
-/// The container's own part of the cgroup trees, which its cgroup namespace makes the roots.
-fn mount_cgroups(views: Vec<View>, attributes: Attributes) -> Result<()> {
-    let root = "/sys/fs/cgroup";
-    let several = views.len() > 1;
-    if several {
-        let writable = Attributes::NOSUID.and(Attributes::NODEV).and(Attributes::NOEXEC);
-        put(root, Detached::new("tmpfs", &[("mode", "755")], writable)?)?;
-    }
-    for (directory, kind, options) in views {
-        let options: Vec<(&str, &str)> = options.iter().map(|option| (option.as_str(), "")).collect();
-        put(&format!("{root}/{directory}"), Detached::new(kind, &options, attributes)?)?;
-    }
-    if several {
-        mount::restrict(Path::new(root), attributes)?;
-    }
-    Ok(())
-}
-
-fn put(path: &str, mount: Detached) -> Result<()> {
-    let target = open_target(Path::new(path), Missing::MakeDirectory)?;
-    mount.attach(target.as_fd())
-}
-
-/// Covers a path: a directory by an empty read-only one, a file by /dev/null. What is not there
-/// needs no cover.
-fn mask(path: &Path) -> Result<()> {
-    let target = match open_target(path, Missing::Fail) {
-        Err(error) if error.errno == Errno::NOENT => return Ok(()),
-        other => other?,
-    };
-    let cover = if is_directory(&target)? {
-        Detached::new("tmpfs", &[("size", "0k")], Attributes::READ_ONLY)?
-    } else {
-        Detached::bind(Path::new("/dev/null"), Depth::This)?
-    };
-    cover.attach(target.as_fd())
-}
-
-fn is_directory(target: &OwnedFd) -> Result<bool> {
-    let stat = rustix::fs::fstat(target).attempt(|| "stat a mount's target")?;
-    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
-}
-
-fn make_read_only(path: &Path) -> Result<()> {
-    let target = match open_target(path, Missing::Fail) {
-        Err(error) if error.errno == Errno::NOENT => return Ok(()),
-        other => other?,
-    };
-    let copy = Detached::bind(path, Depth::Recursive)?;
-    let quiet = Attributes::NOSUID.and(Attributes::NODEV).and(Attributes::NOEXEC);
-    copy.restrict(quiet.and(Attributes::READ_ONLY), Depth::Recursive)?;
-    copy.attach(target.as_fd())
 }

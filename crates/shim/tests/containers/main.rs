@@ -4,7 +4,9 @@
 //! before with what it has afterwards. `cargo test -p shim --test containers NAME` runs those
 //! whose names contain NAME.
 
+mod escapes;
 mod fixture;
+mod hostile;
 mod lifecycle;
 mod security;
 mod streams;
@@ -60,6 +62,12 @@ tests![
     security::mounts_have_their_attributes,
     security::mounts_travel_as_far_as_they_may,
     security::links_of_an_image_do_not_lead_out,
+    escapes::an_image_has_real_directories_for_what_the_kernel_shows,
+    escapes::covers_come_from_no_volume,
+    escapes::nothing_of_a_pod_is_mounted_on_procfs_but_what_lxcfs_emulates,
+    escapes::the_nodes_own_proc_and_sys_are_covered_where_a_pod_mounts_them,
+    escapes::no_file_of_a_volume_holds_up_a_start,
+    escapes::a_working_directory_is_made_inside_and_leads_nowhere_else,
     walls::a_command_is_not_seen_while_it_may_do_more_than_its_container,
     walls::a_container_is_born_among_others_with_nothing_of_the_nodes,
     walls::a_container_beside_another_has_that_ones_processes,

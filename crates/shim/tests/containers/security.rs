@@ -7,7 +7,7 @@ use sys::capability::Capabilities;
 
 use crate::fixture::Sandbox;
 
-fn bind(source: &Path, destination: &str) -> Mount {
+pub(crate) fn bind(source: &Path, destination: &str) -> Mount {
     Mount {
         destination: destination.into(),
         source: MountSource::Bind(source.into()),
