@@ -71,10 +71,11 @@ impl Lines {
         }
     }
 
-    /// The stream has ended: a last line without end is a line.
+    /// The stream has ended: a last line without end is a part of one, as containerd writes it, so
+    /// that readers add no newline that the program has not written.
     pub(crate) fn finish(&mut self, record: impl FnMut(&[u8], bool)) {
         if !self.rest.is_empty() {
-            self.emit(&[], true, record);
+            self.emit(&[], false, record);
         }
     }
 
@@ -246,14 +247,14 @@ mod tests {
 
     #[test]
     fn lines_are_put_together_from_reads() {
-        assert_eq!(pieces(&[b"ab", b"c\nd\n\nlast"]), [(3, true), (1, true), (0, true), (4, true)]);
+        assert_eq!(pieces(&[b"ab", b"c\nd\n\nlast"]), [(3, true), (1, true), (0, true), (4, false)]);
     }
 
     #[test]
     fn a_long_line_comes_in_pieces() {
         let long = vec![b'x'; PIECE_MAX * 2 + 5];
         assert_eq!(pieces(&[&long, b"\n"]), [(PIECE_MAX, false), (PIECE_MAX, false), (5, true)]);
-        assert_eq!(pieces(&[&long[..10], &long[..PIECE_MAX]]), [(PIECE_MAX, false), (10, true)]);
+        assert_eq!(pieces(&[&long[..10], &long[..PIECE_MAX]]), [(PIECE_MAX, false), (10, false)]);
     }
 
     fn small_log(directory: &Path) -> Log {

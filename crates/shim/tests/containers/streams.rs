@@ -12,7 +12,7 @@ pub(crate) fn output_goes_to_the_log_in_cri_format() {
     let log = sandbox.log("one");
     let mut lines: Vec<&str> = log.lines().map(|line| line.split_once(' ').unwrap().1).collect();
     lines.sort_unstable();
-    assert_eq!(lines, ["stderr F err", "stdout F out", "stdout F tail"]);
+    assert_eq!(lines, ["stderr F err", "stdout F out", "stdout P tail"]);
     for line in log.lines() {
         let time = line.split(' ').next().unwrap();
         assert!(time.len() == 30 && time.ends_with('Z') && time.as_bytes()[10] == b'T', "{time}");
