@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use super::digest::{Digest, Hashing};
+use super::entries;
 use super::error::ImageError;
 use super::manifest::{
     Descriptor, Document, ImageConfig, Index, Manifest, OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP,
@@ -93,22 +94,21 @@ impl Files {
     fn collect(source: impl Read, adding: &Adding<'_>, entries_max: usize) -> Result<Self, ImageError> {
         let broken =
             |e: std::io::Error| ImageError::Malformed { what: "archive".into(), reason: e.to_string() };
-        let mut archive = tar::Archive::new(decompress(source).map_err(broken)?);
+        // The reader quotes what it found, which for any other file is that file's text.
+        let at_entry = |at, error| if at == 0 { no_archive() } else { broken(error) };
         let mut all = Files { files: HashMap::new(), links: HashMap::new() };
-        for (at, entry) in archive.entries().map_err(broken)?.enumerate() {
-            // The reader quotes what it found, which for any other file is that file's text.
-            let mut entry = entry.map_err(|e| if at == 0 { no_archive() } else { broken(e) })?;
+        entries::for_each(decompress(source).map_err(broken)?, at_entry, |entry| {
             if all.files.len() + all.links.len() >= entries_max {
                 let limit = format!("{entries_max} entries");
                 return Err(ImageError::TooLarge { what: "archive".into(), limit });
             }
             let name = entry.path().map_err(broken)?.into_owned();
-            let Some(name) = inside(Path::new(""), &name) else { continue };
+            let Some(name) = inside(Path::new(""), &name) else { return Ok(()) };
             let kind = entry.header().entry_type();
             if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
                 let path = adding.scratch(&format!("f{}", all.files.len()));
                 let size = entry.size();
-                let (digest, size) = write_hashed(&mut entry, &path, size)?;
+                let (digest, size) = write_hashed(entry, &path, size)?;
                 all.files.insert(name, Stored { path, digest, size });
             } else if let Some(target) = entry.link_name().map_err(broken)? {
                 // `docker save` of old links a layer it has written before.
@@ -118,7 +118,8 @@ impl Files {
                     all.links.insert(name, target);
                 }
             }
-        }
+            Ok(())
+        })?;
         Ok(all)
     }
 

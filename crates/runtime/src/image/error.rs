@@ -91,6 +91,14 @@ pub enum ImageError {
         /// The limit with its unit.
         limit: String,
     },
+    /// The disk would be as good as full with it. In containerd's words.
+    #[error("failed to extract layer {layer}: write {path}: no space left on device", path = path.display())]
+    NoSpace {
+        /// The layer's diff id.
+        layer: Digest,
+        /// The file that would not fit.
+        path: PathBuf,
+    },
     /// The image is used by a container.
     #[error("image {image} is in use by container {container}")]
     InUse {

@@ -16,6 +16,7 @@
 
 mod archive;
 mod digest;
+mod entries;
 mod error;
 mod export;
 mod manifest;

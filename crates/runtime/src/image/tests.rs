@@ -238,6 +238,9 @@ fn no_entry_leaves_the_layer() {
         Tar::new().file(".wh.", b"", 0o644),
         Tar::new().link(tar::EntryType::Symlink, "out", target).file("out/evil", b"x", 0o644),
         Tar::new().link(tar::EntryType::Symlink, "out", target).link(tar::EntryType::Link, "in", "out/x"),
+        Tar::new().link(tar::EntryType::Symlink, "out", target).file("out/.wh.x", b"", 0o644),
+        Tar::new().link(tar::EntryType::Symlink, "out", target).file("out/.wh..wh..opq", b"", 0o644),
+        Tar::new().link(tar::EntryType::Symlink, "out", "/proc/self/root").directory("out/etc/evil", 0o755),
     ];
     for tar in hostile {
         let (directory, result) = import_layer(tar.bytes());
@@ -282,6 +285,70 @@ fn too_many_entries_and_too_many_bytes_are_refused() {
         assert!(matches!(error, ImageError::TooLarge { .. }), "{error}");
         assert_nothing_half_made(&directory);
     }
+}
+
+/// A file of so many zeros that takes one block of the archive.
+fn sparse(name: &str, length: u64) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_path(name).unwrap();
+    header.set_entry_type(tar::EntryType::GNUSparse);
+    header.set_mode(0o644);
+    header.set_size(0);
+    for id in [tar::Header::set_uid, tar::Header::set_gid, tar::Header::set_mtime] {
+        id(&mut header, 0);
+    }
+    let octal = |number: u64| format!("{number:011o}\0");
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.realsize.copy_from_slice(octal(length).as_bytes());
+    gnu.sparse[0].offset.copy_from_slice(octal(length).as_bytes());
+    gnu.sparse[0].numbytes.copy_from_slice(octal(0).as_bytes());
+    header.set_cksum();
+    [header.as_bytes().as_slice(), &[0; 1024]].concat()
+}
+
+#[test]
+fn a_layer_that_would_fill_the_disk_is_refused_before_it_is_written() {
+    if !is_root() {
+        return;
+    }
+    // A small disk in a mount namespace of its own: nothing of it stays, whatever happens.
+    let work = || {
+        sys::namespace::unshare(sys::namespace::Namespaces::MOUNT).unwrap();
+        sys::mount::make_all_private().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let disk = sys::mount::Detached::new("tmpfs", &[("size", "64m")], sys::mount::Attributes::NONE);
+        disk.unwrap().attach_at(directory.path()).unwrap();
+        let store = store(&directory);
+        let used = || {
+            let disk = rustix::fs::statvfs(directory.path()).unwrap();
+            (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+        };
+        let before = used();
+        let bomb = sparse("bomb", 1 << 30);
+        let diff_id = Digest::of(&bomb);
+        let import = |layer: Vec<u8>| {
+            let archive = docker_archive(&["t:1"], &[layer], "{}");
+            store.import(archive.as_slice(), &ImportOptions::default()).map(drop)
+        };
+        let error = import(bomb).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("failed to extract layer {diff_id}: write ")), "{error}");
+        assert!(error.ends_with(": no space left on device"), "{error}");
+        assert_nothing_half_made(&directory);
+        assert!(used() <= before + (1 << 20), "{} bytes are still used", used() - before);
+        // Many files that fit one by one do not fit all.
+        let mut many = Vec::new();
+        for number in 0..80 {
+            let file = sparse(&format!("f{number}"), 1 << 20);
+            many.extend_from_slice(&file[..512]);
+        }
+        many.extend_from_slice(&[0; 1024]);
+        assert!(import(many).unwrap_err().to_string().ends_with(": no space left on device"));
+        assert!(used() <= before + (1 << 20));
+        import(sparse("small", 1 << 20)).unwrap();
+        drop(store);
+        sys::mount::detach(directory.path()).unwrap();
+    };
+    std::thread::spawn(work).join().unwrap();
 }
 
 #[test]

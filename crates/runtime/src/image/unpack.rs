@@ -10,6 +10,7 @@
 //! the attribute `trusted.overlay.opaque` of its directory. They speak of the layers below
 //! only, so within a layer the order of a whiteout and its namesake does not matter.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -17,13 +18,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{
-    self as sysfs, AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags,
-};
+use rustix::fs::{self as sysfs, AtFlags, FileType, Mode, OFlags, StatVfs, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
+use sys::beneath::{Directory, Links, Mounts};
 use tar::{Entry, EntryType};
 
 use super::digest::{Digest, Hashing};
+use super::entries;
 use super::error::ImageError;
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -64,22 +65,21 @@ pub(crate) fn unpack(
     let root = sysfs::open(into, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(ImageError::io("open", into))?;
     let mut unpacker = Unpacker {
-        root,
+        root: Directory::of(root, into),
         into: into.to_owned(),
         layer: diff_id.clone(),
         limits: *limits,
         entries: 0,
         bytes: 0,
         parent: None,
-        directory_times: Vec::new(),
+        directory_times: HashMap::new(),
+        directory_names: 0,
+        since_look: SinceLook::default(),
         buffer: vec![0; COPY_BUFFER],
     };
-    let mut archive = tar::Archive::new(&mut hashed);
     let malformed = |e: io::Error| broken_tar(diff_id, &e);
-    for entry in archive.entries().map_err(malformed)? {
-        unpacker.entry(&mut entry.map_err(malformed)?)?;
-    }
-    unpacker.finish()?;
+    entries::for_each(&mut hashed, |_, e| malformed(e), |entry| unpacker.entry(entry))?;
+    unpacker.set_directory_times()?;
     let bytes = unpacker.bytes;
     // The digest covers what follows the end mark too.
     io::copy(&mut hashed, &mut io::sink()).map_err(malformed)?;
@@ -136,17 +136,47 @@ impl Compression {
 }
 
 struct Unpacker {
-    root: OwnedFd,
+    root: Directory,
     into: PathBuf,
     layer: Digest,
     limits: Limits,
     entries: u64,
     bytes: u64,
     /// The directory of the entry before: neighbours in a tar are neighbours in the tree.
-    parent: Option<(PathBuf, OwnedFd)>,
+    parent: Option<(PathBuf, Directory)>,
     /// Set last: making files in a directory changes its time.
-    directory_times: Vec<(PathBuf, Timespec)>,
+    directory_times: HashMap<PathBuf, Timespec>,
+    /// Bytes of their names.
+    directory_names: usize,
+    since_look: SinceLook,
     buffer: Vec<u8>,
+}
+
+/// What came in since the free space was looked at.
+#[derive(Default)]
+struct SinceLook {
+    bytes: u64,
+    entries: u64,
+}
+
+/// Names of directories are kept up to so many bytes; then their times are set before the end, and
+/// what comes into them later changes them again. No honest layer has so many.
+const DIRECTORY_NAMES_MAX: usize = 32 << 20;
+/// So much comes in between two looks at the free space.
+const LOOK_BYTES: u64 = 16 << 20;
+const LOOK_ENTRIES: u64 = 1024;
+/// So much of a disk stays free, for what else lives there: the node's own state before all.
+const RESERVE_PART: u64 = 20;
+const RESERVE_BYTES_MAX: u64 = 512 << 20;
+const RESERVE_FILES_MAX: u64 = 10_000;
+
+/// Whether a file of this length, or just another entry, leaves the reserve of the disk untouched.
+fn fits(disk: &StatVfs, length: u64) -> bool {
+    let reserve = (disk.f_blocks.saturating_mul(disk.f_frsize) / RESERVE_PART).min(RESERVE_BYTES_MAX);
+    let bytes = disk.f_bavail.saturating_mul(disk.f_frsize) >= length.saturating_add(reserve);
+    // A file system without a number has no limit.
+    let files = disk.f_files == 0 || disk.f_favail > (disk.f_files / RESERVE_PART).min(RESERVE_FILES_MAX);
+    bytes && files
 }
 
 /// What a tar header says of an entry, apart from its kind.
@@ -166,6 +196,8 @@ impl Unpacker {
             return Err(ImageError::TooLarge { what: format!("layer {}", self.layer), limit });
         }
         let kind = entry.header().entry_type();
+        let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
+        self.make_room(if is_file { entry.size() } else { 0 })?;
         if matches!(kind, EntryType::XGlobalHeader) {
             return Ok(());
         }
@@ -179,6 +211,22 @@ impl Unpacker {
             return self.whiteout(&path, &name);
         }
         self.make(entry, kind, raw.ends_with(b"/"), &path, &name, &attributes)
+    }
+
+    /// Refuses what the disk cannot hold before it is written: a file of which the archive has
+    /// little more than its length, or one more of very many.
+    fn make_room(&mut self, length: u64) -> Result<(), ImageError> {
+        let since = &mut self.since_look;
+        (since.bytes, since.entries) = (since.bytes.saturating_add(length), since.entries + 1);
+        if since.bytes < LOOK_BYTES && since.entries < LOOK_ENTRIES {
+            return Ok(());
+        }
+        *since = SinceLook::default();
+        let disk = sysfs::fstatvfs(&self.root).map_err(self.failed("look at", Path::new("")))?;
+        if fits(&disk, length) {
+            return Ok(());
+        }
+        Err(ImageError::NoSpace { layer: self.layer.clone(), path: self.into.clone() })
     }
 
     fn make(
@@ -253,11 +301,11 @@ impl Unpacker {
     }
 
     /// Opens a directory of the layer with the layer as its root.
-    fn open_in_root(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    fn open_in_root(&self, path: &Path) -> Result<Directory, Errno> {
+        let place = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-        sysfs::openat2(&self.root, path, flags, Mode::empty(), resolve)
+        let opened = self.root.lookup(place, flags, Links::Inside, Mounts::Stay)?;
+        Ok(Directory::of(opened, self.into.join(path)))
     }
 
     /// Makes `self.parent` the open directory of `path`; missing ones are made as Docker makes them.
@@ -276,7 +324,7 @@ impl Unpacker {
         Ok(())
     }
 
-    fn make_directories(&self, path: &Path) -> Result<OwnedFd, ImageError> {
+    fn make_directories(&self, path: &Path) -> Result<Directory, ImageError> {
         let mut prefix = PathBuf::new();
         let mut directory = self.open_in_root(&prefix).map_err(self.failed("open", &prefix))?;
         for component in path.components() {
@@ -293,7 +341,7 @@ impl Unpacker {
         Ok(directory)
     }
 
-    fn make_directory(&self, at: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, ImageError> {
+    fn make_directory(&self, at: &Directory, name: &OsStr, path: &Path) -> Result<Directory, ImageError> {
         match sysfs::mkdirat(at, name, Mode::from_raw_mode(0o755)) {
             Ok(()) => {}
             // A link that leads nowhere: going through it would write where nothing is.
@@ -306,7 +354,7 @@ impl Unpacker {
     }
 
     /// The open parent. `open_parent` came before.
-    fn at(&self) -> &OwnedFd {
+    fn at(&self) -> &Directory {
         match &self.parent {
             Some((_, directory)) => directory,
             None => &self.root,
@@ -316,8 +364,7 @@ impl Unpacker {
     fn root_entry(&mut self, attributes: &Attributes) -> Result<(), ImageError> {
         let root = self.open_in_root(Path::new("")).map_err(self.failed("open", Path::new("")))?;
         self.dress(&root, attributes, Path::new(""))?;
-        self.directory_times.push((PathBuf::new(), attributes.modified));
-        Ok(())
+        self.keep_time(Path::new(""), attributes.modified)
     }
 
     /// Clears the way for a new entry. Returns whether the layer hides what is below of that name.
@@ -328,8 +375,7 @@ impl Unpacker {
             Err(errno) => return Err(self.failed("look at", path)(errno)),
         };
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            remove_tree(self.at(), name).map_err(ImageError::io("replace", &self.into.join(path)))?;
-            self.directory_times.retain(|(p, _)| !p.starts_with(path));
+            self.at().remove(name).map_err(|error| self.failed("replace", path)(error.errno))?;
             return Ok(Hidden::No);
         }
         sysfs::unlinkat(self.at(), name, AtFlags::empty()).map_err(self.failed("replace", path))?;
@@ -352,11 +398,19 @@ impl Unpacker {
         if hidden == Hidden::Yes {
             self.make_opaque(&made, path)?;
         }
-        self.directory_times.push((path.to_owned(), attributes.modified));
+        self.keep_time(path, attributes.modified)
+    }
+
+    fn keep_time(&mut self, path: &Path, modified: Timespec) -> Result<(), ImageError> {
+        if self.directory_names > DIRECTORY_NAMES_MAX {
+            self.set_directory_times()?;
+        }
+        self.directory_names += path.as_os_str().len();
+        self.directory_times.insert(path.to_owned(), modified);
         Ok(())
     }
 
-    fn make_opaque(&self, directory: &OwnedFd, path: &Path) -> Result<(), ImageError> {
+    fn make_opaque(&self, directory: &impl AsFd, path: &Path) -> Result<(), ImageError> {
         sysfs::fsetxattr(directory, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty())
             .map_err(self.failed("make opaque", path))
     }
@@ -390,7 +444,12 @@ impl Unpacker {
                 let limit = format!("{} bytes", self.limits.bytes);
                 return Err(ImageError::TooLarge { what: format!("layer {}", self.layer), limit });
             }
-            to.write_all(&self.buffer[..n]).map_err(ImageError::io("write", &self.into.join(path)))?;
+            to.write_all(&self.buffer[..n]).map_err(|error| match error.kind() {
+                io::ErrorKind::StorageFull => {
+                    ImageError::NoSpace { layer: self.layer.clone(), path: self.into.join(path) }
+                }
+                _ => ImageError::io("write", &self.into.join(path))(error),
+            })?;
         }
     }
 
@@ -503,8 +562,9 @@ impl Unpacker {
             .map_err(self.failed("set time of", path))
     }
 
-    fn finish(&mut self) -> Result<(), ImageError> {
-        for (path, modified) in std::mem::take(&mut self.directory_times).iter().rev() {
+    fn set_directory_times(&mut self) -> Result<(), ImageError> {
+        self.directory_names = 0;
+        for (path, modified) in &std::mem::take(&mut self.directory_times) {
             match self.open_in_root(path) {
                 Ok(directory) => {
                     sysfs::futimens(&directory, &times(*modified))
@@ -616,22 +676,4 @@ fn uid(attributes: &Attributes) -> rustix::fs::Uid {
 
 fn gid(attributes: &Attributes) -> rustix::fs::Gid {
     rustix::fs::Gid::from_raw(attributes.gid)
-}
-
-/// Removes a directory with all in it, never following a link.
-fn remove_tree(at: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = sysfs::openat(at, name, flags, Mode::empty())?;
-    for entry in sysfs::Dir::read_from(&directory)? {
-        let entry = entry?;
-        let child = OsStr::from_bytes(entry.file_name().to_bytes());
-        if child == "." || child == ".." {
-            continue;
-        }
-        match sysfs::unlinkat(&directory, child, AtFlags::empty()) {
-            Err(Errno::ISDIR | Errno::PERM) => remove_tree(&directory, child)?,
-            other => other?,
-        }
-    }
-    sysfs::unlinkat(at, name, AtFlags::REMOVEDIR)
 }
