@@ -81,7 +81,8 @@ struct Interface {
     base: u32,
     /// The last number that is known.
     last: u32,
-    number: fn(&str) -> Option<u32>,
+    /// The numbers of its calls, by their names.
+    calls: fn() -> BTreeMap<&'static str, u32>,
 }
 
 /// The machine's own comes first; it is meant by every profile.
@@ -92,21 +93,21 @@ static INTERFACES: &[Interface] = &[
         architecture: ARCHITECTURE,
         base: 0,
         last: table::LAST,
-        number: table::number,
+        calls: table::calls,
     },
     Interface {
         name: "SCMP_ARCH_X32",
         architecture: ARCHITECTURE,
         base: X32,
         last: table::X32_LAST,
-        number: table::x32_number,
+        calls: table::x32_calls,
     },
     Interface {
         name: "SCMP_ARCH_X86",
         architecture: I386,
         base: 0,
         last: table::LAST,
-        number: table::i386_number,
+        calls: table::i386_calls,
     },
 ];
 
@@ -116,7 +117,7 @@ static INTERFACES: &[Interface] = &[Interface {
     architecture: ARCHITECTURE,
     base: 0,
     last: table::LAST,
-    number: table::number,
+    calls: table::calls,
 }];
 
 const ARCHITECTURE: u32 = if cfg!(target_arch = "aarch64") { 0xc000_00b7 } else { 0xc000_003e };
@@ -236,12 +237,14 @@ impl Profile {
         capabilities: Capabilities,
     ) -> Result<BTreeMap<u32, Treatment>, CompileError> {
         let mut calls: BTreeMap<u32, Treatment> = BTreeMap::new();
+        let numbers = (interface.calls)();
         for rule in self.rules(capabilities) {
             if let Some(argument) = rule.args.iter().find(|argument| argument.index > 5) {
                 return Err(CompileError::Argument(argument.index));
             }
-            for number in rule.names.iter().chain([&rule.name]).filter_map(|name| (interface.number)(name)) {
-                let tests = calls.entry(number).or_default();
+            for number in rule.names.iter().chain([&rule.name]).filter_map(|name| numbers.get(name.as_str()))
+            {
+                let tests = calls.entry(*number).or_default();
                 tests.extend(conditions(rule));
             }
         }

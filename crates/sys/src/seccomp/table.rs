@@ -1,6 +1,6 @@
 //! Names and numbers of this architecture's system calls.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Pairs of name and number from libc's constants.
 macro_rules! calls {
@@ -461,17 +461,21 @@ static X32: [(&str, u32); 36] = [
 #[cfg(target_arch = "x86_64")]
 pub(super) const X32_LAST: u32 = 547;
 
-/// The number of a call of the x32 interface, without its mark.
+/// The calls of the x32 interface, their numbers without its mark.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn x32_number(name: &str) -> Option<u32> {
-    let own = X32.iter().find(|(known, _)| *known == name);
-    own.map_or_else(|| number(name), |(_, number)| Some(*number))
+pub(super) fn x32_calls() -> BTreeMap<&'static str, u32> {
+    all().chain(X32).collect()
 }
 
-/// The number of a call of a 32-bit program.
+/// The calls of 32-bit programs.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn i386_number(name: &str) -> Option<u32> {
-    i386().find(|(known, _)| *known == name).map(|(_, number)| number)
+pub(super) fn i386_calls() -> BTreeMap<&'static str, u32> {
+    i386().collect()
+}
+
+/// The calls of this machine's own interface.
+pub(super) fn calls() -> BTreeMap<&'static str, u32> {
+    all().collect()
 }
 
 /// The names of all calls of all interfaces.
