@@ -23,6 +23,7 @@ mod config;
 pub mod container;
 mod credentials;
 mod hooks;
+mod host;
 mod kubelet;
 mod logs;
 mod node;

@@ -27,7 +27,7 @@ use crate::shared::{Shared, Worker};
 use crate::sources::Watches;
 use crate::volumes::{self, HostMounts, Mounts, PodDirectory};
 use crate::worker::{INBOX, Message, PodWorker, Snapshot, remove_logs};
-use crate::{Config, clock, object};
+use crate::{Config, clock, host, object};
 
 /// How often all that the runtime has is compared with what is believed. Events tell everything at
 /// once; this finds what no event told, and says so.
@@ -378,7 +378,9 @@ impl Dispatcher {
             .filter(|worker| !worker.terminated && is_open(&worker.pod))
             .map(|worker| &*worker.pod)
             .collect();
-        admit::admit(pod, node, &others, &self.shared.config.allowed_sysctls)
+        // Who listens on the host is read only for a Pod that wants ports of it: quick enough to do here.
+        let host = host::look(&self.shared.config, admit::wants_ports(pod));
+        admit::admit(pod, node, &others, &host)
     }
 
     /// A worker has ended; one that panicked is begun anew from what can be observed.

@@ -31,7 +31,9 @@ pub fn context(pod: &Pod, container: &Container, profiles: &Path) -> SecurityCon
         add_capabilities: names(capabilities.and_then(|capabilities| capabilities.add.as_ref())),
         drop_capabilities: names(capabilities.and_then(|capabilities| capabilities.drop.as_ref())),
         seccomp: if privileged { Seccomp::Unconfined } else { seccomp(profile, profiles) },
-        unmasked_proc: own.and_then(|own| own.proc_mount.as_deref()) == Some("Unmasked"),
+        // `procMount: Unmasked` is safe in a user namespace only, and there are none yet: a Pod that asks
+        // for one is refused, and should one have come in before, its /proc is masked all the same.
+        unmasked_proc: false,
     }
 }
 
@@ -97,6 +99,12 @@ mod tests {
             (context.drop_capabilities, context.seccomp),
             (vec!["ALL".to_string()], Seccomp::RuntimeDefault)
         );
+    }
+
+    #[test]
+    fn no_container_sees_an_unmasked_proc_as_the_hosts_root() {
+        let pod = pod(serde_json::json!({}), serde_json::json!({"procMount": "Unmasked"}));
+        assert!(!context(&pod, &spec(&pod).containers[0], Path::new("/p")).unmasked_proc);
     }
 
     #[test]

@@ -8,6 +8,11 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::qos;
 use super::spec::spec;
 
+mod confine;
+mod ports;
+
+pub use ports::{Listener, wants_ports};
+
 /// Why a Pod is refused: word and sentence for status and event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -15,6 +20,23 @@ pub struct Refusal {
     pub reason: String,
     /// `status.message`.
     pub message: String,
+}
+
+/// What the node's own checks must know of the host.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// Extra sysctls Pods may set; a trailing `*` matches a prefix.
+    pub allowed_sysctls: Vec<String>,
+    /// Whether the kernel confines by AppArmor.
+    pub apparmor: bool,
+    /// Whether the kernel confines by SELinux.
+    pub selinux: bool,
+    /// Who listens on the host.
+    pub listeners: Vec<Listener>,
+    /// The port on which this program serves its API.
+    pub own_port: u16,
+    /// The bridge's address, where this program serves Pods.
+    pub bridge_ip: Option<std::net::IpAddr>,
 }
 
 /// Sysctls a Pod may set without the node allowing them.
@@ -34,13 +56,14 @@ const SAFE_SYSCTLS: [&str; 12] = [
 ];
 
 /// Checks a Pod that is new to the node against the node and the Pods already on it.
-pub fn admit(pod: &Pod, node: &Node, others: &[&Pod], allowed_sysctls: &[String]) -> Result<(), Refusal> {
+pub fn admit(pod: &Pod, node: &Node, others: &[&Pod], host: &Host) -> Result<(), Refusal> {
     check_os(pod)?;
-    check_sysctls(pod, allowed_sysctls)?;
+    check_sysctls(pod, &host.allowed_sysctls)?;
+    confine::check(pod, host)?;
     check_selector(pod, node)?;
     check_taints(pod, node)?;
     check_resources(pod, node, others)?;
-    check_ports(pod, others)
+    ports::check(pod, others, host)
 }
 
 fn refuse(reason: impl Into<String>, message: impl Into<String>) -> Result<(), Refusal> {
@@ -140,33 +163,4 @@ impl OrZero for Amount {
 
 fn amount(quantity: Option<&Quantity>) -> Amount {
     quantity.map(|quantity| Amount::from_str_or_zero(&quantity.0)).unwrap_or_default()
-}
-
-fn check_ports(pod: &Pod, others: &[&Pod]) -> Result<(), Refusal> {
-    let taken: Vec<(String, String, i32)> = others.iter().flat_map(|other| host_ports(other)).collect();
-    let all = |ip: &str| ip.is_empty() || ip == "0.0.0.0";
-    let clash = host_ports(pod).into_iter().any(|(ip, protocol, port)| {
-        taken.iter().any(|(other_ip, other_protocol, other_port)| {
-            protocol == *other_protocol
-                && port == *other_port
-                && (ip == *other_ip || all(&ip) || all(other_ip))
-        })
-    });
-    if clash {
-        let message =
-            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
-        return refuse("NodePorts", message);
-    }
-    Ok(())
-}
-
-fn host_ports(pod: &Pod) -> Vec<(String, String, i32)> {
-    let ports = spec(pod).containers.iter().flat_map(|container| container.ports.iter().flatten());
-    ports
-        .filter_map(|port| {
-            let host_port = port.host_port.filter(|port| *port > 0)?;
-            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".into());
-            Some((port.host_ip.clone().unwrap_or_default(), protocol, host_port))
-        })
-        .collect()
 }
