@@ -1,12 +1,13 @@
 //! Sandbox and container configurations for the runtime.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use runtime::{ContainerConfig, Mount, NamespaceMode, PodIdentity, PortMapping, Propagation, SandboxConfig};
 
-use super::{expand::expand, hosts, resources, security};
+use super::expand::{Budget, TooLong, expand};
+use super::{hosts, resources, security};
 use crate::pod::qos;
 use crate::pod::spec::spec;
 
@@ -120,18 +121,16 @@ fn labels(pod: &Pod, container: Option<&str>) -> BTreeMap<String, String> {
     labels
 }
 
-/// One container.
-pub fn container(pod: &Pod, container: &Container, start: Start<'_>) -> ContainerConfig {
-    let lookup =
-        |name: &str| start.env.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-    let expanded =
-        |list: Option<&Vec<String>>| list.into_iter().flatten().map(|text| expand(text, lookup)).collect();
-    ContainerConfig {
+/// One container; an error is the text of `CreateContainerConfigError`.
+pub fn container(pod: &Pod, container: &Container, start: Start<'_>) -> Result<ContainerConfig, String> {
+    let (command, args) = arguments(container, &start.env)
+        .map_err(|error| format!("failed to make the command of container {:?}: {error}", container.name))?;
+    Ok(ContainerConfig {
         name: container.name.clone(),
         attempt: start.attempt,
         image: start.image.into(),
-        command: expanded(container.command.as_ref()),
-        args: expanded(container.args.as_ref()),
+        command,
+        args,
         working_dir: container.working_dir.clone().unwrap_or_default(),
         mounts: start.mounts,
         log_path: log_path(&container.name, start.attempt),
@@ -147,7 +146,24 @@ pub fn container(pod: &Pod, container: &Container, start: Start<'_>) -> Containe
             start.attempt.to_string(),
         )]),
         env: start.env,
-    }
+    })
+}
+
+/// Command and arguments with their variables replaced; with the environment they are to fit into
+/// what a program may be started with.
+fn arguments(container: &Container, env: &[(String, String)]) -> Result<(Vec<String>, Vec<String>), TooLong> {
+    let mut budget = Budget::default();
+    env.iter().try_for_each(|(name, value)| budget.variable(name, value))?;
+    let known: HashMap<&str, &str> =
+        env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let mut expanded = |list: Option<&Vec<String>>| {
+        let one = |text: &String| {
+            let text = expand(text, |name| known.get(name).copied())?;
+            budget.argument(&text).map(|()| text)
+        };
+        list.into_iter().flatten().map(one).collect::<Result<Vec<String>, TooLong>>()
+    };
+    Ok((expanded(container.command.as_ref())?, expanded(container.args.as_ref())?))
 }
 
 /// The propagation of a mount.
@@ -156,5 +172,22 @@ pub fn propagation(mode: Option<&str>) -> Propagation {
         Some("HostToContainer") => Propagation::HostToContainer,
         Some("Bidirectional") => Propagation::Bidirectional,
         _ => Propagation::Private,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_fit_with_the_environment_into_what_a_kernel_takes() {
+        let env = vec![("A".to_owned(), "x".repeat(100_000)), ("A".to_owned(), "last".to_owned())];
+        let container = |args: Vec<&str>| -> Container {
+            serde_json::from_value(serde_json::json!({"name": "c", "args": args})).unwrap()
+        };
+        let (_, args) = arguments(&container(vec!["$(A)!"]), &env).unwrap();
+        assert_eq!(args, ["last!"]);
+        assert_eq!(arguments(&container(vec!["$(A)$(A)"]), &env[..1]), Err(TooLong), "one argument");
+        assert_eq!(arguments(&container(vec!["$(A)"; 100]), &env[..1]), Err(TooLong), "all of them");
     }
 }

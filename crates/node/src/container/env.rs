@@ -1,5 +1,6 @@
 //! The environment of a container.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, ConfigMapKeySelector, Container, EnvVar, EnvVarSource, Pod, Secret, SecretKeySelector,
 };
 
-use super::expand::expand;
+use super::expand::{Budget, TooLong, expand};
 use super::fields::{self, Facts};
 
 /// The ConfigMaps and Secrets of the Pod's namespace that it names, by name.
@@ -19,6 +20,31 @@ pub struct Sources {
     pub secrets: HashMap<String, Arc<Secret>>,
 }
 
+/// The variables so far, in their order, within what a program may be started with.
+#[derive(Default)]
+struct Variables {
+    /// A variable that is set again leaves a gap and comes last.
+    list: Vec<Option<(String, String)>>,
+    places: HashMap<String, usize>,
+    budget: Budget,
+}
+
+impl Variables {
+    fn get(&self, name: &str) -> Option<&str> {
+        let place = *self.places.get(name)?;
+        self.list[place].as_ref().map(|(_, value)| value.as_str())
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), TooLong> {
+        self.budget.variable(name, value)?;
+        if let Some(before) = self.places.insert(name.to_owned(), self.list.len()) {
+            self.list[before] = None;
+        }
+        self.list.push(Some((name.to_owned(), value.to_owned())));
+        Ok(())
+    }
+}
+
 /// Makes the environment in upstream's order: envFrom, env, then Services that nothing
 /// overrides. The error is the text of `CreateContainerConfigError`.
 pub fn environment(
@@ -28,61 +54,73 @@ pub fn environment(
     sources: &Sources,
     services: &BTreeMap<String, String>,
 ) -> Result<Vec<(String, String)>, String> {
-    let mut known: HashMap<String, String> = HashMap::new();
-    let mut list = Vec::new();
-    for (name, value) in imported(container, sources)? {
-        known.insert(name.clone(), value.clone());
-        list.push((name, value));
-    }
+    let mut known = Variables::default();
+    let imported = imported(container, sources)?;
+    imported.iter().try_for_each(|(name, value)| known.set(name, value)).map_err(too_long)?;
     for variable in container.env.iter().flatten() {
         let value = match &variable.value_from {
             Some(source) => referenced(pod, container, facts, sources, source)?,
             None => {
-                let lookup = |name: &str| known.get(name).or_else(|| services.get(name)).cloned();
-                Some(expand(variable.value.as_deref().unwrap_or_default(), lookup))
+                let lookup = |name: &str| known.get(name).or_else(|| services.get(name).map(String::as_str));
+                Some(expand(variable.value.as_deref().unwrap_or_default(), lookup).map_err(too_long)?)
             }
         };
         // An optional reference to nothing sets nothing.
         let Some(value) = value else { continue };
-        known.insert(variable.name.clone(), value.clone());
-        list.retain(|(name, _)| *name != variable.name);
-        list.push((variable.name.clone(), value));
+        known.set(&variable.name, &value).map_err(too_long)?;
     }
-    let rest = services.iter().filter(|(name, _)| !known.contains_key(*name));
-    list.extend(rest.map(|(name, value)| (name.clone(), value.clone())));
-    Ok(list)
+    for (name, value) in services {
+        if known.get(name).is_none() {
+            known.set(name, value).map_err(too_long)?;
+        }
+    }
+    Ok(known.list.into_iter().flatten().collect())
+}
+
+fn too_long(error: TooLong) -> String {
+    format!("failed to make the environment: {error}")
 }
 
 /// All keys of the sources of `envFrom`; later sources win.
 fn imported(container: &Container, sources: &Sources) -> Result<BTreeMap<String, String>, String> {
     let mut all = BTreeMap::new();
+    // One source may be named any number of times, each with another prefix.
+    let mut budget = Budget::default();
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         if let Some(reference) = &from.config_map_ref {
             let optional = reference.optional == Some(true);
             if let Some(map) = found("configmap", &sources.config_maps, &reference.name, optional)? {
-                let data = map.data.iter().flatten().map(|(key, value)| (key.clone(), value.clone()));
-                take(&mut all, prefix, data);
+                let data = map.data.iter().flatten().map(|(key, value)| (key, Cow::from(value)));
+                take(&mut all, &mut budget, prefix, data).map_err(too_long)?;
             }
         }
         if let Some(reference) = &from.secret_ref {
             let optional = reference.optional == Some(true);
             if let Some(secret) = found("secret", &sources.secrets, &reference.name, optional)? {
-                let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-                take(
-                    &mut all,
-                    prefix,
-                    secret.data.iter().flatten().map(|(key, value)| (key.clone(), text(&value.0))),
-                );
+                let data = secret.data.iter().flatten();
+                let data = data.map(|(key, value)| (key, String::from_utf8_lossy(&value.0)));
+                take(&mut all, &mut budget, prefix, data).map_err(too_long)?;
             }
         }
     }
     Ok(all)
 }
 
-fn take(all: &mut BTreeMap<String, String>, prefix: &str, data: impl Iterator<Item = (String, String)>) {
-    let named = data.map(|(key, value)| (format!("{prefix}{key}"), value));
-    all.extend(named.filter(|(name, _)| !name.contains('=')));
+fn take<'a>(
+    all: &mut BTreeMap<String, String>,
+    budget: &mut Budget,
+    prefix: &str,
+    data: impl Iterator<Item = (&'a String, Cow<'a, str>)>,
+) -> Result<(), TooLong> {
+    for (key, value) in data {
+        let name = format!("{prefix}{key}");
+        if !name.contains('=') {
+            budget.variable(&name, &value)?;
+            all.insert(name, value.into_owned());
+        }
+    }
+    Ok(())
 }
 
 fn found<'a, T>(
@@ -116,6 +154,9 @@ fn referenced(
     }
     if let Some(selector) = &source.secret_key_ref {
         return secret_key(pod, sources, selector);
+    }
+    if source.file_key_ref.is_some() {
+        return Err("environment variables from files (fileKeyRef) are not supported yet".to_owned());
     }
     Ok(Some(String::new()))
 }
@@ -238,5 +279,49 @@ mod tests {
         assert_eq!(map("nosuch", "k", false).unwrap_err(), "configmap \"nosuch\" not found");
         assert_eq!(map("lit", "k9", false).unwrap_err(), "couldn't find key k9 in ConfigMap ns/lit");
         assert_eq!(map("lit", "k9", true).unwrap().len(), 1, "only the Service is left");
+    }
+
+    #[test]
+    fn variables_that_double_end_where_the_kernel_would() {
+        let doubling: Vec<_> = std::iter::once(serde_json::json!({"name": "A0", "value": "0123456789"}))
+            .chain((1..64).map(|i| {
+                let value = format!("$(A{0})$(A{0})", i - 1);
+                serde_json::json!({"name": format!("A{i}"), "value": value})
+            }))
+            .collect();
+        let error = make(serde_json::json!({"name": "c", "env": doubling})).unwrap_err();
+        assert_eq!(error, "failed to make the environment: argument list too long");
+        // Each within the limit of one string, together too much.
+        let long = "x".repeat(100_000);
+        let many: Vec<_> = std::iter::once(serde_json::json!({"name": "LONG", "value": long}))
+            .chain((0..100).map(|i| serde_json::json!({"name": format!("B{i}"), "value": "$(LONG)"})))
+            .collect();
+        let error = make(serde_json::json!({"name": "c", "env": many})).unwrap_err();
+        assert_eq!(error, "failed to make the environment: argument list too long");
+    }
+
+    #[test]
+    fn a_source_that_is_imported_without_end_is_bounded() {
+        let map: ConfigMap =
+            serde_json::from_value(serde_json::json!({"data": {"k": "x".repeat(100_000)}})).unwrap();
+        let sources = Sources {
+            config_maps: HashMap::from([("big".to_string(), Arc::new(map))]),
+            ..Sources::default()
+        };
+        let from = |i: u32| serde_json::json!({"prefix": format!("P{i}_"), "configMapRef": {"name": "big"}});
+        let container = |count| -> Container {
+            let list: Vec<_> = (0..count).map(from).collect();
+            serde_json::from_value(serde_json::json!({"name": "c", "envFrom": list})).unwrap()
+        };
+        assert_eq!(imported(&container(10), &sources).map(|all| all.len()), Ok(10));
+        assert!(imported(&container(100), &sources).unwrap_err().contains("argument list too long"));
+    }
+
+    #[test]
+    fn a_variable_from_a_file_is_refused_by_name() {
+        let source = serde_json::json!({"fileKeyRef": {"volumeName": "v", "path": "p", "key": "k"}});
+        let error =
+            make(serde_json::json!({"name": "c", "env": [{"name": "A", "valueFrom": source}]})).unwrap_err();
+        assert!(error.contains("fileKeyRef"), "{error}");
     }
 }

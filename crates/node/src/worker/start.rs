@@ -1,5 +1,6 @@
 //! Making the sandbox and starting containers.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -187,11 +188,14 @@ impl Starter {
         let image = self.node.runtime.image_status(&self.image).await.map_err(|err| err.to_string())?;
         let user = image.map(|image| image.user).unwrap_or_default();
         security::check_non_root(&self.pod, &self.container, &user)?;
+        if self.container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
+            return Err("block devices (volumeDevices) are not supported yet".to_owned());
+        }
         let env = self.environment().await?;
         let (this, known) = (Arc::clone(self), env.clone());
         // Sub-paths are looked for in volumes, whose server may be gone.
         let mounts = self.threads.run(move || this.mounts(&known)).await??;
-        Ok(config::container(
+        config::container(
             &self.pod,
             &self.container,
             Start {
@@ -203,7 +207,7 @@ impl Starter {
                 node_memory: self.node.memory(),
                 pid: self.target.clone(),
             },
-        ))
+        )
     }
 
     async fn environment(&self) -> Result<Vec<(String, String)>, String> {
@@ -223,6 +227,8 @@ impl Starter {
 
     fn mounts(&self, env: &[(String, String)]) -> Result<Vec<Mount>, String> {
         let plans = lock(&self.files.plans).clone();
+        let known: HashMap<&str, &str> =
+            env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let mut all = Vec::new();
         for (index, mount) in self.container.volume_mounts.iter().flatten().enumerate() {
             let plan = plans.get(&mount.name).ok_or_else(|| {
@@ -232,10 +238,9 @@ impl Starter {
                 )
             })?;
             let volume = volumes::path_of(&self.directory, plan);
-            let lookup =
-                |name: &str| env.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.clone());
             let sub = match (&mount.sub_path_expr, &mount.sub_path) {
-                (Some(expr), _) if !expr.is_empty() => expand::expand(expr, lookup),
+                (Some(expr), _) if !expr.is_empty() => expand::expand(expr, |name| known.get(name).copied())
+                    .map_err(|error| format!("failed to expand subPath {expr:?}: {error}"))?,
                 (_, sub) => sub.clone().unwrap_or_default(),
             };
             let host_path =
