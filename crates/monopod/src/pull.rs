@@ -26,7 +26,7 @@ pub(crate) fn run(store: ImageStore, pull: Pull) -> Result<()> {
     let credentials = match pull.username {
         None => Vec::new(),
         Some(username) => {
-            vec![Credentials { username, password: password()?, identity_token: String::new() }]
+            vec![Credentials { username, password: password()?, ..Credentials::default() }]
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

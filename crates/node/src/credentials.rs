@@ -24,14 +24,24 @@ struct Auth {
 pub(crate) fn for_image(image: &str, secrets: &[&Secret]) -> Vec<Credentials> {
     let repository = repository(image);
     let mut found: Vec<(usize, Credentials)> = Vec::new();
-    for (server, auth) in secrets.iter().flat_map(|secret| auths(secret)) {
-        let prefix = normalise(&server);
-        if matches(&prefix, &repository) {
-            found.push((prefix.len(), credentials(auth)));
+    for secret in secrets {
+        for (server, auth) in auths(secret) {
+            let prefix = normalise(&server);
+            if matches(&prefix, &repository) {
+                found.push((prefix.len(), Credentials { origin: origin(secret), ..credentials(auth) }));
+            }
         }
     }
     found.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
     found.into_iter().map(|(_, credentials)| credentials).collect()
+}
+
+/// Which Secret it is; one that was made anew is another.
+fn origin(secret: &Secret) -> String {
+    let meta = &secret.metadata;
+    let [namespace, name, uid] =
+        [&meta.namespace, &meta.name, &meta.uid].map(|part| part.as_deref().unwrap_or_default());
+    format!("secret {namespace}/{name} {uid}")
 }
 
 /// Both formats: `.dockerconfigjson`, and the older `.dockercfg` without the outer object.
@@ -48,7 +58,7 @@ fn credentials(auth: Auth) -> Credentials {
     let pair = decoded.as_deref().and_then(|text| text.split_once(':'));
     let (username, password) =
         pair.map_or((auth.username, auth.password), |(user, word)| (user.into(), word.into()));
-    Credentials { username, password, identity_token: auth.identitytoken }
+    Credentials { username, password, identity_token: auth.identitytoken, origin: String::new() }
 }
 
 /// `docker.io/library/nginx` of `nginx:1.27`.

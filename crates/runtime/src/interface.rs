@@ -71,9 +71,16 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// The image if it is here. `reference` as in a Pod: name, tag, digest or image id.
     fn image_status<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<Image>, Error>>;
+    /// Whether an image that is here may be used by somebody with these logins: whoever brings none of
+    /// those it was pulled with has to pull it too. False when it is not here.
+    fn may_use_image<'a>(
+        &'a self,
+        reference: &'a str,
+        credentials: &'a [Credentials],
+    ) -> BoxFuture<'a, Result<bool, Error>>;
     /// All images.
     fn images(&self) -> BoxFuture<'_, Result<Vec<Image>, Error>>;
-    /// Pulls, verifies, unpacks. Pulls of the same reference share one download.
+    /// Pulls, verifies, unpacks. Pulls of the same reference with the same credentials share one download.
     fn pull_image<'a>(
         &'a self,
         reference: &'a str,
@@ -570,6 +577,8 @@ pub struct Credentials {
     pub password: String,
     /// A bearer token instead of the two.
     pub identity_token: String,
+    /// Where they come from: what has the same origin later is taken for the same, whatever it then says.
+    pub origin: String,
 }
 
 /// What a container uses.

@@ -89,7 +89,8 @@ pub(crate) struct Inner {
     /// Held while the table is programmed: the last one to program must have seen all.
     ports: tokio::sync::Mutex<()>,
     host_ports: Mutex<BTreeMap<String, HostPorts>>,
-    pulls: Mutex<HashMap<String, SharedPull>>,
+    /// By reference and fingerprint of the logins.
+    pulls: Mutex<HashMap<(String, Vec<String>), SharedPull>>,
     making: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -344,22 +345,23 @@ impl Inner {
         turn
     }
 
-    /// Pulls, sharing the download with whoever pulls the same.
+    /// Pulls, sharing the download with whoever pulls the same with the same logins: others have to show
+    /// theirs to the registry.
     fn pull(self: &Arc<Self>, reference: &str, credentials: Vec<Credentials>) -> SharedPull {
         let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(under_way) = pulls.get(reference) {
+        let key = (reference.to_owned(), crate::image::fingerprint(&credentials));
+        if let Some(under_way) = pulls.get(&key) {
             return under_way.clone();
         }
-        let (inner, name) = (self.clone(), reference.to_owned());
+        let (inner, asked) = (self.clone(), key.clone());
         let pull = async move {
-            let progress = Arc::new(crate::image::Silent);
-            let result =
-                inner.store.clone().pull(&name, &inner.config.registries, credentials, progress).await;
-            inner.pulls.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            let store = inner.store.clone();
+            let result = store.pull_for_pod(&asked.0, &inner.config.registries, credentials).await;
+            inner.pulls.lock().unwrap_or_else(PoisonError::into_inner).remove(&asked);
             result.map_err(Error::from)
         };
         let shared = pull.boxed().shared();
-        pulls.insert(reference.to_owned(), shared.clone());
+        pulls.insert(key, shared.clone());
         // On a task: it goes on when the first to ask loses interest, for the others.
         self.tasks.spawn(shared.clone());
         shared
@@ -543,6 +545,14 @@ impl Runtime for Native {
     fn image_status<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<Image>, Error>> {
         // One `stat` and a look into memory: not worth a thread.
         async move { Ok(self.inner.store.find(reference)?) }.boxed()
+    }
+
+    fn may_use_image<'a>(
+        &'a self,
+        reference: &'a str,
+        credentials: &'a [Credentials],
+    ) -> BoxFuture<'a, Result<bool, Error>> {
+        async move { Ok(self.inner.store.may_use(reference, credentials)?) }.boxed()
     }
 
     fn images(&self) -> BoxFuture<'_, Result<Vec<Image>, Error>> {

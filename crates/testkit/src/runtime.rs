@@ -452,6 +452,14 @@ impl Runtime for FakeRuntime {
         answer(Ok(found.cloned()))
     }
 
+    fn may_use_image<'a>(
+        &'a self,
+        _reference: &'a str,
+        _credentials: &'a [Credentials],
+    ) -> BoxFuture<'a, Result<bool, Error>> {
+        answer(Ok(true))
+    }
+
     fn images(&self) -> BoxFuture<'_, Result<Vec<Image>, Error>> {
         answer(Ok(self.lock().images.values().cloned().collect()))
     }

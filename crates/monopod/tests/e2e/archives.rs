@@ -130,6 +130,12 @@ impl Registry {
         Registry { child, port: port.expect("the registry says where it listens"), directory, authorization }
     }
 
+    /// Ends it: nothing can be asked of it any more.
+    pub fn stop(&mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("reaped");
+    }
+
     /// The name of an image here.
     pub fn name(&self, image: &str) -> String {
         format!("localhost:{}/{image}", self.port)

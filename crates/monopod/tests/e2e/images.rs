@@ -180,3 +180,37 @@ fn pods_pull_with_their_secrets_and_say_when_these_are_wrong() {
     secret(&instance, &registry, "wrong", "secret");
     instance.wait("condition=Ready", "pod/refused");
 }
+
+#[test]
+fn a_private_image_that_is_here_is_for_those_who_could_pull_it() {
+    let mut registry = Registry::with_login();
+    registry.push(Path::new(&test_image("busybox.tar")), "lib/busybox", "1");
+    let instance = Instance::start(&[]);
+    let image = registry.name("lib/busybox:1");
+    let with = |name: &str, secret: &str, policy: &str| {
+        pod(name, &image, secret).replace("command:", &format!("imagePullPolicy: {policy}, command:"))
+    };
+    secret(&instance, &registry, "right", "secret");
+    secret(&instance, &registry, "wrong", "guess");
+    instance.apply(&with("owner", "right", "IfNotPresent"));
+    instance.wait("condition=Ready", "pod/owner");
+
+    // The image is here, and was pulled with a login that these do not bring.
+    instance.apply(&with("stranger", "wrong", "IfNotPresent"));
+    instance.apply(&with("never", "wrong", "Never"));
+    let waiting = "{.status.containerStatuses[0].state.waiting.reason}";
+    for (name, reasons) in
+        [("stranger", ["ErrImagePull", "ImagePullBackOff"]), ("never", ["ErrImageNeverPull"; 2])]
+    {
+        instance.eventually("a Pod without the login waits", || {
+            let reason = instance.field(&format!("pod/{name}"), waiting);
+            if reasons.contains(&&*reason) { Ok(()) } else { Err(reason) }
+        });
+    }
+    // Who brings the same login needs no registry.
+    registry.stop();
+    secret(&instance, &registry, "same", "secret");
+    instance.apply(&with("friend", "same", "IfNotPresent"));
+    instance.wait("condition=Ready", "pod/friend");
+    assert_ne!(instance.field("pod/stranger", "{.status.phase}"), "Running");
+}

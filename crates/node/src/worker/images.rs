@@ -50,21 +50,45 @@ async fn ensure(
     started: impl Future<Output = ()>,
 ) -> Result<(Image, Option<Pulled>), Failure> {
     let present = node.runtime.image_status(reference).await.map_err(|err| inspect_error(reference, &err))?;
-    match (container.image_pull_policy.as_deref(), present) {
-        (policy, Some(image)) if policy != Some("Always") => return Ok((image, None)),
-        (Some("Never"), None) => {
-            let text = format!("Container image {reference:?} is not present with pull policy of Never");
+    let policy = container.image_pull_policy.as_deref();
+    if policy == Some("Never") && present.is_none() {
+        let text = format!("Container image {reference:?} is not present with pull policy of Never");
+        return Err((ImageError::NeverPull, text));
+    }
+    let mut credentials = None;
+    if let Some(image) = present.filter(|_| policy != Some("Always")) {
+        if may_use(node, reference, &[]).await? {
+            return Ok((image, None));
+        }
+        let own = logins(node, pod, reference).await;
+        if may_use(node, reference, &own).await? {
+            return Ok((image, None));
+        }
+        if policy == Some("Never") {
+            let text = format!(
+                "Container image {reference:?} is present with pull policy of Never but does not have the proper \
+                 credentials: the Pod brings none of those that it was pulled with"
+            );
             return Err((ImageError::NeverPull, text));
         }
-        _ => {}
+        credentials = Some(own);
     }
     started.await;
     let waiting = Instant::now();
-    let credentials = logins(node, pod, reference).await;
+    let credentials = match credentials {
+        Some(credentials) => credentials,
+        None => logins(node, pod, reference).await,
+    };
     let pulling = Instant::now();
     let image = node.runtime.pull_image(reference, credentials).await.map_err(pull_error)?;
     let pulled = Pulled { took: pulling.elapsed(), took_with_waiting: waiting.elapsed(), size: image.size };
     Ok((image, Some(pulled)))
+}
+
+/// Whether the image was put here for everybody, or pulled with one of these logins.
+async fn may_use(node: &Shared, reference: &str, logins: &[runtime::Credentials]) -> Result<bool, Failure> {
+    let asked = node.runtime.may_use_image(reference, logins).await;
+    asked.map_err(|err| inspect_error(reference, &err))
 }
 
 fn inspect_error(reference: &str, err: &Error) -> Failure {

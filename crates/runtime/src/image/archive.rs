@@ -300,7 +300,7 @@ impl Importer<'_> {
         // a repository digest, as containerd has it.
         let named = found.names.iter().filter(|n| n.digest().is_some());
         let digests = named.map(Reference::to_string).collect();
-        Ok(NewImage { manifest, tags, digests, pinned: true })
+        Ok(NewImage { manifest, tags, digests, pinned: true, grant: None })
     }
 
     fn take_in_manifest(&self, descriptor: &Descriptor, stored: &Stored) -> Result<Digest, ImageError> {

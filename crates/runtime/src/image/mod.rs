@@ -14,6 +14,7 @@
 //!
 //! Start reading at [`ImageStore`].
 
+mod access;
 mod archive;
 mod digest;
 mod entries;
@@ -34,6 +35,7 @@ pub use registry::{Progress, PullEvent, Registries, Silent};
 pub use store::{ImageStore, Pruned, Removed};
 pub use unpack::Limits;
 
+pub(crate) use access::fingerprint;
 pub(crate) use digest::{Hasher, hex};
 pub(crate) use manifest::DOCUMENT_SIZE_MAX;
 

@@ -16,12 +16,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::access::{self, Grant, Grants};
 use super::digest::{Digest, Hasher, Hashing};
 use super::error::ImageError;
 use super::manifest::{DOCUMENT_SIZE_MAX, ImageConfig, Manifest, Platform};
 use super::reference::{Reference, is_identifier};
 use super::unpack::{self, Limits};
-use crate::interface::Image;
+use crate::interface::{Credentials, Image};
 
 const INDEX_VERSION: u32 = 1;
 /// The shortest part of an image id that is taken for one.
@@ -50,6 +51,9 @@ struct Entry {
     manifest: Digest,
     /// Manifest, configuration and layers in `blobs`.
     blobs: Vec<Digest>,
+    /// How Pods pulled it; absent when none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    grants: Option<Grants>,
 }
 
 /// Changes when the file is replaced: a rename gives a new inode.
@@ -85,6 +89,8 @@ pub(crate) struct NewImage {
     pub(crate) tags: Vec<String>,
     pub(crate) digests: Vec<String>,
     pub(crate) pinned: bool,
+    /// What the pull has proved, and of which repository; `None` when it was not a Pod's.
+    pub(crate) grant: Option<(String, Grant)>,
 }
 
 impl ImageStore {
@@ -133,6 +139,16 @@ impl ImageStore {
     pub fn find(&self, reference: &str) -> Result<Option<Image>, ImageError> {
         let index = self.index()?;
         Ok(find_entry(&index, reference)?.map(|e| e.image.clone()))
+    }
+
+    /// Whether the image is here and somebody with these logins may use it by this name.
+    pub(crate) fn may_use(&self, reference: &str, logins: &[Credentials]) -> Result<bool, ImageError> {
+        let index = self.index()?;
+        let Some(entry) = find_entry(&index, reference)? else { return Ok(false) };
+        // By its id an image has no repository: such a name can be used, and never be pulled.
+        let by_name = Reference::parse(reference).ok().filter(|_| entry.image.id != reference);
+        let repository = by_name.map(|reference| reference.name()).unwrap_or_default();
+        Ok(access::admits(entry.grants.as_ref(), &repository, logins))
     }
 
     /// Manifest and content of an image, for `export`.
@@ -296,7 +312,8 @@ impl ImageStore {
             size += self.layer_size(diff_id)?;
         }
         let image = image_of(&manifest.config.digest, &config, new, size);
-        Ok(Entry { image, manifest: new.manifest.clone(), blobs })
+        let grants = new.grant.clone().map(|grant| Grants::from([grant]));
+        Ok(Entry { image, manifest: new.manifest.clone(), blobs, grants })
     }
 
     fn layer_size(&self, diff_id: &Digest) -> Result<u64, ImageError> {
@@ -429,6 +446,8 @@ impl Entry {
         merge(&mut self.image.repo_tags, old.image.repo_tags);
         merge(&mut self.image.repo_digests, old.image.repo_digests);
         self.image.pinned |= old.image.pinned;
+        // Who put it here by hand gave it to everybody, and no Pod's pull takes that back.
+        self.grants = old.grants.map(|known| access::merged(known, self.grants.take()));
     }
 }
 

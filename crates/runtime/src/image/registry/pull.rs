@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::http::Client;
 use super::session::{Failure, Session};
 use super::{Endpoint, Progress, PullEvent, Registries};
+use crate::image::access::Grant;
 use crate::image::digest::{Digest, Hashing};
 use crate::image::manifest::{Descriptor, Document, ImageConfig, Manifest};
 use crate::image::store::{Adding, NewImage};
@@ -42,11 +43,33 @@ impl ImageStore {
         credentials: Vec<Credentials>,
         progress: Arc<dyn Progress>,
     ) -> Result<Image, ImageError> {
+        self.pull_as(Puller::ByHand, reference, registries, credentials, progress).await
+    }
+
+    /// [`ImageStore::pull`] for a Pod: the image is then for those who could pull it too.
+    pub(crate) async fn pull_for_pod(
+        self: Arc<Self>,
+        reference: &str,
+        registries: &Registries,
+        credentials: Vec<Credentials>,
+    ) -> Result<Image, ImageError> {
+        self.pull_as(Puller::Pod, reference, registries, credentials, Arc::new(super::Silent)).await
+    }
+
+    async fn pull_as(
+        self: Arc<Self>,
+        puller: Puller,
+        reference: &str,
+        registries: &Registries,
+        credentials: Vec<Credentials>,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Image, ImageError> {
         let reference = Reference::parse(reference)
             .map_err(|reason| ImageError::Reference { reference: reference.to_owned(), reason })?;
         let (sender, receiver) = oneshot::channel();
         let registries = registries.clone();
-        let work = move || run(&self, &reference, &registries, &credentials, progress.as_ref(), sender);
+        let asked = Asked { puller, reference, registries, credentials };
+        let work = move || run(&self, &asked, progress.as_ref(), sender);
         std::thread::Builder::new()
             .name("pull".into())
             .spawn(work)
@@ -55,11 +78,26 @@ impl ImageStore {
     }
 }
 
+/// Who wants an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Puller {
+    /// Whoever administers the node: what comes is everybody's.
+    ByHand,
+    /// A Pod, with its own logins.
+    Pod,
+}
+
+/// What is to be pulled, and how.
+struct Asked {
+    puller: Puller,
+    reference: Reference,
+    registries: Registries,
+    credentials: Vec<Credentials>,
+}
+
 fn run(
     store: &ImageStore,
-    reference: &Reference,
-    registries: &Registries,
-    credentials: &[Credentials],
+    asked: &Asked,
     progress: &dyn Progress,
     mut result: oneshot::Sender<Result<Image, ImageError>>,
 ) {
@@ -74,20 +112,15 @@ fn run(
         let pulled = tokio::select! {
             // Cancel-safe because half of an image is no image: what came stays as a partial file.
             () = result.closed() => return,
-            pulled = pull(store, reference, registries, credentials, progress) => pulled,
+            pulled = pull(store, asked, progress) => pulled,
         };
         // Whoever asked may have left in this moment; the image is here all the same.
         let _ = result.send(pulled);
     });
 }
 
-async fn pull(
-    store: &ImageStore,
-    reference: &Reference,
-    registries: &Registries,
-    credentials: &[Credentials],
-    progress: &dyn Progress,
-) -> Result<Image, ImageError> {
+async fn pull(store: &ImageStore, asked: &Asked, progress: &dyn Progress) -> Result<Image, ImageError> {
+    let Asked { puller, reference, registries, credentials } = asked;
     let authorities = registries.ca_files.get(reference.domain()).cloned().unwrap_or_default();
     let client =
         Client::new(&authorities).map_err(|e| registry_error(reference, &Failure::from(e), Step::Resolve))?;
@@ -97,9 +130,11 @@ async fn pull(
     let mut last = Failure::NotFound;
     for endpoint in &registries.endpoints(reference.domain()) {
         match open(&client, endpoint, reference, &keys).await {
-            Ok((session, digest)) => {
-                let puller = Puller { store, reference, session, progress };
-                return puller.image(digest).await;
+            Ok((session, digest, key)) => {
+                // Beyond the Pod's own logins there are the node's, and none.
+                let proved = (*puller == Puller::Pod).then(|| Grant::of(credentials.get(key)));
+                let grant = proved.map(|grant| (reference.name(), grant));
+                return Assembly { store, reference, session, progress, grant }.image(digest).await;
             }
             // What the registry itself says counts, and it comes last.
             Err(failure) => last = failure,
@@ -108,18 +143,19 @@ async fn pull(
     Err(registry_error(reference, &last, Step::Resolve))
 }
 
-/// Finds credentials that the endpoint takes, and what the reference means there.
+/// Finds credentials that the endpoint takes (their place among the keys is the last answer), and what
+/// the reference means there.
 async fn open<'a>(
     client: &'a Client,
     endpoint: &'a Endpoint,
     reference: &'a Reference,
     keys: &[Option<&'a Credentials>],
-) -> Result<(Session<'a>, Option<Digest>), Failure> {
+) -> Result<(Session<'a>, Option<Digest>, usize), Failure> {
     let mut first: Option<Failure> = None;
-    for key in keys {
+    for (place, key) in keys.iter().enumerate() {
         let session = Session::new(client, endpoint, reference.domain(), reference.path(), *key);
         match session.resolve(reference.object()).await {
-            Ok(resolved) => return Ok((session, resolved.digest)),
+            Ok(resolved) => return Ok((session, resolved.digest, place)),
             Err(failure @ Failure::Denied(_)) => first = first.or(Some(failure)),
             Err(failure) => return Err(failure),
         }
@@ -152,14 +188,15 @@ fn registry_error(reference: &Reference, failure: &Failure, step: Step) -> Image
     ImageError::Registry { message, unreachable: failure.unreachable() }
 }
 
-struct Puller<'a> {
+struct Assembly<'a> {
     store: &'a ImageStore,
     reference: &'a Reference,
     session: Session<'a>,
     progress: &'a dyn Progress,
+    grant: Option<(String, Grant)>,
 }
 
-impl Puller<'_> {
+impl Assembly<'_> {
     async fn image(&self, digest: Option<Digest>) -> Result<Image, ImageError> {
         self.assemble(digest).await.map_err(|error| self.in_context(error))
     }
@@ -238,6 +275,7 @@ impl Puller<'_> {
             tags: if by_tag { vec![self.reference.to_string()] } else { Vec::new() },
             digests: vec![self.reference.with_digest(target)],
             pinned: false,
+            grant: self.grant.clone(),
         }
     }
 

@@ -268,6 +268,48 @@ async fn tokens_are_fetched_with_the_credentials_that_are_right() {
 }
 
 #[tokio::test]
+async fn an_image_that_a_pod_pulled_is_for_those_who_could_pull_it() {
+    if !is_root() {
+        return;
+    }
+    let setting = setting().await;
+    setting.set(|c| c.login = Some("ann:secret"));
+    let login = |password: &str| Credentials {
+        username: "ann".into(),
+        password: password.into(),
+        origin: format!("secret {password}"),
+        ..Default::default()
+    };
+    let name = format!("{}/lib/app:1", setting.address);
+    let may = |logins: &[Credentials]| setting.store.may_use(&name, logins).unwrap();
+    assert!(!may(&[login("secret")]), "it is not here yet");
+    let pull = |logins| setting.store.clone().pull_for_pod(&name, &setting.registries, logins);
+    let image = pull(vec![login("wrong"), login("secret")]).await.unwrap();
+    assert!(may(&[login("secret")]));
+    assert!(!may(&[]) && !may(&[login("wrong")]), "only the login that was taken proves anything");
+    assert!(!setting.store.may_use(&image.id, &[]).unwrap(), "the id is no way round");
+    // The registry is opened to everybody; who asks it learns so.
+    setting.set(|c| c.login = None);
+    pull(Vec::new()).await.unwrap();
+    assert!(may(&[]) && may(&[login("wrong")]));
+}
+
+#[tokio::test]
+async fn an_image_that_was_put_here_by_hand_stays_everybodys() {
+    if !is_root() {
+        return;
+    }
+    let setting = setting().await;
+    setting.pull("lib/app:1").await.unwrap();
+    let name = format!("{}/lib/app:1", setting.address);
+    assert!(setting.store.may_use(&name, &[]).unwrap());
+    setting.set(|c| c.login = Some("ann:secret"));
+    let ann = Credentials { username: "ann".into(), password: "secret".into(), ..Default::default() };
+    setting.store.clone().pull_for_pod(&name, &setting.registries, vec![ann]).await.unwrap();
+    assert!(setting.store.may_use(&name, &[]).unwrap());
+}
+
+#[tokio::test]
 async fn another_host_does_not_get_the_authorisation() {
     if !is_root() {
         return;
