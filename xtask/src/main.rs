@@ -13,6 +13,7 @@ mod check;
 mod demo;
 mod host;
 mod images;
+mod limits;
 mod openapi;
 mod pages;
 mod protobuf;
@@ -42,6 +43,8 @@ enum Task {
     Check,
     /// Make the test images from Debian packages into target/images.
     Images,
+    /// Write docs/limits.md and the README's section from the table of limits.
+    Limits,
     /// Measure (see bench/README.md); the arguments go to the bench program.
     Bench {
         /// Which benchmarks, and their flags.
@@ -68,6 +71,7 @@ fn main() -> Result<()> {
         Task::Test { groups } => test::run(&groups),
         Task::Check => check::run(),
         Task::Images => images::build_all().map(|dir| println!("images are in {}", dir.display())),
+        Task::Limits => limits::write(),
         Task::Bench { args } => test::bench(&args),
         Task::Openapi { definitions } => openapi::run(&definitions, &host::root()),
         Task::Tidy => tidy::print(),

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use crate::host::root;
 
 /// The documents that name places in the code.
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 8] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -13,6 +13,7 @@ const PAGES: [&str; 7] = [
     "docs/adding-a-resource.md",
     "docs/adding-a-controller.md",
     "docs/adding-a-syscall.md",
+    "docs/limits.md",
 ];
 
 /// Fails with a line for each place that is not there any more.

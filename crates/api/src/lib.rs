@@ -18,6 +18,7 @@ pub mod defaults;
 pub mod discovery;
 pub mod field;
 mod json;
+pub mod limits;
 pub mod names;
 pub mod openapi;
 pub mod patch;

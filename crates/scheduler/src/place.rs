@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::PodSpec;
+
 use crate::filter::check;
 use crate::score::scores;
 use crate::{NodeInfo, PodInfo, Reason, Volumes};
@@ -80,8 +82,8 @@ fn feasible_enough(nodes: usize) -> usize {
 /// Chooses the best node that fits. `start` is where the search begins: moved
 /// on from call to call, it spreads the search over big clusters and breaks ties.
 pub fn place(pod: &PodInfo, volumes: &Volumes, nodes: &[NodeInfo], start: usize) -> Placement {
-    let mut failure =
-        Failure { nodes: nodes.len(), rejected: volumes.rejected.clone(), ..Failure::default() };
+    let rejected = volumes.rejected.clone().or_else(|| not_evaluated(pod.spec()).map(str::to_owned));
+    let mut failure = Failure { nodes: nodes.len(), rejected, ..Failure::default() };
     if failure.rejected.is_some() || nodes.is_empty() {
         return Placement::Unschedulable(failure);
     }
@@ -102,6 +104,30 @@ pub fn place(pod: &PodInfo, volumes: &Volumes, nodes: &[NodeInfo], start: usize)
         [] => Placement::Unschedulable(failure),
         [only] => Placement::Node(*only),
         _ => Placement::Node(best(pod, nodes, &feasible)),
+    }
+}
+
+/// What the Pod demands and this scheduler does not look at yet: it waits, rather than going where it
+/// must not be. The table of limits (`api::limits`) promises these words.
+fn not_evaluated(spec: &PodSpec) -> Option<&'static str> {
+    let affinity = spec.affinity.as_ref();
+    let terms = [
+        affinity
+            .and_then(|affinity| affinity.pod_affinity.as_ref())
+            .and_then(|rules| rules.required_during_scheduling_ignored_during_execution.as_ref()),
+        affinity
+            .and_then(|affinity| affinity.pod_anti_affinity.as_ref())
+            .and_then(|rules| rules.required_during_scheduling_ignored_during_execution.as_ref()),
+    ];
+    let mut spread = spec.topology_spread_constraints.iter().flatten();
+    if terms.into_iter().flatten().any(|terms| !terms.is_empty()) {
+        Some("required affinity to other Pods is not evaluated yet")
+    } else if spread.any(|constraint| constraint.when_unsatisfiable == "DoNotSchedule") {
+        Some("topology spread constraints are not evaluated yet")
+    } else if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
+        Some("devices of resource claims are not allocated yet")
+    } else {
+        None
     }
 }
 
@@ -219,6 +245,24 @@ pub(crate) mod tests {
         let chosen: Vec<_> =
             (0..3).map(|start| place(&pod("p", json!({})), &Volumes::default(), &nodes, start)).collect();
         assert_eq!(chosen, [Placement::Node(0), Placement::Node(1), Placement::Node(2)]);
+    }
+
+    #[test]
+    fn what_is_not_evaluated_leaves_the_pod_pending_by_name() {
+        let nodes = [node("a", json!({}))];
+        let term = json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {}}]);
+        let required = |kind: &str| json!({"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": term}}});
+        for kind in ["podAffinity", "podAntiAffinity"] {
+            let text = message(&pod("p", required(kind)), &nodes);
+            assert!(text.contains("required affinity to other Pods is not evaluated yet"), "{text}");
+        }
+        let spread = |when: &str| json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": when}]});
+        let text = message(&pod("p", spread("DoNotSchedule")), &nodes);
+        assert!(text.contains("topology spread constraints are not evaluated yet"), "{text}");
+        let anyway = place(&pod("p", spread("ScheduleAnyway")), &Volumes::default(), &nodes, 0);
+        assert_eq!(anyway, Placement::Node(0), "a wish is no demand");
+        let text = message(&pod("p", json!({"resourceClaims": [{"name": "r"}]})), &nodes);
+        assert!(text.contains("resource claims are not allocated yet"), "{text}");
     }
 
     #[test]

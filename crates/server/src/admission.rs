@@ -36,6 +36,7 @@ pub(crate) async fn create(call: &Call, object: &mut Value) -> Result<(), Status
         ("", "PersistentVolume") => protect(object, "kubernetes.io/pv-protection"),
         ("", "PersistentVolumeClaim") => {
             default_storage_class(call, object).await?;
+            claim_limits(call, object).await?;
             protect(object, "kubernetes.io/pvc-protection");
         }
         ("networking.k8s.io", "Ingress") => default_ingress_class(call, object).await?,
@@ -57,7 +58,29 @@ pub(crate) async fn update(call: &Call, new: &mut Value, old: &Value) -> Result<
     if certificates::concerns(call) {
         certificates::update(call, new, old)?;
     }
+    if call.resource.kind == "PersistentVolumeClaim" && call.target.subresource.is_empty() {
+        claim_limits(call, new).await?;
+    }
     call.state.auth.check_escalation(&call.user, call.resource, new, Some(old))
+}
+
+/// Says or refuses what has no effect yet. A dry run keeps nothing, so there is nothing to say of it; but
+/// it is refused where the write would be.
+pub(crate) fn limits(
+    call: &Call,
+    object: &Value,
+    old: Option<&Value>,
+    warnings: &mut Vec<String>,
+) -> Result<(), Status> {
+    let resource = call.resource.storage();
+    let found = api::limits::find(resource.group, resource.kind, &call.target.subresource, object, old);
+    if let Some(why) = found.refusal {
+        return Err(Status::forbidden(call.resource, text(object, "name"), why));
+    }
+    if !call.dry_run()? {
+        warnings.extend(found.warnings);
+    }
+    Ok(())
 }
 
 /// Runs before an object is deleted.
@@ -130,6 +153,13 @@ async fn pod(call: &Call, pod: &mut Value) -> Result<(), Status> {
         suffix: &suffix,
     };
     admit_pod(pod, &input).map_err(|why| Status::forbidden(call.resource, text(pod, "name"), why))
+}
+
+/// The plugin LimitRanger, for claims.
+async fn claim_limits(call: &Call, claim: &Value) -> Result<(), Status> {
+    let ranges = all(call, core("limitranges")?, &call.target.namespace).await?;
+    api::strategy::admission::limits::check_claim(claim, &ranges)
+        .map_err(|why| Status::forbidden(call.resource, text(claim, "name"), why))
 }
 
 /// TaintNodesByCondition: a new node takes no Pods until it is known to be ready.

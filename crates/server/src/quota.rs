@@ -33,7 +33,8 @@ pub(crate) async fn take(
 ) -> Result<Taken, Status> {
     // Upstream's quota counts no Events, and of changes only those of kinds whose
     // amounts can change.
-    let changes = matches!((resource.group, resource.kind), ("", "Service" | "PersistentVolumeClaim"));
+    let changes = matches!((resource.group, resource.kind), ("", "Service" | "PersistentVolumeClaim"))
+        || (resource.kind == "Pod" && call.target.subresource == "resize");
     if !resource.namespaced || resource.plural == "events" || (old.is_some() && !changes) {
         return Ok(Taken::default());
     }

@@ -158,6 +158,7 @@ pub(crate) async fn create_named(
         return Err(Status::invalid(call.resource, &name, &errors));
     }
     warnings.extend(strategy::warnings(resource, &object));
+    admission::limits(call, &object, None, warnings)?;
     if call.dry_run()? {
         let key = object::key(resource, &call.target.namespace, &name);
         if let Some(there) = call.state.get(&key).await? {
@@ -335,6 +336,7 @@ pub(crate) async fn replace(
         return Err(Status::invalid(call.resource, &call.target.name, &errors));
     }
     warnings.extend(strategy::warnings(resource, &new));
+    admission::limits(call, &new, Some(&before), warnings)?;
     let taken = quota::take(call, resource, &new, Some(&before)).await?;
     let written = put(call, &new, old).await;
     if !matches!(written, Ok(Some(_))) {

@@ -57,7 +57,13 @@ fn provision_or_wait(
 ) -> Decision {
     let wanted = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).unwrap_or_default();
     match class {
-        Some(class) if class.provisioner == PROVISIONER => Decision::Provision { node },
+        Some(class) if class.provisioner == PROVISIONER => match not_provided(claim) {
+            Some(what) => {
+                let message = format!("volumes {what} are not provided by {PROVISIONER}");
+                Decision::Wait { warning: true, reason: "ProvisioningFailed", message }
+            }
+            None => Decision::Provision { node },
+        },
         Some(class) if class.provisioner == "kubernetes.io/no-provisioner" => no_volume(),
         Some(class) => {
             let message = format!(
@@ -74,6 +80,15 @@ fn provision_or_wait(
             Decision::Wait { warning: true, reason: "ProvisioningFailed", message }
         }
     }
+}
+
+/// What a directory cannot be: an empty one in its place would be taken for the real thing.
+fn not_provided(claim: &PersistentVolumeClaim) -> Option<&'static str> {
+    let spec = claim.spec.as_ref()?;
+    if spec.data_source.is_some() || spec.data_source_ref.is_some() {
+        return Some("made from others or from snapshots");
+    }
+    (spec.volume_mode.as_deref() == Some("Block")).then_some("of mode Block")
 }
 
 fn no_volume() -> Decision {
@@ -233,6 +248,25 @@ mod tests {
             reason(decide(&claim("c", json!({})), &[], Some(&foreign), None)).0,
             "ExternalProvisioning"
         );
+    }
+
+    #[test]
+    fn an_empty_directory_does_not_stand_in_for_a_copy_or_a_block_device() {
+        let own = class(PROVISIONER, "Immediate");
+        let mut copy = claim("c", json!({}));
+        let spec = copy.spec.as_mut().unwrap();
+        spec.data_source =
+            serde_json::from_value(json!({"kind": "PersistentVolumeClaim", "name": "x"})).unwrap();
+        let mut block = claim("c", json!({}));
+        block.spec.as_mut().unwrap().volume_mode = Some("Block".to_owned());
+        for (claim, what) in [(copy, "made from others"), (block, "of mode Block")] {
+            match decide(&claim, &[], Some(&own), None) {
+                Decision::Wait { warning: true, reason: "ProvisioningFailed", message } => {
+                    assert!(message.contains(what), "{message}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod host;
 mod hostile_clients;
 mod hostile_volumes;
 mod images;
+mod limits;
 mod network;
 mod one_pod;
 mod owners;

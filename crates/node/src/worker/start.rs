@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use runtime::{ContainerState, Error, Mount, NamespaceMode, Propagation};
 
 use super::kill::exit_of;
@@ -32,6 +33,9 @@ impl PodWorker {
         }
         let lost = "the task that makes it panicked".to_owned();
         self.spawn(Event::SandboxFailed { attempt, message: lost }, async move {
+            if let Err(message) = check_runtime_class(&node, &pod).await {
+                return Event::SandboxFailed { attempt, message };
+            }
             let logs = &node.config.logs_directory;
             let config = match config::sandbox(&pod, attempt, logs, resolv, &node.config.cluster_domain) {
                 Ok(config) => config,
@@ -108,6 +112,19 @@ impl PodWorker {
             Event::PostStartDone { container, id, result }
         });
     }
+}
+
+/// There is one runtime: a Pod of a class that means another, with more isolation perhaps, does not start.
+async fn check_runtime_class(node: &Shared, pod: &Pod) -> Result<(), String> {
+    let Some(name) = spec(pod).runtime_class_name.as_deref().filter(|name| !name.is_empty()) else {
+        return Ok(());
+    };
+    let class = node.client.get::<RuntimeClass>("", name).await;
+    let handler = class.map_err(|error| format!("failed to get RuntimeClass {name:?}: {error}"))?.handler;
+    if api::limits::RUNTIME_HANDLERS.contains(&handler.as_str()) {
+        return Ok(());
+    }
+    Err(format!("failed to get sandbox runtime: no runtime for {handler:?} is configured"))
 }
 
 /// One start.

@@ -1,0 +1,150 @@
+//! Finding in an object what a row of the table is about.
+
+use serde_json::Value;
+
+use crate::validate::view::View;
+
+const POD_SECURITY: &str = "pod-security.kubernetes.io/";
+/// Handlers of RuntimeClasses that mean an ordinary container.
+pub const RUNTIME_HANDLERS: [&str; 2] = ["monopod", "runc"];
+
+/// The places to which a path like `spec.ports[*].name` leads in an object, where something is. With
+/// `=value` at its end only that value counts.
+pub(super) fn at(object: &Value, path: &str) -> Vec<String> {
+    let (path, wanted) = path.split_once('=').map_or((path, None), |(path, value)| (path, Some(value)));
+    let counts = |value: &Value| match (wanted, value) {
+        (Some(wanted), Value::Bool(value)) => value.to_string() == wanted,
+        (Some(wanted), value) => value.as_str() == Some(wanted),
+        (None, Value::Array(list)) => !list.is_empty(),
+        (None, Value::String(text)) => !text.is_empty(),
+        (None, value) => !value.is_null(),
+    };
+    let found = places(object, path).into_iter().filter(|(_, value)| counts(value));
+    found.map(|(place, _)| place).collect()
+}
+
+/// The values at a path, each with its own path. Containers stand in three lists: `spec.*[*]` is all of them.
+fn places<'a>(object: &'a Value, path: &str) -> Vec<(String, &'a Value)> {
+    let mut found = vec![(String::new(), object)];
+    for step in path.split('.') {
+        let (name, each) = step.strip_suffix("[*]").map_or((step, false), |name| (name, true));
+        let names: &[&str] =
+            if name == "*" { &["initContainers", "containers", "ephemeralContainers"] } else { &[name] };
+        found = found.into_iter().flat_map(|place| walk(place, names, each)).collect();
+    }
+    found
+}
+
+fn walk<'a>((place, value): (String, &'a Value), names: &[&str], each: bool) -> Vec<(String, &'a Value)> {
+    let mut found = Vec::new();
+    for name in names {
+        let Some(next) = value.get(name) else { continue };
+        let below = if place.is_empty() { (*name).to_owned() } else { format!("{place}.{name}") };
+        match next.as_array().filter(|_| each) {
+            Some(list) => {
+                found.extend(list.iter().enumerate().map(|(index, item)| (format!("{below}[{index}]"), item)))
+            }
+            None if each => {}
+            None => found.push((below, next)),
+        }
+    }
+    found
+}
+
+/// A Pod that a node has taken.
+pub(super) fn on_a_node(pod: &Value) -> Vec<String> {
+    at(pod, "spec.nodeName").into_iter().map(|_| String::new()).collect()
+}
+
+/// Labels of Pod Security Admission that would keep Pods out.
+pub(super) fn enforced_pod_security(namespace: &Value) -> Vec<String> {
+    pod_security(namespace, &["enforce"])
+}
+
+/// Labels of Pod Security Admission that would only say something.
+pub(super) fn told_pod_security(namespace: &Value) -> Vec<String> {
+    pod_security(namespace, &["warn", "audit"])
+}
+
+fn pod_security(namespace: &Value, modes: &[&str]) -> Vec<String> {
+    let labels = View::new(namespace).get("metadata");
+    let restricts = |(key, value): &(&str, View<'_>)| {
+        let mode = key.strip_prefix(POD_SECURITY);
+        mode.is_some_and(|mode| modes.contains(&mode)) && value.text() != "privileged"
+    };
+    labels.map("labels").filter(restricts).map(|(key, _)| format!("metadata.labels[{key}]")).collect()
+}
+
+/// Endpoints that upstream would mirror.
+pub(super) fn endpoints_to_mirror(endpoints: &Value) -> Vec<String> {
+    let view = View::new(endpoints);
+    let skipped = view.at(&["metadata", "labels"]).str("endpointslice.kubernetes.io/skip-mirror") == "true";
+    if skipped || !view.has_items("subsets") { Vec::new() } else { vec![String::new()] }
+}
+
+/// Profiles, also of the beta annotation, that would confine.
+pub(super) fn apparmor(pod: &Value) -> Vec<String> {
+    let own = places(pod, "spec.*[*].securityContext.appArmorProfile.type");
+    let all = places(pod, "spec.securityContext.appArmorProfile.type").into_iter().chain(own);
+    let mut found = kept(all, |profile| profile != "Unconfined");
+    let annotations = View::new(pod).get("metadata").map("annotations");
+    let beta = annotations.filter(|(key, value)| {
+        key.starts_with("container.apparmor.security.beta.kubernetes.io/")
+            && !matches!(value.text(), "unconfined" | "")
+    });
+    found.extend(beta.map(|(key, _)| format!("metadata.annotations[{key}]")));
+    found
+}
+
+fn kept<'a>(
+    places: impl IntoIterator<Item = (String, &'a Value)>,
+    wanted: impl Fn(&Value) -> bool,
+) -> Vec<String> {
+    places.into_iter().filter(|(_, value)| wanted(value)).map(|(place, _)| place).collect()
+}
+
+/// Labels of SELinux that would confine: not `spc_t`, the type of what is not confined.
+pub(super) fn selinux(pod: &Value) -> Vec<String> {
+    let own = places(pod, "spec.*[*].securityContext.seLinuxOptions");
+    let all = places(pod, "spec.securityContext.seLinuxOptions").into_iter().chain(own);
+    kept(all, |options| options["type"] != "spc_t" && options.as_object().is_some_and(|map| !map.is_empty()))
+}
+
+/// Size limits of scratch space on disk; in memory they are the size of the file system.
+pub(super) fn size_limits(pod: &Value) -> Vec<String> {
+    kept(places(pod, "spec.volumes[*].emptyDir"), |scratch| {
+        let scratch = View::new(scratch);
+        scratch.get("sizeLimit").is_set() && scratch.str("medium").is_empty()
+    })
+}
+
+/// Resources that only a device plug-in could offer.
+pub(super) fn extended_resources(pod: &Value) -> Vec<String> {
+    limits_of(pod, |name| name.contains('/') && !name.contains("kubernetes.io/"))
+}
+
+/// Limits of huge pages.
+pub(super) fn huge_page_limits(pod: &Value) -> Vec<String> {
+    limits_of(pod, |name| name.starts_with("hugepages-"))
+}
+
+fn limits_of(pod: &Value, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let limits = places(pod, "spec.*[*].resources.limits").into_iter();
+    let named = limits.flat_map(|(place, limits)| {
+        let names = limits.as_object().into_iter().flat_map(|map| map.keys()).map(String::as_str);
+        names.filter(|name| wanted(name)).map(|name| format!("{place}[{name}]")).collect::<Vec<_>>()
+    });
+    named.collect()
+}
+
+/// Huge pages on which an emptyDir is to lie.
+pub(super) fn huge_page_volumes(pod: &Value) -> Vec<String> {
+    let huge = |medium: &Value| medium.as_str().is_some_and(|medium| medium.starts_with("HugePages"));
+    kept(places(pod, "spec.volumes[*].emptyDir.medium"), huge)
+}
+
+/// A handler that no runtime of this program answers to.
+pub(super) fn foreign_handler(class: &Value) -> Vec<String> {
+    let known = RUNTIME_HANDLERS.contains(&View::new(class).str("handler"));
+    if known { Vec::new() } else { vec!["handler".to_owned()] }
+}

@@ -1,0 +1,12 @@
+//! What does not exist yet and nobody asks for by writing an object.
+
+/// Whole parts of a platform that are missing, each a sentence.
+pub const GENERAL: &[&str] = &[
+    "There is one node, and it has IPv4 addresses alone.",
+    "There is no etcd store, no CRI socket and no metrics API.",
+    "Pods are not evicted when the node runs short of disk or memory; images are removed by \
+     `monopod image prune` alone.",
+    "The size of a claim is what is asked for, not what is enforced: volumes are directories.",
+    "There is no load balancer and no ingress controller; an Ingress waits for one that runs as a Pod.",
+    "Preferences for the company of other Pods (preferred affinity, ScheduleAnyway) do not weigh.",
+];
