@@ -1,107 +1,112 @@
-//! What this host lacks: each missing kernel feature or program by name, and what to do.
+//! What this host lacks: everything that `up` and a Pod will do is tried, in namespaces and a cgroup
+//! that are gone afterwards. Names in /proc would not say: modules are loaded when they are asked
+//! for, and what is there may be forbidden.
+
+mod trials;
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-/// One thing looked at.
+/// One thing tried.
 struct Finding {
     what: &'static str,
-    /// `None` when all is well, else what to do.
-    remedy: Option<String>,
+    /// `None` when all is well, else what happened.
+    problem: Option<String>,
+    /// What to do about it.
+    remedy: &'static str,
     /// Whether Pods can run without it.
     needed: bool,
 }
 
 /// Prints a line for each thing; fails when something needed is missing.
 pub(crate) fn run() -> Result<()> {
-    let findings = examine();
+    let findings = examine(rustix::process::geteuid().is_root());
     for finding in &findings {
-        let line = match (&finding.remedy, finding.needed) {
-            (None, _) => format!("ok       {}", finding.what),
-            (Some(remedy), true) => format!("MISSING  {}: {remedy}", finding.what),
-            (Some(remedy), false) => format!("optional {}: {remedy}", finding.what),
-        };
-        crate::say(&line)?;
+        crate::say(&line(finding))?;
     }
-    let missing = findings.iter().filter(|finding| finding.needed && finding.remedy.is_some()).count();
+    let missing = findings.iter().filter(|finding| finding.needed && finding.problem.is_some()).count();
     ensure!(missing == 0, "{missing} of {} needs are missing", findings.len());
     Ok(())
 }
 
-fn examine() -> Vec<Finding> {
-    let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    let namespaces = ["net", "pid", "ipc", "uts", "mnt"];
-    let all_namespaces = namespaces.iter().all(|name| Path::new("/proc/self/ns").join(name).exists());
-    vec![
-        needed("root", rustix::process::geteuid().is_root(), "run monopod as root"),
-        needed("overlayfs", filesystems.contains("\toverlay"), "load the kernel module: modprobe overlay"),
-        needed(
-            "namespaces net, pid, ipc, uts, mnt",
-            all_namespaces,
-            "use a kernel built with CONFIG_NAMESPACES",
-        ),
-        needed(
-            "cgroups",
-            cgroups(),
-            "mount cgroup2 at /sys/fs/cgroup, or the v1 controllers cpu, memory and pids below it",
-        ),
-        needed(
-            "seccomp filters",
-            Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
-            "use a kernel built with CONFIG_SECCOMP_FILTER",
-        ),
-        needed("nft", sys::command::find("nft").is_some(), "install nftables: apt-get install nftables"),
-        nftables(),
-        needed("bridge and veth links", links(), "load the kernel modules: modprobe -a bridge veth"),
-        optional("no swap", no_swap(), "swapoff -a: memory limits count swap otherwise"),
-    ]
-}
-
-fn needed(what: &'static str, fine: bool, remedy: &str) -> Finding {
-    Finding { what, remedy: (!fine).then(|| remedy.to_owned()), needed: true }
-}
-
-fn optional(what: &'static str, fine: bool, remedy: &str) -> Finding {
-    Finding { needed: false, ..needed(what, fine, remedy) }
-}
-
-fn cgroups() -> bool {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let v1 = |controller: &str| {
-        mounts
-            .lines()
-            .any(|line| line.contains(" - cgroup ") && line.split([',', ' ']).any(|w| w == controller))
-    };
-    let v2 =
-        fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|list| list.contains("memory"));
-    v2 || ["cpu", "memory", "pids"].iter().all(|controller| v1(controller))
-}
-
-/// Only root's nft may ask the kernel; without either, the line says what to do first.
-fn nftables() -> Finding {
-    let what = "nftables in the kernel";
-    let asked = sys::run("nft", &["-c", "add table inet monopod-doctor"], &[]);
-    match asked {
-        Err(sys::command::CommandError::Missing { .. }) => needed(what, false, "install nft to find out"),
-        Err(_) if !rustix::process::geteuid().is_root() => {
-            needed(what, false, "only root can ask: run monopod doctor as root")
-        }
-        asked => needed(what, asked.is_ok(), "load the kernel modules: modprobe -a nf_tables nft_chain_nat"),
+fn line(finding: &Finding) -> String {
+    let Finding { what, problem, remedy, needed } = finding;
+    match (problem, needed) {
+        (None, _) => format!("ok       {what}"),
+        (Some(problem), true) => format!("MISSING  {what}: {problem}; {remedy}"),
+        (Some(problem), false) => format!("optional {what}: {problem}; {remedy}"),
     }
 }
 
-/// Link kinds cannot be listed; the kernel names its bridge and veth support in these places.
-fn links() -> bool {
-    let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
-    let modules = fs::read_to_string("/proc/modules").unwrap_or_default();
-    let known = |symbol: &str, module: &str| {
-        symbols.contains(symbol) || modules.contains(module) || Path::new("/sys/module").join(module).exists()
-    };
-    known("br_dev_setup", "bridge") && known("veth_newlink", "veth")
+/// Trials that make processes come first: they must be made while there is one thread.
+fn examine(root: bool) -> Vec<Finding> {
+    let program = sys::command::find("nft").map(drop).ok_or_else(|| "it is not on this host".to_owned());
+    let nft = needed("nft", program, "install nftables: apt-get install nftables");
+    if !root {
+        let what = Err("nothing else can be tried without it".to_owned());
+        return vec![needed("root", what, "run monopod doctor as root"), nft];
+    }
+    let mut findings = vec![
+        needed("root", Ok(()), ""),
+        needed(
+            "processes in namespaces of their own",
+            trials::namespaces(),
+            "use a kernel from 5.10 on with namespaces; in a container, a privileged one",
+        ),
+        needed("seccomp filters", trials::seccomp(), "use a kernel built with CONFIG_SECCOMP_FILTER"),
+        needed(
+            "cgroups with limits of CPU, memory and processes",
+            trials::cgroup(),
+            "mount cgroup2 at /sys/fs/cgroup, writable and with these controllers, or those of version 1 below it",
+        ),
+        needed(
+            "an overlay of three layers",
+            trials::overlay(),
+            "modprobe overlay; have the data directory on ext4, xfs, btrfs or tmpfs",
+        ),
+        needed("a bridge and veth links", trials::links(), "modprobe -a bridge veth"),
+        nft,
+    ];
+    if findings.iter().all(|finding| finding.what != "nft" || finding.problem.is_none()) {
+        findings.push(needed(
+            "the rules of Services and host ports",
+            trials::rules(),
+            "load the kernel modules, or use a kernel built with them",
+        ));
+    }
+    findings.push(Finding {
+        needed: false,
+        ..needed("no swap", no_swap(), "swapoff -a, for containers never get any")
+    });
+    findings
 }
 
-fn no_swap() -> bool {
-    fs::read_to_string("/proc/swaps").is_ok_and(|table| table.lines().count() <= 1)
+fn needed(what: &'static str, tried: Result<(), String>, remedy: &'static str) -> Finding {
+    Finding { what, problem: tried.err(), remedy, needed: true }
+}
+
+fn no_swap() -> Result<(), String> {
+    let areas = fs::read_to_string("/proc/swaps").unwrap_or_default().lines().skip(1).count();
+    if areas == 0 { Ok(()) } else { Err(format!("{areas} swap areas are on")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_happened_and_what_to_do() {
+        let tried = |outcome: Result<(), &str>| needed("x", outcome.map_err(str::to_owned), "do y");
+        assert_eq!(line(&tried(Ok(()))), "ok       x");
+        assert_eq!(line(&tried(Err("it broke"))), "MISSING  x: it broke; do y");
+        let optional = Finding { needed: false, ..tried(Err("it broke")) };
+        assert_eq!(line(&optional), "optional x: it broke; do y");
+    }
+
+    #[test]
+    fn without_root_only_root_and_nft_are_looked_for() {
+        let findings = examine(false);
+        assert_eq!(findings.iter().map(|finding| finding.what).collect::<Vec<_>>(), ["root", "nft"]);
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use client::{Client, ListOptions};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde::Serialize;
@@ -37,7 +37,10 @@ struct Line {
     state: String,
 }
 
-/// Prints the instance's state; succeeds whether or not something is wrong.
+/// States of Pods in which nothing is wrong: they run, have done their work, or are just starting.
+const WELL: [&str; 5] = ["Running", "Succeeded", "Completed", "ContainerCreating", "PodInitializing"];
+
+/// Prints the instance's state; fails when something is wrong, for scripts that ask no more.
 pub(crate) fn run(data_dir: &Path, output: Output) -> Result<()> {
     let data_dir = canonical(data_dir);
     let mut status = Status {
@@ -61,6 +64,11 @@ pub(crate) fn run(data_dir: &Path, output: Output) -> Result<()> {
     match output {
         Output::Json => say(&serde_json::to_string_pretty(&status)?),
         Output::Text => say(&screen(&status)),
+    }?;
+    match status.problems.len() {
+        0 => Ok(()),
+        1 => bail!("1 thing is wrong"),
+        several => bail!("{several} things are wrong"),
     }
 }
 
@@ -88,8 +96,7 @@ fn ask(data_dir: &Path, status: &mut Status) -> Result<()> {
         .iter()
         .filter(|node| node.state != "Ready")
         .map(|node| format!("node {} is {}", node.name, node.state));
-    let failing =
-        status.pods.iter().filter(|pod| !matches!(pod.state.as_str(), "Running" | "Succeeded" | "Completed"));
+    let failing = status.pods.iter().filter(|pod| !WELL.contains(&pod.state.as_str()));
     let problems: Vec<String> =
         not_ready.chain(failing.map(|pod| format!("pod {}: {}", pod.name, pod.state))).collect();
     status.problems.extend(problems);

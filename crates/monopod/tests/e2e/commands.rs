@@ -10,8 +10,13 @@ fn the_commands_tell_what_there_is() {
     let file = std::fs::read_to_string(instance.dir.path().join("kubeconfig")).expect("a kubeconfig");
     assert_eq!(instance.monopod(&["kubeconfig"]).ok(), file);
 
+    // Its exit code says for scripts whether anything is wrong.
     let status = |instance: &Instance| -> Value {
-        serde_json::from_str(&instance.monopod(&["status", "-o", "json"]).ok()).expect("JSON")
+        let said = instance.monopod(&["status", "-o", "json"]);
+        let status: Value = serde_json::from_str(&said.out).expect("JSON");
+        let wrong = status["problems"].as_array().is_some_and(|problems| !problems.is_empty());
+        assert_eq!(said.code, i32::from(wrong), "{status}");
+        status
     };
     let running = status(&instance);
     assert_eq!(running["daemon"], instance.pid());

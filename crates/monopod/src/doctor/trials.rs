@@ -1,0 +1,245 @@
+//! The trials. Each undoes what it did.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::{fs, io, thread};
+
+use proxy::{Entry, Family, Match, Protocol, Range, Ruleset, Target};
+use sys::capability::Capabilities;
+use sys::cgroup::{DeviceRule, Group, Hierarchy, Resources};
+use sys::mount::{Detached, make_all_private};
+use sys::namespace::{self, Namespaces};
+use sys::netlink::{Link, Veth, mac_of};
+use sys::process::{self, Forked, SingleThreaded};
+use sys::seccomp::{self, Profile};
+
+type Outcome = Result<(), String>;
+
+fn words(error: impl Display) -> String {
+    error.to_string()
+}
+
+/// A child as a container's first process is made, which ends with what `work` says.
+fn in_child(namespaces: Namespaces, group: Option<&Group>, work: impl FnOnce() -> bool) -> Outcome {
+    let proof = SingleThreaded::prove().map_err(words)?;
+    let directory = group.map_or(Ok(None), Group::open_for_clone).map_err(words)?;
+    match process::fork(&proof, namespaces, directory.as_ref().map(AsFd::as_fd)).map_err(words)? {
+        Forked::Child => process::exit_now(i32::from(!work())),
+        Forked::Parent { pid, pidfd } => {
+            // Version 1 takes no process at its birth; this one may have ended already.
+            if let (Some(group), None) = (group, directory) {
+                let _ = group.attach(pid);
+            }
+            let ending = process::wait_exactly(pidfd.as_fd()).map_err(words)?;
+            if ending.code == 0 { Ok(()) } else { Err("a process could not do it".to_owned()) }
+        }
+    }
+}
+
+/// Work in namespaces that are a thread's own and end with it.
+fn in_namespaces(kinds: Namespaces, work: impl FnOnce() -> Outcome + Send) -> Outcome {
+    thread::scope(|scope| {
+        let tried = scope.spawn(|| {
+            namespace::unshare(kinds).map_err(words)?;
+            work()
+        });
+        tried.join().unwrap_or_else(|_| Err("the trial ended unexpectedly".to_owned()))
+    })
+}
+
+/// All that a container has, and a pidfd.
+pub(super) fn namespaces() -> Outcome {
+    let all = [Namespaces::NETWORK, Namespaces::PID, Namespaces::IPC, Namespaces::UTS, Namespaces::CGROUP];
+    let all = all.into_iter().fold(Namespaces::MOUNT, |all, kind| all | kind);
+    in_child(all, None, || make_all_private().is_ok())?;
+    process::open_pidfd(std::process::id().cast_signed()).map(drop).map_err(words)
+}
+
+/// The filter that containers get.
+pub(super) fn seccomp() -> Outcome {
+    let filter = Profile::usual(Capabilities::default()).compile(Capabilities::default()).map_err(words)?;
+    in_child(Namespaces::NONE, None, || seccomp::install(&filter).is_ok())
+}
+
+/// A group with all kinds of limits, devices forbidden, and a process in it.
+pub(super) fn cgroup() -> Outcome {
+    let hierarchy = Hierarchy::detect().map_err(words)?;
+    let above = format!("monopod-doctor-{}", std::process::id());
+    let tried = limited(&hierarchy.group(&format!("{above}/trial")));
+    let removed = hierarchy.group(&above).remove().map_err(words);
+    tried.and(removed)
+}
+
+fn limited(group: &Group) -> Outcome {
+    let resources = Resources {
+        cpu_shares: 512,
+        cpu_quota: 50_000,
+        memory_limit: 64 << 20,
+        pids_limit: 16,
+        ..Resources::default()
+    };
+    group.create(&resources).map_err(words)?;
+    group.allow_devices(&DeviceRule::usual()).map_err(words)?;
+    group.watch_oom().map_err(words)?;
+    in_child(Namespaces::NONE, Some(group), || true)
+}
+
+/// Where containers' upper layers will be: the data directory's file system must be able to.
+pub(super) fn overlay() -> Outcome {
+    let data = Path::new(crate::cli::DEFAULT_DATA_DIR);
+    let near = data.ancestors().find(|place| place.is_dir()).unwrap_or(Path::new("/"));
+    let place =
+        Place::make(near).map_err(|error| format!("make a directory in {}: {error}", near.display()))?;
+    let lowers: Vec<PathBuf> = Place::LOWERS.iter().map(|lower| place.0.join(lower)).collect();
+    let (upper, work) = (place.0.join("upper"), place.0.join("work"));
+    in_namespaces(Namespaces::MOUNT, || {
+        make_all_private().map_err(words)?;
+        let overlay = Detached::overlay(&lowers, &upper, &work).map_err(words)?;
+        overlay.attach_at(&place.0.join("root")).map_err(words)?;
+        let file = place.0.join("root/file");
+        fs::write(&file, "").map_err(|error| format!("write to {}: {error}", file.display()))
+    })
+}
+
+/// Directories for an overlay, removed one by one: all that can be in them is known.
+struct Place(PathBuf);
+
+impl Place {
+    const LOWERS: [&str; 3] = ["one", "two", "three"];
+
+    fn make(near: &Path) -> io::Result<Self> {
+        let place = Place(near.join(format!(".monopod-doctor-{}", std::process::id())));
+        fs::create_dir(&place.0)?;
+        for name in Self::LOWERS.iter().chain(&["upper", "work", "root"]) {
+            fs::create_dir(place.0.join(name))?;
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for file in ["upper/file", "work/work/incompat/volatile/dirty"] {
+            let _ = fs::remove_file(self.0.join(file));
+        }
+        let made_by_the_kernel =
+            ["work/work/incompat/volatile", "work/work/incompat", "work/work", "work/index"];
+        for name in made_by_the_kernel.iter().chain(&Self::LOWERS).chain(&["upper", "work", "root", ""]) {
+            let _ = fs::remove_dir(self.0.join(name));
+        }
+    }
+}
+
+/// A bridge, and a pair from it into a further namespace.
+pub(super) fn links() -> Outcome {
+    in_namespaces(Namespaces::NETWORK, || {
+        let links = Link::open().map_err(words)?;
+        let bridge = links.make_bridge("bridge").map_err(words)?;
+        namespace::unshare(Namespaces::NETWORK).map_err(words)?;
+        let pod = namespace::open("/proc/thread-self/ns/net").map_err(words)?;
+        links
+            .make_veth(&Veth {
+                name: "host",
+                master: bridge,
+                peer: "eth0",
+                namespace: pod.as_fd(),
+                peer_mac: mac_of(std::net::Ipv4Addr::new(10, 0, 0, 2).into()),
+                mtu: 0,
+            })
+            .map_err(words)
+    })
+}
+
+/// What each module of nftables is asked for by our rules.
+const MODULES: [(&str, &str, &str); 8] = [
+    ("nf_tables", "", ""),
+    ("nft_chain_nat", "type nat hook postrouting priority 0;", ""),
+    ("nft_nat", "type nat hook prerouting priority 0;", "tcp dport 1 dnat to 10.0.0.1:1"),
+    ("nft_masq", "type nat hook postrouting priority 0;", "masquerade"),
+    ("nft_fib_ipv4", "type filter hook input priority 0;", "fib daddr type local accept"),
+    ("nft_ct", "type filter hook input priority 0;", "ct state new accept"),
+    ("nft_reject_ipv4", "type filter hook input priority 0;", "reject"),
+    ("nft_numgen", "type filter hook input priority 0;", "numgen random mod 2 vmap { 0 : accept, 1 : drop }"),
+];
+
+/// The whole ruleset, programmed for real in a network of its own.
+pub(super) fn rules() -> Outcome {
+    in_namespaces(Namespaces::NETWORK, || {
+        let Err(error) = program(&example()) else { return Ok(()) };
+        let refused = |(_, hook, rule): &&(&str, &str, &str)| program(&asks_for(hook, rule)).is_err();
+        let lacking: Vec<&str> = MODULES.iter().filter(refused).map(|(module, ..)| *module).collect();
+        // Without its base all else is refused too.
+        match lacking.as_slice() {
+            [] => Err(error),
+            ["nf_tables", ..] => Err("nf_tables is missing".to_owned()),
+            some => Err(format!("{} missing", some.join(", "))),
+        }
+    })
+}
+
+/// A table of one chain, in place of the one before.
+fn asks_for(hook: &str, rule: &str) -> String {
+    let empty = "table ip trial\ndelete table ip trial\n";
+    format!("{empty}table ip trial {{\nchain trial {{\n{hook}\n{rule}\n}}\n}}\n")
+}
+
+fn program(script: &str) -> Outcome {
+    sys::run("nft", &["-f", "-"], script.as_bytes()).map(drop).map_err(words)
+}
+
+/// One Service of each kind.
+fn example() -> String {
+    let v4 = |a, b, c, d| IpAddr::from([a, b, c, d]);
+    let target = |last| Target { address: v4(10, 42, 0, last), port: 8080 };
+    let entry = |targets, drop| Entry { comment: "default/trial:".into(), targets, drop, from_outside: true };
+    let address = |last| Match::Address(v4(10, 43, 0, last), Protocol::Tcp, 80);
+    let entries = BTreeMap::from([
+        (address(1), entry(vec![target(2), target(3)], false)),
+        (address(2), entry(Vec::new(), false)),
+        (address(3), entry(Vec::new(), true)),
+        (Match::NodePort(Family::V4, Protocol::Udp, 30_000), entry(vec![target(2)], false)),
+    ]);
+    let instance = proxy::Instance {
+        id: "trial".into(),
+        node: "trial".into(),
+        pod_cidrs: vec![Range::new(v4(10, 42, 0, 0), 16)],
+        service_cidrs: vec![Range::new(v4(10, 43, 0, 0), 16)],
+    };
+    Ruleset { instance, entries }.script()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_host_can_do_is_tried_and_leaves_nothing() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        overlay().expect("an overlay");
+        links().expect("links");
+        rules().expect("rules");
+        let left = fs::read_dir("/var/lib").expect("a directory").flatten();
+        let mine = format!(".monopod-doctor-{}", std::process::id());
+        assert!(left.into_iter().all(|entry| entry.file_name() != mine.as_str()));
+    }
+
+    #[test]
+    fn each_rule_that_stands_for_a_module_is_a_rule() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        in_namespaces(Namespaces::NETWORK, || {
+            MODULES.iter().try_for_each(|(module, hook, rule)| {
+                program(&asks_for(hook, rule)).map_err(|error| format!("{module}: {error}"))
+            })
+        })
+        .expect("all are there");
+    }
+}
