@@ -221,6 +221,7 @@ fn runtime_config(data_dir: &Path, ranges: &Ranges) -> Result<runtime::Config> {
     let mut config =
         runtime::Config::new(data_dir, instance::id(data_dir), ranges.node().to_string().parse()?);
     config.cluster_cidr = ranges.pods.to_string().parse()?;
+    config.service_cidr = Some(ranges.services.to_string().parse()?);
     Ok(config)
 }
 

@@ -37,6 +37,8 @@ pub struct Config {
     pub pod_cidr: Subnet,
     /// Addresses of the Pods of all nodes; what goes there keeps its sender.
     pub cluster_cidr: Subnet,
+    /// Addresses of Services, if the node's own programs are to reach them.
+    pub service_cidr: Option<Subnet>,
     /// The program that is started with the argument `shim`.
     pub executable: PathBuf,
     /// How registries are reached.
@@ -55,6 +57,7 @@ impl Config {
             instance: instance.into(),
             pod_cidr,
             cluster_cidr: pod_cidr,
+            service_cidr: None,
             executable: PathBuf::from("/proc/self/exe"),
             registries: Registries::default(),
             log_max_bytes: 10 << 20,
@@ -174,6 +177,7 @@ impl Inner {
         };
         let bridge = Arc::new(Bridge::new(table, Path::new("/run")));
         bridge.ensure()?;
+        config.service_cidr.map_or(Ok(()), |services| bridge.route_services(services))?;
         let tasks = TaskTracker::new();
         Ok(Inner {
             addresses: Addresses::new(config.pod_cidr),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use sys::netlink::{Ipv4Parameter, Link, mac_of};
+use sys::netlink::{Ipv4Parameter, Link, Route, mac_of};
 
 use super::Subnet;
 use super::ports::{HostPorts, Table, ruleset};
@@ -78,6 +78,17 @@ impl Bridge {
         links.add_address(index, gateway, self.table.pods.prefix()).map_err(failed)?;
         links.set_up(index).map_err(failed)?;
         self.set_parameters()
+    }
+
+    /// Gives the addresses of Services a route, for the node's own programs: the kernel asks for one
+    /// before the rules of Services lead a packet to a Pod, and a node without a way out has none.
+    /// It goes with the bridge.
+    pub(crate) fn route_services(&self, services: Subnet) -> Result<(), Error> {
+        let failed = |e: sys::Error| Error::host("failed to make a route to Services", e);
+        let links = Link::open().map_err(failed)?;
+        let link = links.find(self.link_name()).map_err(failed)?.index;
+        let to = Some((IpAddr::V4(services.network()), services.prefix()));
+        links.add_route(&Route { to, via: None, link }).map_err(failed)
     }
 
     /// A node without IPv6 has no such parameters.
