@@ -1,9 +1,9 @@
 //! What a name of the cluster stands for, by the specification.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use hickory_proto::op::Query;
-use hickory_proto::rr::rdata::{A, CNAME, NS, PTR, SOA, SRV, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use crate::Zone;
@@ -124,12 +124,12 @@ fn apex(zone: &Zone, kind: RecordType) -> Found {
 fn service(zone: &Zone, name: &str, namespace: &str, kind: RecordType) -> Found {
     match zone.service(namespace, name) {
         None => Found::NoName,
-        Some(Named::External(target)) if target.parse::<Ipv4Addr>().is_ok() => Found::NoData,
+        Some(Named::External(target)) if target.parse::<IpAddr>().is_ok() => Found::NoData,
         Some(Named::External(target)) => Found::Alias(target.clone()),
         Some(_) if kind == RecordType::SRV => service_ports(zone, name, namespace, |_| true),
         Some(Named::Addresses { addresses: own, .. }) => addresses(own, kind),
         Some(Named::Headless(endpoints)) => {
-            let mut all: Vec<Ipv4Addr> = endpoints.iter().map(|one| one.address).collect();
+            let mut all: Vec<IpAddr> = endpoints.iter().map(|one| one.address).collect();
             all.dedup();
             // Upstream answers NXDOMAIN for a headless Service that has nobody.
             if all.is_empty() { Found::NoName } else { addresses(&all, kind) }
@@ -145,7 +145,7 @@ fn below_service(zone: &Zone, label: &str, name: &str, namespace: &str, kind: Re
         return exists(matches!(found, Found::Data(..)));
     }
     let Some(Named::Headless(endpoints)) = zone.service(namespace, name) else { return Found::NoName };
-    let own: Vec<Ipv4Addr> =
+    let own: Vec<IpAddr> =
         endpoints.iter().filter(|one| one.hostname == label).map(|one| one.address).collect();
     if own.is_empty() { Found::NoName } else { addresses(&own, kind) }
 }
@@ -166,12 +166,12 @@ fn ports(zone: &Zone, [port, protocol, name, namespace]: [&str; 4], kind: Record
 fn service_ports(zone: &Zone, name: &str, namespace: &str, wanted: impl Fn(&Port) -> bool) -> Found {
     let own = format!("{name}.{namespace}.svc");
     let (mut data, mut additional) = (Vec::new(), Vec::new());
-    let mut add = |target: &Name, ports: &[Port], addresses: &[Ipv4Addr]| {
+    let mut add = |target: &Name, ports: &[Port], addresses: &[IpAddr]| {
         let before = data.len();
         let srv = |port: &Port| RData::SRV(SRV::new(0, 100, port.number, target.clone()));
         data.extend(ports.iter().filter(|port| wanted(port)).map(srv));
         if data.len() > before {
-            additional.extend(addresses.iter().map(|ip| record(target.clone(), RData::A(A(*ip)))));
+            additional.extend(addresses.iter().map(|ip| record(target.clone(), address_data(*ip))));
         }
     };
     match zone.service(namespace, name) {
@@ -186,11 +186,22 @@ fn service_ports(zone: &Zone, name: &str, namespace: &str, wanted: impl Fn(&Port
     if data.is_empty() { Found::NoData } else { Found::Data(data, additional) }
 }
 
-fn addresses(addresses: &[Ipv4Addr], kind: RecordType) -> Found {
-    if addresses.is_empty() || !matches!(kind, RecordType::A | RecordType::ANY) {
-        return Found::NoData;
+fn addresses(addresses: &[IpAddr], kind: RecordType) -> Found {
+    let asked = |address: &&IpAddr| match kind {
+        RecordType::A => address.is_ipv4(),
+        RecordType::AAAA => address.is_ipv6(),
+        RecordType::ANY => true,
+        _ => false,
+    };
+    let data: Vec<RData> = addresses.iter().filter(asked).map(|ip| address_data(*ip)).collect();
+    if data.is_empty() { Found::NoData } else { Found::Data(data, Vec::new()) }
+}
+
+fn address_data(address: IpAddr) -> RData {
+    match address {
+        IpAddr::V4(v4) => RData::A(A(v4)),
+        IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
     }
-    Found::Data(addresses.iter().map(|ip| RData::A(A(*ip))).collect(), Vec::new())
 }
 
 /// Addresses of the cluster have names of the cluster or none; others are others' to name.
@@ -204,7 +215,7 @@ fn reverse(zone: &Zone, labels: &[String], query: &Query) -> Answer {
         soa.name = arpa();
         soa
     };
-    match (zone.name_of(address), query.query_type()) {
+    match (zone.name_of(address.into()), query.query_type()) {
         (Some(name), RecordType::PTR | RecordType::ANY) => {
             let data = RData::PTR(PTR(name_below(zone, name)));
             Answer::Records(vec![record(query.name().clone(), data)], Vec::new())

@@ -1,7 +1,7 @@
 //! What the cluster's names stand for: a function of Services and EndpointSlices.
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
@@ -17,7 +17,7 @@ pub struct Zone {
     services: HashMap<String, Named>,
     namespaces: HashSet<String>,
     /// Names below the domain of addresses: `web.shop.svc`.
-    reverse: HashMap<Ipv4Addr, String>,
+    reverse: HashMap<IpAddr, String>,
     ranges: Vec<Range>,
 }
 
@@ -25,7 +25,7 @@ pub struct Zone {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Named {
     /// Has addresses of its own.
-    Addresses { addresses: Vec<Ipv4Addr>, ports: Vec<Port> },
+    Addresses { addresses: Vec<IpAddr>, ports: Vec<Port> },
     /// Its endpoints are the answer.
     Headless(Vec<Endpoint>),
     /// Another name is the answer.
@@ -46,7 +46,7 @@ pub(crate) struct Port {
 pub(crate) struct Endpoint {
     /// Its hostname, or its address with dashes.
     pub(crate) hostname: String,
-    pub(crate) address: Ipv4Addr,
+    pub(crate) address: IpAddr,
     /// Shared by the endpoints of a slice.
     pub(crate) ports: Arc<[Port]>,
 }
@@ -119,7 +119,7 @@ impl Zone {
         self.namespaces.contains(namespace)
     }
 
-    pub(crate) fn name_of(&self, address: Ipv4Addr) -> Option<&str> {
+    pub(crate) fn name_of(&self, address: IpAddr) -> Option<&str> {
         self.reverse.get(&address).map(String::as_str)
     }
 
@@ -135,7 +135,7 @@ fn key(namespace: &str, name: &str) -> String {
 
 fn by_service(slices: &[Arc<EndpointSlice>]) -> HashMap<String, Vec<&EndpointSlice>> {
     let mut found: HashMap<String, Vec<&EndpointSlice>> = HashMap::new();
-    for slice in slices.iter().filter(|slice| slice.address_type == "IPv4") {
+    for slice in slices.iter().filter(|slice| slice.address_type != "FQDN") {
         let service = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
         if let Some(service) = service {
             let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
@@ -179,9 +179,9 @@ fn ready(slice: &EndpointSlice) -> Vec<Endpoint> {
     let ready = endpoints
         .filter(|one| one.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false));
     let endpoint = |one: &k8s_openapi::api::discovery::v1::Endpoint| {
-        let address: Ipv4Addr = one.addresses.first()?.parse().ok()?;
+        let address: IpAddr = one.addresses.first()?.parse().ok()?;
         let hostname = one.hostname.clone().filter(|hostname| !hostname.is_empty());
-        let hostname = hostname.unwrap_or_else(|| address.to_string().replace('.', "-"));
+        let hostname = hostname.unwrap_or_else(|| address.to_string().replace(['.', ':'], "-"));
         Some(Endpoint { hostname: hostname.to_lowercase(), address, ports: ports.clone() })
     };
     ready.filter_map(endpoint).collect()

@@ -13,6 +13,7 @@ fn zone() -> Zone {
                      "ports": [{"name": "http", "port": 80}, {"port": 81}]});
     let services = [
         service("shop", "web", web),
+        service("shop", "both", json!({"clusterIP": "10.43.0.6", "clusterIPs": ["10.43.0.6", "fd00::6"]})),
         service("shop", "db", json!({"clusterIP": "None", "ports": [{"name": "sql", "port": 5432}]})),
         service("shop", "nobody", json!({"clusterIP": "None"})),
         service("shop", "out", json!({"type": "ExternalName", "externalName": "example.com"})),
@@ -135,4 +136,11 @@ fn the_domain_tells_who_serves_it_and_by_which_rules() {
     let server = "kube-dns.kube-system.svc.cluster.local.";
     assert_eq!(ask("cluster.local.", RecordType::NS), format!("cluster.local. NS {server}"));
     assert_eq!(ask("dns-version.cluster.local.", RecordType::TXT), "dns-version.cluster.local. TXT 1.1.0");
+}
+
+#[test]
+fn addresses_of_both_families_have_their_own_types_of_records() {
+    let both = "both.shop.svc.cluster.local.";
+    assert_eq!(ask(both, RecordType::A), format!("{both} A 10.43.0.6"));
+    assert_eq!(ask(both, RecordType::AAAA), format!("{both} AAAA fd00::6"));
 }
