@@ -1,12 +1,16 @@
 //! The runtime as a whole: what it knows, and the interface of it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, Shared};
+use sys::netlink::TableWatch;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -16,12 +20,13 @@ use crate::events::Events;
 use crate::image::{ImageStore, Registries};
 use crate::interface::{
     AttachOptions, ContainerConfig, ContainerStats, ContainerStatus, Credentials, Error, Event, ExecOptions,
-    ExecOutput, Image, PodIdentity, Runtime, SandboxConfig, SandboxSnapshot, SandboxStatus, Streams,
+    ExecOutput, Image, PodIdentity, PortMapping, Runtime, SandboxConfig, SandboxSnapshot, SandboxStatus,
+    Streams,
 };
 use crate::layout::{Layout, failed};
 use crate::link::Link;
 use crate::network::bridge::Bridge;
-use crate::network::ports::{HostPorts, Table};
+use crate::network::ports::{self, HostPorts, Table};
 use crate::network::{Addresses, Subnet};
 use crate::sandbox::branches::{Allocatable, Branches};
 use crate::sandbox::{self, Sandbox};
@@ -91,6 +96,8 @@ pub(crate) struct Inner {
     sandboxes: RwLock<BTreeMap<String, Arc<Sandbox>>>,
     /// Held while the table is programmed: the last one to program must have seen all.
     ports: tokio::sync::Mutex<()>,
+    /// All of the instance is being removed, the table too.
+    closed: AtomicBool,
     host_ports: Mutex<BTreeMap<String, HostPorts>>,
     /// By reference and fingerprint of the logins.
     pulls: Mutex<HashMap<(String, Vec<String>), SharedPull>>,
@@ -113,6 +120,7 @@ impl Native {
             .map_err(|e| Error::host("failed to open the runtime", e))??;
         let inner = Arc::new(inner);
         let native = Native { _listening: inner.stop.clone().drop_guard(), inner };
+        native.inner.watch_table();
         sandbox::adopt::adopt_all(&native.inner).await?;
         native.inner.program_ports().await?;
         Ok(native)
@@ -149,6 +157,9 @@ impl Native {
             let PodIdentity { namespace, name, .. } = &sandbox.record.config.pod;
             removed.push(format!("pod {namespace}/{name}"));
         }
+        // Held until all is gone: who hears that the table was deleted must not put it back.
+        let _turn = inner.ports.lock().await;
+        inner.closed.store(true, Ordering::Release);
         let owner = inner.clone();
         let rest = tokio::task::spawn_blocking(move || owner.remove_shared());
         removed.extend(rest.await.map_err(|e| Error::host("failed to remove the network", e))??);
@@ -185,6 +196,7 @@ impl Inner {
             executable,
             sandboxes: RwLock::default(),
             ports: tokio::sync::Mutex::default(),
+            closed: AtomicBool::new(false),
             host_ports: Mutex::default(),
             pulls: Mutex::default(),
             making: Mutex::default(),
@@ -294,14 +306,23 @@ impl Inner {
 
     /// Leads the sandbox's host ports to it.
     pub(crate) async fn set_ports(&self, sandbox: &Sandbox) -> Result<(), Error> {
-        if self.note_ports(sandbox) { self.program_ports().await } else { Ok(()) }
+        if !self.note_ports(sandbox) {
+            return Ok(());
+        }
+        self.program_ports().await?;
+        self.forget_flows(sandbox.record.addresses.clone(), sandbox.record.config.port_mappings.clone())
+            .await;
+        Ok(())
     }
 
     /// Notes the host ports of a sandbox; false when it has none.
     pub(crate) fn note_ports(&self, sandbox: &Sandbox) -> bool {
         let mappings = &sandbox.record.config.port_mappings;
-        let Some(address) = sandbox.record.address.filter(|_| !mappings.is_empty()) else { return false };
-        let ports = HostPorts { address, mappings: mappings.clone() };
+        let addresses = sandbox.record.addresses.clone();
+        if mappings.is_empty() || addresses.is_empty() {
+            return false;
+        }
+        let ports = HostPorts { addresses, mappings: mappings.clone() };
         let mut all = self.host_ports.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(sandbox.id().to_owned(), ports);
         true
@@ -310,11 +331,69 @@ impl Inner {
     /// Leads them nowhere again.
     pub(crate) async fn unset_ports(&self, sandbox: &Sandbox) -> Result<(), Error> {
         let had = self.host_ports.lock().unwrap_or_else(PoisonError::into_inner).remove(sandbox.id());
-        if had.is_some() { self.program_ports().await } else { Ok(()) }
+        let Some(had) = had else { return Ok(()) };
+        self.program_ports().await?;
+        self.forget_flows(Vec::new(), had.mappings).await;
+        Ok(())
+    }
+
+    /// A sender of UDP that never pauses would go on to where its first packet went: to the Pod that had the
+    /// port before, or to nobody.
+    async fn forget_flows(&self, to: Vec<IpAddr>, mappings: Vec<PortMapping>) {
+        if !mappings.iter().any(|mapping| mapping.protocol == "UDP") {
+            return;
+        }
+        let forgotten = tokio::task::spawn_blocking(move || ports::forget_flows(&to, &mappings)).await;
+        if let Ok(Err(error)) = forgotten {
+            tracing::warn!(%error, "flows of UDP to a host port may go on to where it led before");
+        }
+    }
+
+    /// Programs the table again whenever others have deleted it.
+    fn watch_table(self: &Arc<Self>) {
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; the descriptor here is owned and stays the same"
+        )]
+        let register = AsyncFd::new;
+        let watch = TableWatch::open(self.layout.ports_table()).map_err(|error| error.to_string());
+        let watch = watch.and_then(|watch| register(watch).map_err(|error| error.to_string()));
+        let mut watch = match watch {
+            Ok(watch) => watch,
+            Err(error) => return tracing::warn!(error, "cannot hear of changes of nftables by others"),
+        };
+        let inner = self.clone();
+        self.tasks.spawn(async move {
+            // Cancel-safe because a message that was not read stays in its socket.
+            while let Some(Ok(mut ready)) = inner.stop.run_until_cancelled(watch.readable_mut()).await {
+                let heard = ready.get_inner_mut().was_deleted();
+                ready.clear_ready();
+                match heard {
+                    Ok(true) => inner.repair_table().await,
+                    Ok(false) => {}
+                    Err(error) => {
+                        return tracing::warn!(%error, "cannot hear of changes of nftables by others");
+                    }
+                }
+            }
+        });
+    }
+
+    async fn repair_table(&self) {
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
+        tracing::warn!("the nftables table of host ports was deleted by others, programming it again");
+        if let Err(error) = self.program_ports().await {
+            tracing::warn!(%error, "host ports and masquerading are not programmed");
+        }
     }
 
     async fn program_ports(&self) -> Result<(), Error> {
         let _turn = self.ports.lock().await;
+        if self.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let ports: Vec<HostPorts> =
             self.host_ports.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         let bridge = self.bridge.clone();

@@ -38,7 +38,8 @@ fn sandbox() -> SandboxRecord {
             labels: [("app".to_owned(), "web".to_owned())].into(),
             annotations: [("note".to_owned(), "x".to_owned())].into(),
         },
-        address: Some(Ipv4Addr::new(10, 42, 0, 5)),
+        addresses: vec![Ipv4Addr::new(10, 42, 0, 5).into()],
+        released: false,
         created_at: 1_795_251_600_000_000_001,
     }
 }

@@ -313,6 +313,93 @@ fn services_and_host_ports_lead_to_pods_of_the_same_node_without_br_netfilter() 
     });
 }
 
+#[test]
+fn the_clusters_own_addresses_are_no_services_external_ones() {
+    let instance = Instance::start(&["testserver.tar"]);
+    instance.apply(WEB);
+    instance.wait("condition=Ready", "pod/web-0");
+    let api = instance.field("service/kubernetes", "{.spec.clusterIP}");
+    instance.apply(&format!(
+        r#"---
+{{apiVersion: v1, kind: Service, metadata: {{name: a-thief}},
+            spec: {{selector: {{app: web}}, externalIPs: ["{api}"], ports: [{{port: 443, targetPort: 8080}}]}}}}"#
+    ));
+    let why = instance.eventually("the refusal", || {
+        let selector = "--field-selector=involvedObject.name=a-thief";
+        let said = instance.kubectl(&["get", "events", selector, "-o", "jsonpath={.items[*].message}"]).ok();
+        if said.is_empty() { Err("no event yet".to_owned()) } else { Ok(said) }
+    });
+    assert!(
+        why.contains(&format!("external address {api} is ignored: it is of the range of cluster IPs")),
+        "{why}"
+    );
+    let version =
+        Command::new("curl").args(["-sSk", "--max-time", "5", &format!("https://{api}/version")]).output();
+    let version = String::from_utf8_lossy(&version.expect("curl runs").stdout).into_owned();
+    assert!(version.contains("gitVersion") || version.contains("\"kind\": \"Status\""), "{version}");
+}
+
+/// A restart of the host's nftables service deletes all tables.
+#[test]
+fn tables_that_others_delete_come_back() {
+    let instance = Instance::start(&["testserver.tar"]);
+    let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+    instance.apply(&format!(
+        r#"---
+{{apiVersion: v1, kind: Pod, metadata: {{name: ported, labels: {{app: ported}}}}, spec: {{terminationGracePeriodSeconds: 1,
+            containers: [{{name: c, image: "testserver:1", ports: [{{containerPort: 8080, hostPort: {port}}}]}}]}}}}
+---
+{{apiVersion: v1, kind: Service, metadata: {{name: ported}},
+            spec: {{selector: {{app: ported}}, ports: [{{port: 80, targetPort: 8080}}]}}}}"#
+    ));
+    instance.wait("condition=Ready", "pod/ported");
+    let address = instance.field("service/ported", "{.spec.clusterIP}");
+    let places = [format!("http://{address}"), format!("http://127.0.0.1:{port}")];
+    for place in &places {
+        instance.eventually(place, || curl(place));
+    }
+    let id = crate::host::instance_id(instance.dir.path());
+    for table in [format!("monopod-{id}"), format!("monopod-{id}-ports")] {
+        let deleted = Command::new("nft").args(["delete", "table", "ip", &table]).status().expect("nft runs");
+        assert!(deleted.success(), "{table} was there");
+    }
+    for place in &places {
+        assert_eq!(instance.eventually(place, || curl(place)), "hello from ported", "{place}");
+    }
+}
+
+/// The node has 13 addresses here, and the Pods that have finished stay until somebody deletes them.
+#[test]
+fn finished_pods_take_no_address_from_those_that_come() {
+    in_a_host_of_its_own(|_| {
+        let ranges = ["--pod-cidr", "10.251.77.0/28", "--service-cidr", "10.252.77.0/24"];
+        let mut instance = Instance::start_with(&["busybox.tar"], &ranges);
+        let once = |instance: &Instance, round: usize| {
+            let names: Vec<String> = (0..9).map(|number| format!("pod/once-{round}-{number}")).collect();
+            let manifests = names.iter().map(|name| {
+                let name = name.trim_start_matches("pod/");
+                format!(
+                    r#"---
+{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{restartPolicy: Never,
+            containers: [{{name: c, image: "busybox:1.36", command: [sh, -c, "echo I am {name}; exit 3"]}}]}}}}
+"#
+                )
+            });
+            instance.apply(&manifests.collect::<String>());
+            names.iter().for_each(|name| instance.wait("jsonpath={.status.phase}=Failed", name));
+        };
+        once(&instance, 0);
+        once(&instance, 1);
+        assert_eq!(instance.stop(), 0);
+        instance.up();
+        once(&instance, 2);
+        assert!(instance.field("pod/once-0-0", "{.status.podIP}").starts_with("10.251.77."));
+        assert_eq!(instance.kubectl(&["logs", "once-0-0"]).ok(), "I am once-0-0\n");
+        let code = "{.status.containerStatuses[0].state.terminated.exitCode}";
+        assert_eq!(instance.field("pod/once-1-1", code), "3");
+    });
+}
+
 /// Runs in a network namespace that plays a host with one interface, whose address is given, and the
 /// parameters that a host without `br_netfilter` has; in a mount namespace with a `/run` of its own too, where
 /// instances leave word for each other about the host's parameters.

@@ -95,3 +95,15 @@ pub fn full_name(pod: &Pod) -> String {
 pub fn grace_period_seconds(pod: &Pod) -> i64 {
     spec(pod).termination_grace_period_seconds.unwrap_or(30)
 }
+/// What is to be said of host ports on addresses of IPv6: the node's rules are of IPv4.
+pub fn host_ports_of_ipv6(pod: &Pod) -> Vec<String> {
+    let ports = spec(pod).containers.iter().flat_map(|container| container.ports.iter().flatten());
+    let of_ipv6 = ports.filter_map(|port| {
+        let address = port.host_ip.as_deref()?.parse::<std::net::Ipv6Addr>().ok()?;
+        let number = port.host_port?;
+        Some(format!(
+            "hostPort {number} is not opened: hostIP {address} is an IPv6 address, and the node has no IPv6"
+        ))
+    });
+    of_ipv6.collect()
+}

@@ -40,6 +40,10 @@ fn have_sandbox(state: &mut PodState, now: Now, actions: &mut Actions) -> bool {
     if let Sandbox::Absent { attempt, retry_at } = state.sandbox
         && due(retry_at, now)
     {
+        if attempt == 0 && retry_at.is_none() {
+            let warn = |message| Action::Record(Record::pod_warning("HostPortNotSupported", message));
+            actions.extend(spec::host_ports_of_ipv6(&state.pod).into_iter().map(warn));
+        }
         state.sandbox = Sandbox::Creating { attempt };
         actions.push(Action::RunSandbox { attempt });
     }

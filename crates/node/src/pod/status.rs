@@ -29,8 +29,12 @@ pub fn status(
     let statuses = Statuses::of(state);
     let phase = phase(state, previous, &statuses);
     let spec = spec::spec(&state.pod);
-    let ips: Vec<IpAddr> =
-        if spec.host_network == Some(true) { host_ips.to_vec() } else { state.sandbox.ips().to_vec() };
+    let ips: Vec<IpAddr> = match &state.sandbox {
+        _ if spec.host_network == Some(true) => host_ips.to_vec(),
+        // Of one that had ended before this daemon began only the status knows.
+        Sandbox::Stopped { ips } if ips.is_empty() => pod_ips(previous),
+        sandbox => sandbox.ips().to_vec(),
+    };
     let conditions = conditions(state, &statuses, previous, phase, now);
     let resources = pod_resources(state);
     core::PodStatus {
@@ -54,6 +58,11 @@ pub fn status(
         resource_claim_statuses: previous.resource_claim_statuses.clone(),
         ..core::PodStatus::default()
     }
+}
+
+fn pod_ips(status: &core::PodStatus) -> Vec<IpAddr> {
+    let known = status.pod_ips.iter().flatten();
+    known.filter_map(|known| known.ip.parse().ok()).collect()
 }
 
 fn non_empty<T>(list: Vec<T>) -> Option<Vec<T>> {

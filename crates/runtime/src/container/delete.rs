@@ -31,3 +31,8 @@ pub(crate) async fn delete(
     sandbox.forget(container.id());
     Ok(())
 }
+
+/// Removes what an ended container has written to its root: it does not run again, and its log stays.
+pub(crate) fn discard_snapshot(container: &Container) -> Result<(), Error> {
+    ["upper", "work"].into_iter().try_for_each(|name| remove_directory(&container.directory.join(name)))
+}

@@ -1,7 +1,9 @@
 //! Our nftables table: what leaves the Pod network, and ports of the node that lead to Pods.
 
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+
+use sys::netlink::{Link, conntrack};
 
 use super::Subnet;
 use crate::interface::PortMapping;
@@ -20,8 +22,18 @@ pub(crate) struct Table {
 /// The host ports of one sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HostPorts {
-    pub(crate) address: Ipv4Addr,
+    pub(crate) addresses: Vec<IpAddr>,
     pub(crate) mappings: Vec<PortMapping>,
+}
+
+impl HostPorts {
+    /// The one that packets of IPv4 are led to; the node has no rules of IPv6 yet.
+    fn address(&self) -> Option<Ipv4Addr> {
+        self.addresses.iter().find_map(|address| match address {
+            IpAddr::V4(v4) => Some(*v4),
+            IpAddr::V6(_) => None,
+        })
+    }
 }
 
 /// The script that replaces the table, in one transaction, by what it should be.
@@ -30,11 +42,11 @@ pub(crate) fn ruleset(table: &Table, ports: &[HostPorts]) -> String {
     let mut lead = String::new();
     let mut hairpin = String::new();
     for port in ports {
-        for mapping in &port.mappings {
-            let _ = writeln!(lead, "    {}", lead_rule(port.address, mapping));
+        let Some(address) = port.address() else { continue };
+        for rule in port.mappings.iter().filter_map(|mapping| lead_rule(address, mapping)) {
+            let _ = writeln!(lead, "    {rule}");
         }
         if !port.mappings.is_empty() {
-            let address = port.address;
             let _ = writeln!(hairpin, "    ip saddr {address} ip daddr {address} masquerade");
         }
     }
@@ -63,18 +75,36 @@ pub(crate) fn ruleset(table: &Table, ports: &[HostPorts]) -> String {
     )
 }
 
-fn lead_rule(address: Ipv4Addr, mapping: &PortMapping) -> String {
+/// None where the port was asked for on an address that packets of IPv4 do not have.
+fn lead_rule(address: Ipv4Addr, mapping: &PortMapping) -> Option<String> {
     let PortMapping { protocol, container_port, host_port, host_ip } = mapping;
     let protocol = match protocol.as_str() {
         "UDP" => "udp",
         "SCTP" => "sctp",
         _ => "tcp",
     };
-    let on = match host_ip.parse::<Ipv4Addr>() {
-        Ok(ip) if !ip.is_unspecified() => format!("ip daddr {ip} "),
-        _ => String::new(),
+    let on = match host_ip.parse::<IpAddr>() {
+        Ok(IpAddr::V6(_)) => return None,
+        Ok(IpAddr::V4(ip)) if !ip.is_unspecified() => format!("ip daddr {ip} "),
+        Ok(IpAddr::V4(_)) | Err(_) => String::new(),
     };
-    format!("{on}{protocol} dport {host_port} dnat to {address}:{container_port}")
+    Some(format!("{on}{protocol} dport {host_port} dnat to {address}:{container_port}"))
+}
+
+/// Forgets the flows of UDP to these ports of the node but those that go to one of `to`. Blocks.
+pub(crate) fn forget_flows(to: &[IpAddr], mappings: &[PortMapping]) -> sys::Result<()> {
+    let own: Vec<IpAddr> = Link::open()?.addresses()?.into_iter().map(|(_, address, _)| address).collect();
+    let forgotten = conntrack::forget_udp(|flow| {
+        let (address, port) = flow.original.destination;
+        let meant = |mapping: &PortMapping| mapping.protocol == "UDP" && mapping.host_port == port;
+        // All of 127.0.0.0/8 is the node's.
+        let ours = own.contains(&address) || address.is_loopback();
+        ours && mappings.iter().any(meant) && !to.contains(&flow.reply.source.0)
+    })?;
+    if forgotten > 0 {
+        tracing::debug!(forgotten, "forgot flows of UDP to host ports");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -96,8 +126,15 @@ mod tests {
             host_ip: host_ip.into(),
         };
         let ports = [HostPorts {
-            address: "10.42.0.5".parse().unwrap(),
-            mappings: vec![mapping("TCP", ""), mapping("UDP", "192.0.2.1"), mapping("SCTP", "0.0.0.0")],
+            addresses: vec!["fd00::5".parse().unwrap(), "10.42.0.5".parse().unwrap()],
+            mappings: vec![
+                mapping("TCP", ""),
+                mapping("UDP", "192.0.2.1"),
+                mapping("SCTP", "0.0.0.0"),
+                // Only on addresses of IPv6, so on none of IPv4.
+                mapping("TCP", "::1"),
+                mapping("TCP", "::"),
+            ],
         }];
         let expected = r#"table ip monopod-0123abcd-ports
 delete table ip monopod-0123abcd-ports

@@ -56,7 +56,8 @@ pub(crate) async fn adopt_all(inner: &Arc<Inner>) -> Result<(), Error> {
     // Links whose namespace something else keeps alive.
     let known: Vec<String> = inner.all().iter().map(|s| inner.layout.veth(s.id())).collect();
     inner.remove_links(&known);
-    let kept: Vec<_> = inner.all().iter().filter_map(|s| s.record.address.map(IpAddr::V4)).collect();
+    let living = inner.all().into_iter().filter(|sandbox| !sandbox.is_taken_down());
+    let kept: Vec<_> = living.flat_map(|sandbox| sandbox.record.addresses.clone()).collect();
     if let Err(error) = inner.bridge.forget_all_but(&kept) {
         tracing::warn!(%error, "cannot forget the neighbours of Pods that are gone");
     }
@@ -76,8 +77,10 @@ enum Found {
 /// Adopts the sandbox of a directory if its shim runs.
 async fn adopt(inner: &Arc<Inner>, directory: &Path) -> Found {
     let Some(record) = read_json::<SandboxRecord>(&record_file(directory)) else { return Found::Unknown };
-    if let Some(address) = record.address {
-        inner.addresses.note(address);
+    for address in record.addresses.iter().filter(|_| !record.released) {
+        if let IpAddr::V4(address) = address {
+            inner.addresses.note(*address);
+        }
     }
     let sandbox = Sandbox::new(record, directory.to_owned(), inner.events.clone());
     read_containers(inner, &sandbox);

@@ -8,13 +8,13 @@ pub(crate) mod remove;
 pub(crate) mod run;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use shim::protocol::{ContainerState, Event as ShimEvent, ExecState, Nanoseconds};
 use tokio::sync::{oneshot, watch};
 
@@ -34,9 +34,28 @@ const RECONNECT_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct SandboxRecord {
     pub(crate) id: String,
     pub(crate) config: SandboxConfig,
-    /// Its address; none with the node's network. Written before it is used: the file is the reservation.
-    pub(crate) address: Option<Ipv4Addr>,
+    /// Its addresses, one of a family; none with the node's network. Written before they are used: the file is
+    /// the reservation.
+    #[serde(default, alias = "address", deserialize_with = "one_or_many")]
+    pub(crate) addresses: Vec<IpAddr>,
+    /// It has ended, and the addresses may be another's. They are still told as those that it had.
+    #[serde(default)]
+    pub(crate) released: bool,
     pub(crate) created_at: Nanoseconds,
+}
+
+/// Releases before this one wrote one address, or null.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Many(Vec<IpAddr>),
+        One(Option<IpAddr>),
+    }
+    Ok(match Form::deserialize(deserializer)? {
+        Form::Many(addresses) => addresses,
+        Form::One(address) => address.into_iter().collect(),
+    })
 }
 
 /// Where a sandbox is in its life.
@@ -67,6 +86,8 @@ pub(crate) struct Sandbox {
     execs: Mutex<HashMap<String, oneshot::Sender<i32>>>,
     /// Shim, cgroups and mounts are gone, for good: a sandbox does not come back.
     taken_down: AtomicBool,
+    /// Its addresses have been given back.
+    released: AtomicBool,
     events: Arc<Events>,
 }
 
@@ -77,6 +98,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Sandbox {
     pub(crate) fn new(record: SandboxRecord, directory: PathBuf, events: Arc<Events>) -> Arc<Self> {
         Arc::new(Sandbox {
+            released: AtomicBool::new(record.released),
             record,
             directory,
             phase: watch::Sender::new(Phase::New),
@@ -206,6 +228,11 @@ impl Sandbox {
     /// Its shim, cgroups and mounts have been removed.
     pub(crate) fn note_taken_down(&self) {
         self.taken_down.store(true, Ordering::Release);
+    }
+
+    /// The addresses that are to be given back now: each once, as another sandbox may have them afterwards.
+    pub(crate) fn release(&self) -> &[IpAddr] {
+        if self.released.swap(true, Ordering::AcqRel) { &[] } else { &self.record.addresses }
     }
 
     /// We are about to end it; false when it is not running.
@@ -346,7 +373,7 @@ impl Sandbox {
             id: self.record.id.clone(),
             pod: config.pod.clone(),
             ready: self.is_ready(),
-            ips: self.record.address.map(IpAddr::V4).into_iter().collect(),
+            ips: self.record.addresses.clone(),
             created_at: timestamp(self.record.created_at).unwrap_or_default(),
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
@@ -378,4 +405,23 @@ impl Listener for Sandbox {
 /// Name of a sandbox's own file.
 pub(crate) fn record_file(directory: &Path) -> PathBuf {
     directory.join("config.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_releases_with_one_address_are_read() {
+        #[derive(Deserialize)]
+        struct Addressed {
+            #[serde(default, alias = "address", deserialize_with = "one_or_many")]
+            addresses: Vec<IpAddr>,
+        }
+        let read = |text: &str| serde_json::from_str::<Addressed>(text).unwrap().addresses;
+        let one: IpAddr = "10.42.0.7".parse().unwrap();
+        assert_eq!(read(r#"{"address": "10.42.0.7"}"#), [one]);
+        assert_eq!(read(r#"{"addresses": ["10.42.0.7", "fd00::7"]}"#), [one, "fd00::7".parse().unwrap()]);
+        assert_eq!((read(r#"{"address": null}"#), read("{}")), (vec![], vec![]));
+    }
 }

@@ -1,5 +1,6 @@
 //! Taking a sandbox down, and everything that a sandbox may have left.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +9,9 @@ use rustix::mount::{UnmountFlags, unmount};
 use shim::protocol::Request;
 use tokio::time::timeout;
 
-use super::Sandbox;
+use super::{Sandbox, SandboxRecord, record_file};
 use crate::interface::Error;
-use crate::layout::{failed, remove_directory};
+use crate::layout::{failed, remove_directory, write_json};
 use crate::native::Inner;
 
 /// A shim that was told to go and has killed everything needs milliseconds.
@@ -85,13 +86,11 @@ pub(crate) async fn clean(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<
     })
     .await
     .map_err(|e| Error::host("failed to remove the sandbox", e))??;
-    if let Some(address) = sandbox.record.address {
-        inner.addresses.release(address);
-    }
     Ok(())
 }
 
-/// Shim, cgroups (with the processes in them) and mount.
+/// Shim, cgroups (with the processes in them) and mount; then what others may have: addresses, and the
+/// space of what the containers have written. A Pod that has finished may stay known for long.
 async fn take_down(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
     // Stopped first and removed later, as the kubelet does: once is enough.
     if sandbox.is_taken_down() {
@@ -102,7 +101,10 @@ async fn take_down(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Err
         disown_shim(&sandbox.directory)?;
         remove_cgroups(&inner, &sandbox)?;
         unmount_if_mounted(&sandbox.directory.join("shm"))?;
-        forget_neighbour(&inner, &sandbox);
+        for container in sandbox.containers() {
+            crate::container::delete::discard_snapshot(&container)?;
+        }
+        release_addresses(&inner, &sandbox)?;
         sandbox.note_taken_down();
         Ok(())
     })
@@ -110,11 +112,22 @@ async fn take_down(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Err
     .map_err(|e| Error::host("failed to take the sandbox down", e))?
 }
 
-/// What is left over is replaced by the next Pod at the address.
-fn forget_neighbour(inner: &Inner, sandbox: &Sandbox) {
-    if let Some(Err(error)) = sandbox.record.address.map(|address| inner.bridge.forget(address.into())) {
-        tracing::warn!(%error, pod = %sandbox.pod_uid(), "cannot forget the neighbour of a Pod");
+fn release_addresses(inner: &Inner, sandbox: &Sandbox) -> Result<(), Error> {
+    let file = record_file(&sandbox.directory);
+    if file.exists() {
+        // Said first: a daemon that comes after must not reserve what another Pod has by then.
+        write_json(&file, &SandboxRecord { released: true, ..sandbox.record.clone() })?;
     }
+    for address in sandbox.release() {
+        // What is left over is replaced by the next Pod at the address.
+        if let Err(error) = inner.bridge.forget(*address) {
+            tracing::warn!(%error, pod = %sandbox.pod_uid(), "cannot forget the neighbour of a Pod");
+        }
+        if let IpAddr::V4(address) = address {
+            inner.addresses.release(*address);
+        }
+    }
+    Ok(())
 }
 
 /// The Pod's group is shared with the sandbox that came after this one, if one did.

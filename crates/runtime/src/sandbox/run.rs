@@ -56,14 +56,14 @@ pub(crate) async fn run(inner: &Arc<Inner>, config: SandboxConfig) -> Result<San
 }
 
 fn reserve(inner: &Inner, config: SandboxConfig) -> Result<SandboxRecord, Error> {
-    let address = match config.network {
-        NamespaceMode::Node => None,
-        _ => Some(inner.addresses.take().ok_or_else(|| {
+    let addresses = match config.network {
+        NamespaceMode::Node => Vec::new(),
+        _ => vec![inner.addresses.take().map(IpAddr::V4).ok_or_else(|| {
             let subnet = inner.addresses.subnet();
             Error::host("failed to allocate an address", format!("no free address in {subnet}"))
-        })?),
+        })?],
     };
-    Ok(SandboxRecord { id: random_id::<32>()?, config, address, created_at: now() })
+    Ok(SandboxRecord { id: random_id::<32>()?, config, addresses, released: false, created_at: now() })
 }
 
 async fn bring_up(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
@@ -179,18 +179,17 @@ fn make_cgroup(inner: &Inner, config: &SandboxConfig) -> Result<(), Error> {
 }
 
 fn spec(inner: &Inner, sandbox: &Sandbox) -> SandboxSpec {
-    let SandboxRecord { id, config, address, .. } = &sandbox.record;
-    let subnet = inner.addresses.subnet();
-    let network = match address {
+    let SandboxRecord { id, config, addresses, .. } = &sandbox.record;
+    let network = match addresses.first() {
         None => SandboxNetwork::Host,
         Some(address) => SandboxNetwork::Own(Some(Interface {
             name: "eth0".into(),
             host_name: inner.layout.veth(id),
             bridge: inner.bridge.link_name().into(),
-            address: IpAddr::V4(*address),
+            address: *address,
             // Nothing but the gateway is on the link: see the shim's network.
-            prefix: 32,
-            gateway: Some(IpAddr::V4(subnet.gateway())),
+            prefix: if address.is_ipv4() { 32 } else { 128 },
+            gateway: Some(IpAddr::V4(inner.addresses.subnet().gateway())),
             mtu: 0,
         })),
     };
