@@ -375,3 +375,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn long_lists_are_validated_in_one_pass() {
+    // Each of these took minutes where every item was compared with all others.
+    let many = |make: fn(usize) -> Value| (0..10_000).map(make).collect::<Vec<_>>();
+    let spec = json!({
+        "containers": [{
+            "name": "a",
+            "image": "i",
+            "volumeMounts": many(|n| json!({"name": format!("m{n}"), "mountPath": format!("/m{n}")})),
+            "volumeDevices": many(|n| json!({"name": format!("d{n}"), "devicePath": format!("/d{n}")})),
+        }],
+        "volumes": many(|n| json!({"name": format!("v{n}"), "persistentVolumeClaim": {"claimName": format!("p-v{n}")}})),
+        "tolerations": many(|n| json!({"key": format!("k{n}"), "operator": "Exists"})),
+        "topologySpreadConstraints":
+            many(|n| json!({"topologyKey": format!("k{n}"), "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"})),
+        "schedulingGates": many(|n| json!({"name": format!("g{n}")})),
+    });
+    let pods = resource::find("", "v1", "pods").unwrap();
+    let old =
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "a"}, "spec": spec});
+    let mut new = old.clone();
+    new["spec"]["containers"][0]["image"] = "j".into();
+    assert!(!strategy::validate_create(pods, &new).is_empty());
+    assert!(!strategy::validate_update(pods, None, &new, &old).is_empty());
+}

@@ -1,6 +1,6 @@
 //! Namespaces, Nodes, and the small kinds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::pod::{quantity_of, taint_effect};
 use super::resources::amounts;
@@ -47,10 +47,10 @@ pub(super) fn node(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList)
 }
 
 fn node_update(new: View<'_>, old: View<'_>, errors: &mut ErrorList) {
-    let addresses: Vec<View<'_>> = new.get("status").list("addresses").collect();
+    let mut seen = HashSet::new();
     let list = Path::new("status.addresses");
-    for (index, address) in addresses.iter().enumerate() {
-        if addresses[..index].iter().any(|other| other.value() == address.value()) {
+    for (index, address) in new.get("status").list("addresses").enumerate() {
+        if !seen.insert((address.str("type").to_owned(), address.str("address").to_owned())) {
             let shown = serde_json::json!({"Type": address.str("type"), "Address": address.str("address")});
             errors.push(Error::duplicate(&list.index(index), shown));
         }

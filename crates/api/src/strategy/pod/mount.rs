@@ -9,6 +9,9 @@ use crate::validate::view::View;
 
 pub(super) fn mounts(container: View<'_>, whole: &Whole<'_>, path: &Path<'_>, errors: &mut ErrorList) {
     let mut points = BTreeSet::new();
+    let devices: BTreeSet<&str> = container.list("volumeDevices").map(|device| device.str("name")).collect();
+    let files: BTreeSet<&str> =
+        container.list("volumeDevices").map(|device| device.str("devicePath")).collect();
     for (index, mount) in container.list("volumeMounts").enumerate() {
         let at = path.index(index);
         let (name, point) = (mount.str("name"), mount.str("mountPath"));
@@ -24,10 +27,10 @@ pub(super) fn mounts(container: View<'_>, whole: &Whole<'_>, path: &Path<'_>, er
         if !points.insert(point) {
             errors.push(Error::invalid(&at.child("mountPath"), point, "must be unique"));
         }
-        if container.list("volumeDevices").any(|device| device.str("name") == name) {
+        if devices.contains(name) {
             errors.push(Error::invalid(&at.child("name"), name, "must not already exist in volumeDevices"));
         }
-        if container.list("volumeDevices").any(|device| device.str("devicePath") == point) {
+        if files.contains(point) {
             let words = "must not already exist as a path in volumeDevices";
             errors.push(Error::invalid(&at.child("mountPath"), point, words));
         }
@@ -88,10 +91,16 @@ fn recursive_read_only(mount: View<'_>, path: &Path<'_>, errors: &mut ErrorList)
 
 pub(super) fn devices(container: View<'_>, whole: &Whole<'_>, path: &Path<'_>, errors: &mut ErrorList) {
     let (mut paths, mut names) = (BTreeSet::new(), BTreeSet::new());
+    let mounted: BTreeSet<&str> = container.list("volumeMounts").map(|mount| mount.str("name")).collect();
+    let points: BTreeSet<&str> = container.list("volumeMounts").map(|mount| mount.str("mountPath")).collect();
     for (index, device) in container.list("volumeDevices").enumerate() {
         let at = path.index(index);
         let (name, file) = (device.str("name"), device.str("devicePath"));
-        device_name(container, whole, name, names.contains(name), &at.child("name"), errors);
+        let at_name = at.child("name");
+        device_name(whole, name, names.contains(name), &at_name, errors);
+        if mounted.contains(name) {
+            errors.push(Error::invalid(&at_name, name, "must not already exist in volumeMounts"));
+        }
         let field = at.child("devicePath");
         if file.is_empty() {
             errors.push(Error::required(&field, ""));
@@ -106,7 +115,7 @@ pub(super) fn devices(container: View<'_>, whole: &Whole<'_>, path: &Path<'_>, e
         } else {
             errors.push(Error::invalid(&field, file, "can not contain backsteps ('..')"));
         }
-        if container.list("volumeMounts").any(|mount| mount.str("mountPath") == file) {
+        if points.contains(file) {
             let words = "must not already exist as a path in volumeMounts";
             errors.push(Error::invalid(&field, file, words));
         }
@@ -116,14 +125,7 @@ pub(super) fn devices(container: View<'_>, whole: &Whole<'_>, path: &Path<'_>, e
     }
 }
 
-fn device_name(
-    container: View<'_>,
-    whole: &Whole<'_>,
-    name: &str,
-    repeated: bool,
-    path: &Path<'_>,
-    errors: &mut ErrorList,
-) {
+fn device_name(whole: &Whole<'_>, name: &str, repeated: bool, path: &Path<'_>, errors: &mut ErrorList) {
     if name.is_empty() {
         errors.push(Error::required(path, ""));
     }
@@ -140,8 +142,5 @@ fn device_name(
             errors.push(Error::invalid(path, name, words));
         }
         Some(_) => {}
-    }
-    if container.list("volumeMounts").any(|mount| mount.str("name") == name) {
-        errors.push(Error::invalid(path, name, "must not already exist in volumeMounts"));
     }
 }

@@ -263,6 +263,8 @@ fn one_toleration(toleration: View<'_>, path: &Path<'_>, errors: &mut ErrorList)
 
 pub(super) fn spread(spec: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
     let all: Vec<View<'_>> = spec.list("topologySpreadConstraints").collect();
+    let pair = |one: &View<'_>| (one.str("topologyKey").to_owned(), one.str("whenUnsatisfiable").to_owned());
+    let last: BTreeMap<_, usize> = all.iter().enumerate().map(|(index, one)| (pair(one), index)).collect();
     for (index, constraint) in all.iter().enumerate() {
         let at = path.index(index);
         let (key, action) = (constraint.str("topologyKey"), constraint.str("whenUnsatisfiable"));
@@ -274,9 +276,8 @@ pub(super) fn spread(spec: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
         if !actions.contains(&action) {
             errors.push(Error::not_supported(&at.child("whenUnsatisfiable"), action, &actions));
         }
-        let twin =
-            |other: &&View<'_>| other.str("topologyKey") == key && other.str("whenUnsatisfiable") == action;
-        if all.iter().skip(index + 1).any(|other| twin(&other)) {
+        // Of twins all but the last are named.
+        if last.get(&pair(constraint)).is_some_and(|last| *last > index) {
             let pair = format!("{{{key}, {action}}}");
             errors.push(Error::duplicate(&at.child("{topologyKey, whenUnsatisfiable}"), pair));
         }

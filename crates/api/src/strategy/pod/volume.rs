@@ -1,6 +1,6 @@
 //! Volumes: exactly one source each, and that one well-formed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::projected;
 use super::spec::{Owner, one_of};
@@ -53,6 +53,8 @@ pub(super) fn volumes<'a>(
     errors: &mut ErrorList,
 ) -> BTreeMap<&'a str, View<'a>> {
     let mut good = BTreeMap::new();
+    let ephemeral = spec.list("volumes").filter(|one| one.get("ephemeral").is_set());
+    let ephemeral: BTreeSet<&str> = ephemeral.map(|one| one.str("name")).collect();
     for (index, volume) in spec.list("volumes").enumerate() {
         let (at, name) = (path.index(index), volume.str("name"));
         let mut own = ErrorList::new();
@@ -68,14 +70,14 @@ pub(super) fn volumes<'a>(
             good.insert(name, volume);
         }
         errors.extend(own);
-        claim_of_own_making(spec, volume, owner, &at, errors);
+        claim_of_own_making(&ephemeral, volume, owner, &at, errors);
     }
     good
 }
 
 /// A Pod cannot name the claim that is made for one of its ephemeral volumes.
 fn claim_of_own_making(
-    spec: View<'_>,
+    ephemeral: &BTreeSet<&str>,
     volume: View<'_>,
     owner: Owner<'_>,
     path: &Path<'_>,
@@ -88,7 +90,7 @@ fn claim_of_own_making(
     else {
         return;
     };
-    if spec.list("volumes").any(|one| one.get("ephemeral").is_set() && one.str("name") == made_for) {
+    if ephemeral.contains(made_for) {
         let words = "must not reference a PVC that gets created for an ephemeral volume";
         errors.push(Error::invalid(&path.child("persistentVolumeClaim.claimName"), claim, words));
     }
