@@ -12,6 +12,7 @@ mod arrows;
 mod check;
 mod demo;
 mod host;
+mod hosts;
 mod images;
 mod limits;
 mod openapi;
@@ -36,7 +37,7 @@ enum Task {
     },
     /// Run all checks and tests, or only the named groups.
     Test {
-        /// check, unit, e2e; none: all.
+        /// check, unit, e2e, hosts; none: all.
         groups: Vec<String>,
     },
     /// Format, lints, licences, arrows between crates, documentation.

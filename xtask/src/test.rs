@@ -5,17 +5,18 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 
 use crate::host::{self, build_for_tests, build_release, cargo, ensure_packages, kubectl, need_root, target};
-use crate::{check, images};
+use crate::{check, hosts, images};
 
 /// A group of tests by the name it is asked for.
 type Group = (&'static str, fn() -> Result<()>);
 
-const GROUPS: [Group; 3] = [("check", check::run), ("unit", unit), ("e2e", end_to_end)];
+const GROUPS: [Group; 4] =
+    [("check", check::run), ("unit", unit), ("e2e", end_to_end), ("hosts", hosts::run)];
 
 /// Runs the named groups, or all; says at the end what passed.
 pub(crate) fn run(names: &[String]) -> Result<()> {
     if let Some(unknown) = names.iter().find(|name| !GROUPS.iter().any(|(known, _)| known == name)) {
-        bail!("no test group {unknown:?}; there are check, unit, e2e");
+        bail!("no test group {unknown:?}; there are check, unit, e2e, hosts");
     }
     let chosen =
         GROUPS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|wanted| wanted == name));

@@ -220,7 +220,7 @@ fn the_device_program_is_accepted_by_the_kernel_and_attaches() {
     let verdict = std::process::Command::new("/bin/sh")
         .arg("-c")
         .arg(format!(
-            "echo $$ > {0}/cgroup.procs && mknod {1} b 7 0 && : < /dev/null && ! (: < {1}) 2>/dev/null",
+            "echo $$ > {0}/cgroup.procs && mknod {1} b 7 0 && : < /dev/null && ! (: < {1}) 2>/dev/null && rm {1} && mknod {1} c 1 11 && ! (: < {1})",
             directory.display(),
             std::env::temp_dir().join(format!("monopod-node-{}", std::process::id())).display()
         ))
