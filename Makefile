@@ -1,5 +1,5 @@
 # Thin over `cargo xtask`; needs Rust (rustup), a C compiler and, for what runs containers, root.
-.PHONY: demo test bench check images clean setup
+.PHONY: demo test bench fuzz check images clean setup
 
 demo: setup
 	@cargo xtask demo
@@ -9,6 +9,10 @@ test: setup
 
 bench: setup
 	@cargo xtask bench
+
+# A minute for each parser of foreign bytes; `cargo xtask fuzz --seconds 600 json yaml` for some and longer.
+fuzz: setup
+	@cargo xtask fuzz
 
 check: setup
 	@cargo xtask check

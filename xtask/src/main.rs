@@ -11,6 +11,7 @@
 mod arrows;
 mod check;
 mod demo;
+mod fuzz;
 mod host;
 mod hosts;
 mod images;
@@ -57,6 +58,14 @@ enum Task {
         /// `api/openapi-spec/swagger.json` of the Kubernetes release.
         definitions: std::path::PathBuf,
     },
+    /// Fuzz the parsers of foreign bytes (see fuzz/src/lib.rs), or only the named targets.
+    Fuzz {
+        /// For how long each.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Which; none: all.
+        targets: Vec<String>,
+    },
     /// Print the ten longest functions and files.
     Tidy,
     /// Take the API's protobuf field numbers from the unpacked source of the k8s-pb crate.
@@ -75,6 +84,7 @@ fn main() -> Result<()> {
         Task::Limits => limits::write(),
         Task::Bench { args } => test::bench(&args),
         Task::Openapi { definitions } => openapi::run(&definitions, &host::root()),
+        Task::Fuzz { seconds, targets } => fuzz::fuzz(seconds, &targets),
         Task::Tidy => tidy::print(),
         Task::ProtobufNumbers { source } => protobuf::generate(&source),
     }

@@ -22,6 +22,8 @@
 //! [specification]: https://github.com/kubernetes/dns/blob/master/docs/specification.md
 
 mod answer;
+#[doc(hidden)]
+pub mod fuzzing;
 mod publish;
 mod reply;
 mod server;

@@ -31,6 +31,8 @@ mod config;
 mod convert;
 mod delete;
 mod expiry;
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod inflight;
 mod info;

@@ -24,6 +24,8 @@ mod committer;
 mod disk;
 mod embedded;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod interface;
 mod maintenance;

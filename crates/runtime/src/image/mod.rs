@@ -20,6 +20,8 @@ mod digest;
 mod entries;
 mod error;
 mod export;
+#[doc(hidden)]
+pub mod fuzzing;
 mod manifest;
 mod reference;
 mod registry;

@@ -2,9 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// libc's constants, and the one that it lacks for glibc, with which the fuzz targets are built.
+mod numbers {
+    pub(super) use libc::*;
+
+    #[cfg(target_env = "gnu")]
+    #[allow(non_upper_case_globals, reason = "named as in libc")]
+    pub(super) const SYS_io_pgetevents: c_long = if cfg!(target_arch = "x86_64") { 333 } else { 292 };
+}
+
 /// Pairs of name and number from libc's constants.
 macro_rules! calls {
-    ($($name:ident as $constant:ident),* $(,)?) => { &[$((stringify!($name), libc::$constant as u32)),*] };
+    ($($name:ident as $constant:ident),* $(,)?) => { &[$((stringify!($name), numbers::$constant as u32)),*] };
 }
 
 /// Highest number that this table knows; calls beyond it are newer than our profile.

@@ -1,0 +1,51 @@
+//! Small texts: selectors, quantities, request lines, names and documents of images.
+
+use api::quantity::Quantity;
+use api::resource;
+use api::selector::{FieldSelector, LabelSelector};
+use runtime::image::{Digest, Reference};
+
+pub(crate) fn selectors(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(selector) = LabelSelector::parse(&text) {
+        let again = LabelSelector::parse(&selector.to_string()).expect("what was written can be read");
+        assert_eq!(again.to_string(), selector.to_string());
+    }
+    let pods = resource::find("", "v1", "pods").expect("pods are served");
+    let _ = FieldSelector::parse(pods, &text);
+}
+
+pub(crate) fn quantity(bytes: &[u8]) {
+    let texts = String::from_utf8_lossy(bytes);
+    let mut sum = Quantity::default();
+    for text in texts.split(' ') {
+        if let Ok(quantity) = text.parse::<Quantity>() {
+            let again: Quantity = quantity.to_string().parse().expect("what was written can be read");
+            assert_eq!(again.to_string(), quantity.to_string());
+            let _ = (quantity.value(), quantity.milli_value(), quantity.as_f64(), quantity.cmp(&sum));
+            sum.add(&quantity);
+            sum.sub(&again);
+            sum.add(&again);
+        }
+    }
+}
+
+pub(crate) fn request(bytes: &[u8]) {
+    let mut parts = bytes.splitn(3, |byte| *byte == b' ');
+    let mut next = || parts.next().unwrap_or_default();
+    let (path, query) = (String::from_utf8_lossy(next()), String::from_utf8_lossy(next()));
+    server::fuzzing::request(&path, &query, next());
+}
+
+pub(crate) fn image_reference(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(reference) = Reference::parse(&text) {
+        let again = Reference::parse(&reference.to_string()).expect("what was written can be read");
+        assert_eq!(again.to_string(), reference.to_string());
+    }
+    let _ = (Reference::parse_untagged(&text), Digest::parse(&text));
+}
+
+pub(crate) fn image_documents(bytes: &[u8]) {
+    runtime::image::fuzzing::documents(bytes);
+}
