@@ -325,12 +325,18 @@ fn reconcile_sandbox(
         }
         // The answer of the action may be lost, or on its way: then it finds that it is no news.
         Sandbox::Creating { attempt } | Sandbox::Absent { attempt, .. } if state.may_start_containers() => {
-            let ready = seen.sandboxes.iter().find(|one| one.ready && one.attempt >= *attempt);
-            if let Some(one) = ready.filter(|one| !state.heard.has_sandbox(&one.id)) {
+            let later = || seen.sandboxes.iter().filter(|one| one.attempt >= *attempt);
+            let dead = |one: &SeenSandbox| !one.ready || state.heard.has_sandbox(&one.id);
+            if let Some(one) = later().find(|one| !dead(one)) {
                 state.sandbox =
                     Sandbox::Ready { attempt: one.attempt, id: one.id.clone(), ips: one.ips.clone() };
                 state.changed_at = Some(now.steady);
                 found.push("its sandbox was up".into());
+            } else if let (Some(last), Sandbox::Absent { attempt, .. }) =
+                (later().map(|one| one.attempt).max(), &mut state.sandbox)
+            {
+                // It was made and has died, and neither was told: its number is taken.
+                *attempt = last + 1;
             }
         }
         Sandbox::Creating { .. }

@@ -112,12 +112,18 @@ fn spec(policy: &str) -> Pod {
 /// What really is there.
 #[derive(Debug, Default)]
 struct Kernel {
-    /// By number; true: up.
-    sandboxes: BTreeMap<u32, bool>,
+    /// By number.
+    sandboxes: BTreeMap<u32, RealSandbox>,
     containers: Vec<Real>,
     /// Init containers that have succeeded in a sandbox.
     succeeded: BTreeSet<(u32, String)>,
     count: u32,
+}
+
+#[derive(Clone, Debug)]
+struct RealSandbox {
+    id: String,
+    up: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -155,10 +161,9 @@ impl Kernel {
 
     /// The sandbox and all in it; what the runtime tells of it.
     fn kill_sandbox(&mut self, attempt: u32, now: Timestamp) -> Vec<Event> {
-        if !self.sandboxes.get(&attempt).copied().unwrap_or_default() {
-            return Vec::new();
-        }
-        self.sandboxes.insert(attempt, false);
+        let Some(sandbox) = self.sandboxes.get_mut(&attempt).filter(|one| one.up) else { return Vec::new() };
+        sandbox.up = false;
+        let died = Event::SandboxDied { id: sandbox.id.clone() };
         let inside: Vec<String> = self
             .containers
             .iter()
@@ -166,15 +171,15 @@ impl Kernel {
             .map(|one| one.id.clone())
             .collect();
         let mut told: Vec<Event> = inside.iter().filter_map(|id| self.end(id, 137, now)).collect();
-        told.push(Event::SandboxDied { id: format!("s{attempt}") });
+        told.push(died);
         told
     }
 
     fn look(&self, because: Because, asked_at: Steady) -> Event {
-        let sandboxes = self.sandboxes.iter().map(|(attempt, ready)| SeenSandbox {
+        let sandboxes = self.sandboxes.iter().map(|(attempt, one)| SeenSandbox {
             attempt: *attempt,
-            id: format!("s{attempt}"),
-            ready: *ready,
+            id: one.id.clone(),
+            ready: one.up,
             ips: vec!["10.42.0.2".parse().unwrap()],
             instances: self.containers.iter().filter(|one| one.sandbox == *attempt).map(seen).collect(),
         });
@@ -347,11 +352,7 @@ impl Life {
                 vec![Event::SandboxFailed { attempt, message: "no".into() }]
             }
             Action::RunSandbox { attempt } => {
-                let others = self.kernel.sandboxes.iter().any(|(other, ready)| *ready && *other != attempt);
-                assert!(!others, "a second sandbox beside another: {:?}", self.log);
-                self.kernel.sandboxes.insert(attempt, true);
-                let ips = vec!["10.42.0.2".parse().unwrap()];
-                vec![Event::SandboxReady { attempt, id: format!("s{attempt}"), ips }]
+                vec![self.run_sandbox(attempt)]
             }
             Action::EnsureImage { container, reference } if self.fails("image") => {
                 let message = "no".to_string();
@@ -383,8 +384,9 @@ impl Life {
                 Vec::new()
             }
             Action::StopSandbox { id } => {
-                let attempt = id.trim_start_matches('s').parse().unwrap();
-                let told = self.kernel.kill_sandbox(attempt, now);
+                let found = self.kernel.sandboxes.iter().find(|(_, one)| one.id == id);
+                let attempt = found.map(|(attempt, _)| *attempt);
+                let told = attempt.map(|attempt| self.kernel.kill_sandbox(attempt, now)).unwrap_or_default();
                 let of = None;
                 // The runtime tells of containers, but not of a sandbox it was asked to stop.
                 let exits = told.into_iter().filter(|event| matches!(event, Event::ContainerExited { .. }));
@@ -416,17 +418,33 @@ impl Life {
         }
     }
 
+    /// Makes it, or finds it; one that has died is made anew, with another id.
+    fn run_sandbox(&mut self, attempt: u32) -> Event {
+        let ips = vec!["10.42.0.2".parse().unwrap()];
+        if let Some(there) = self.kernel.sandboxes.get(&attempt).filter(|one| one.up) {
+            return Event::SandboxReady { attempt, id: there.id.clone(), ips };
+        }
+        let others = self.kernel.sandboxes.values().any(|one| one.up);
+        assert!(!others, "a second sandbox beside another: {:#?}", self.log);
+        self.kernel.count += 1;
+        let id = format!("s-{}", self.kernel.count);
+        self.kernel.sandboxes.insert(attempt, RealSandbox { id: id.clone(), up: true });
+        self.kernel.containers.retain(|one| one.sandbox != attempt);
+        self.kernel.succeeded.retain(|(sandbox, _)| *sandbox != attempt);
+        Event::SandboxReady { attempt, id, ips }
+    }
+
     fn start(&mut self, container: String, attempt: u32, sandbox: &str) -> Event {
-        let number: u32 = sandbox.trim_start_matches('s').parse().unwrap();
         let failed = |failure| Event::ContainerFailed {
             container: container.clone(),
             attempt,
             failure,
             message: "no".into(),
         };
-        if !self.kernel.sandboxes.get(&number).copied().unwrap_or_default() {
+        let mut up = self.kernel.sandboxes.iter().filter(|(_, one)| one.up && one.id == sandbox);
+        let Some(number) = up.next().map(|(number, _)| *number) else {
             return failed(StartFailure::Create);
-        }
+        };
         if self.fails("config") {
             return failed(StartFailure::Config);
         }
@@ -657,7 +675,7 @@ impl Life {
                 self.answers.extend(told.map(|event| Answer { event, of: None }));
             }
             Happening::SandboxDies => {
-                let up = self.kernel.sandboxes.iter().find(|(_, ready)| **ready).map(|(attempt, _)| *attempt);
+                let up = self.kernel.sandboxes.iter().find(|(_, one)| one.up).map(|(attempt, _)| *attempt);
                 let told = up.map(|attempt| self.kernel.kill_sandbox(attempt, self.now.time));
                 self.answers.extend(told.into_iter().flatten().map(|event| Answer { event, of: None }));
             }
@@ -766,7 +784,7 @@ proptest! {
         life.calm_down();
         prop_assert!(life.state.is_gone(), "{:?} {:#?}", life.state.stage, life.log);
         let left: Vec<&Real> = life.kernel.containers.iter().filter(|one| one.exit.is_none()).collect();
-        prop_assert!(left.is_empty() && !life.kernel.sandboxes.values().any(|up| *up), "{left:?} {:#?}", life.log);
+        prop_assert!(left.is_empty() && !life.kernel.sandboxes.values().any(|one| one.up), "{left:?} {:#?}", life.log);
     }
 }
 
