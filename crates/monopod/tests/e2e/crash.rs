@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::{Instance, program, test_image};
-use crate::host::{Traces, instance_id};
+use crate::host::{Traces, instance_id, power_off, shims_of};
 
 /// Host ports from here on are the test's.
 const FIRST_PORT: u64 = 23_000;
@@ -129,6 +129,103 @@ fn nothing_acknowledged_is_lost_whenever_the_daemon_dies() {
     nothing_of_pods_is_left(&instance);
     let images = instance.monopod(&["image", "import", &test_image("busybox.tar")]).ok();
     assert!(images.contains("busybox:1.36"), "{images}");
+}
+
+/// What one round kills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    Daemon,
+    Shims,
+    DaemonAndShims,
+    Everything,
+}
+
+/// MONOPOD_KILL_ROUNDS says how many rounds; each kind once by default. Each round has Pods of its own:
+/// those of the last would wait ever longer for their next restart.
+#[test]
+fn every_pod_comes_back_whatever_is_killed() {
+    let rounds: u64 = std::env::var("MONOPOD_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let mut random = Random(0x1234_5678_9abc_def1);
+    let mut instance = Instance::start(&["busybox.tar"]);
+    let id = instance_id(instance.dir.path());
+    instance.apply(SOURCES);
+    let kinds = [Victim::Daemon, Victim::Shims, Victim::DaemonAndShims, Victim::Everything];
+    for round in 0..rounds {
+        let victim = kinds[usize::try_from(if round < 4 { round } else { random.next(4) }).expect("small")];
+        let pods: Vec<String> = (0..2).map(|n| format!("k{round}-{n}")).collect();
+        for (n, name) in (0_u64..).zip(&pods) {
+            instance.apply(&pod(name, FIRST_PORT + 1000 + n));
+        }
+        if random.next(3) > 0 {
+            pods.iter().for_each(|name| instance.wait("condition=Ready", &format!("pod/{name}")));
+        } else {
+            // In the middle of their start.
+            std::thread::sleep(Duration::from_millis(random.next(400)));
+        }
+        let before: Vec<Seen> = pods.iter().map(|name| Seen::of(&instance, name)).collect();
+        if victim != Victim::Shims {
+            instance.crash();
+        }
+        match victim {
+            Victim::Daemon => {}
+            Victim::Shims | Victim::DaemonAndShims => {
+                for shim in shims_of(&id) {
+                    // One that has ended meanwhile is as good.
+                    let _ = rustix::process::kill_process(shim, rustix::process::Signal::KILL);
+                }
+            }
+            Victim::Everything => power_off(&id, instance.dir.path()),
+        }
+        if victim != Victim::Shims {
+            instance.up();
+        }
+        for (name, before) in pods.iter().zip(&before) {
+            comes_back(&instance, name, before, victim, round);
+        }
+        instance
+            .kubectl(&[&["delete", "pod"], &*pods.iter().map(|name| &**name).collect::<Vec<_>>()].concat())
+            .ok();
+    }
+    nothing_of_pods_is_left(&instance);
+}
+
+/// What identifies the instances of a Pod's containers.
+#[derive(Debug)]
+struct Seen {
+    init: String,
+    main: String,
+    restarts: u64,
+}
+
+impl Seen {
+    fn of(instance: &Instance, name: &str) -> Self {
+        let field = |path: &str| instance.field(&format!("pod/{name}"), path);
+        Seen {
+            init: field("{.status.initContainerStatuses[0].containerID}"),
+            main: field("{.status.containerStatuses[0].containerID}"),
+            restarts: field("{.status.containerStatuses[0].restartCount}").parse().unwrap_or_default(),
+        }
+    }
+}
+
+/// The Pod is Ready, its container answers, and it is the one it was if nothing of it was killed. In a new
+/// sandbox the init containers have run again.
+fn comes_back(instance: &Instance, name: &str, before: &Seen, victim: Victim, round: u64) {
+    instance.eventually(&format!("round {round}, {victim:?}: {name} as it was before {before:?}"), || {
+        let ready = instance.field(&format!("pod/{name}"), "{.status.conditions[?(@.type=='Ready')].status}");
+        let now = Seen::of(instance, name);
+        let answers = instance.kubectl(&["exec", name, "-c", "c", "--", "true"]).code == 0;
+        let ran = !before.main.is_empty();
+        let right = match victim {
+            Victim::Daemon => !ran || now.main == before.main && now.restarts == before.restarts,
+            _ => !ran || now.main != before.main && now.init != before.init && now.restarts > before.restarts,
+        };
+        if ready == "True" && answers && right {
+            Ok(())
+        } else {
+            Err(format!("Ready {ready:?}, answers {answers}, {now:?}"))
+        }
+    });
 }
 
 #[test]

@@ -319,6 +319,12 @@ fn sweep(dir: &Path) {
     for pid in processes_of(&id) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
+    unmount_below(dir);
+    let _ = sys::beneath::remove_tree(dir);
+}
+
+/// Unmounts everything in a directory, the deepest first.
+pub fn unmount_below(dir: &Path) {
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
     let mut points: Vec<&Path> = points.filter(|point| point.starts_with(dir)).collect();
@@ -326,7 +332,6 @@ fn sweep(dir: &Path) {
     for point in points {
         let _ = Command::new("umount").arg("-l").arg(point).output();
     }
-    let _ = sys::beneath::remove_tree(dir);
 }
 
 /// Path of a test image.

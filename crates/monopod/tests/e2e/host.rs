@@ -108,3 +108,39 @@ fn nft_tables() -> Vec<String> {
     let out = Command::new("nft").args(["list", "tables"]).output().expect("nft runs");
     String::from_utf8_lossy(&out.stdout).lines().map(str::to_owned).collect()
 }
+
+/// The shims of an instance.
+pub fn shims_of(instance: &str) -> Vec<rustix::process::Pid> {
+    let mine = format!("/monopod-{instance}/shims");
+    let lines = processes().into_iter().filter(|line| line.contains(&mine));
+    let pids = lines.filter_map(|line| line.split(' ').next()?.parse().ok());
+    pids.filter_map(rustix::process::Pid::from_raw).collect()
+}
+
+/// As when the power fails while the daemon is dead: nothing of the instance runs, and the kernel has
+/// forgotten its mounts, groups and tables. What the program knows of a boot is only this: the
+/// shims do not answer. Files stay.
+pub fn power_off(instance: &str, dir: &Path) {
+    loop {
+        let left = processes_of(instance);
+        if left.is_empty() {
+            break;
+        }
+        for pid in left {
+            // One that has ended meanwhile is as good.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        // The kernel needs a moment to take them down; the state decides, not the time.
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    crate::harness::unmount_below(dir);
+    let mut groups: Vec<String> = cgroups(Path::new("/sys/fs/cgroup"), 6);
+    groups.retain(|group| group.contains(&format!("/monopod-{instance}")));
+    groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
+    groups.iter().for_each(|group| drop(fs::remove_dir(group)));
+    for table in nft_tables().iter().filter(|table| table.contains(instance)) {
+        let words = table.split(' ').skip(1);
+        let deleted = Command::new("nft").args(["delete", "table"]).args(words).status().expect("nft runs");
+        assert!(deleted.success(), "{table} cannot be deleted");
+    }
+}
