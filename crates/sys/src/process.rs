@@ -323,12 +323,27 @@ pub fn reset_signals() {
 /// Marks all descriptors from `first` on to be closed by [`exec`].
 ///
 /// # Errors
-/// The kernel is older than 5.11.
+/// The kernel is older than 5.11, and /proc is not there.
 pub fn close_on_exec_from(first: u32) -> Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
     // SAFETY: close_range with CLOEXEC only sets a flag; no descriptor becomes invalid.
     let answer = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) };
-    check(answer).attempt(|| "close_range").map(drop)
+    match check(answer) {
+        // Before 5.11 it can only close.
+        Err(Errno::INVAL | Errno::NOSYS) => close_on_exec_one_by_one(first),
+        done => done.attempt(|| "close_range").map(drop),
+    }
+}
+
+fn close_on_exec_one_by_one(first: u32) -> Result<()> {
+    let listed = std::fs::read_dir("/proc/self/fd").on("list", "/proc/self/fd")?;
+    let numbers = listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    // The list's own descriptor is among them, and closed when they are gone through.
+    for number in numbers.filter(|number| *number >= first).collect::<Vec<_>>() {
+        // SAFETY: F_SETFD only sets a flag; no descriptor becomes invalid.
+        unsafe { libc::fcntl(number.cast_signed(), libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
 }
 
 /// Closes all descriptors but 0, 1, 2 and those given. For a freshly forked child, whose copies
@@ -422,6 +437,18 @@ mod tests {
         assert_eq!(SingleThreaded::prove().unwrap_err().errno, Errno::BUSY);
         drop(stop);
         let _ = other.join();
+    }
+
+    #[test]
+    fn descriptors_are_marked_one_by_one_where_the_kernel_cannot_mark_them_all() {
+        use rustix::io::{FdFlags, fcntl_getfd};
+        let (first, second) = rustix::pipe::pipe().unwrap();
+        let above = first.as_raw_fd().max(second.as_raw_fd()).cast_unsigned();
+        close_on_exec_one_by_one(above).unwrap();
+        let marks = [&first, &second].map(|fd| (fd.as_raw_fd().cast_unsigned(), fcntl_getfd(fd).unwrap()));
+        for (number, flags) in marks {
+            assert_eq!(flags.contains(FdFlags::CLOEXEC), number >= above, "{number}");
+        }
     }
 
     #[test]
