@@ -34,27 +34,37 @@ spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
 ---
 "#;
 
+/// 30 000 directories in each other. From the host: a shell asks after each step where it is,
+/// which takes minutes down there.
+fn dig(top: &std::path::Path) {
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let mut at = openat(CWD, top, flags, Mode::empty()).expect("the volume is there");
+    for _ in 0..30_000 {
+        mkdirat(&at, "d", Mode::RWXU).expect("made");
+        at = openat(&at, "d", flags, Mode::empty()).expect("opened");
+    }
+}
+
 #[test]
 fn a_tree_deeper_than_any_stack_goes_with_its_pod() {
     // In memory: sixty thousand directories are a matter of minutes on a busy disk.
     let (_disk, dir) = SmallDisk::new("1g");
     let instance = Instance::start_in(dir, &["busybox.tar"], &["--listen", "127.0.0.1:0"]);
     let daemon = instance.pid();
-    // 30 000 directories in each other.
-    let dig = "cd /v; p=$(printf 'd/%.0s' $(seq 100)); i=0; \
-        while [ $i -lt 300 ]; do mkdir -p $p && cd -P $p || exit 1; i=$((i+1)); done; \
-        touch bottom && exec sleep 3600";
-    instance.apply(&pod("scratch", dig, "emptyDir: {}", ""));
-    instance
-        .apply(&format!("{CLAIM}{}", pod("claimed", dig, "persistentVolumeClaim: {claimName: claim}", "")));
-    for name in ["pod/scratch", "pod/claimed"] {
-        instance.wait("condition=Ready", name);
-        instance.eventually("the tree is as deep as it shall be", || {
-            let name = name.trim_start_matches("pod/");
-            let said = instance.kubectl(&["exec", name, "--", "sh", "-c", "ls /proc/1/cwd/"]);
-            if said.out == "bottom\n" { Ok(()) } else { Err(format!("{said:?}")) }
-        });
+    let sleep = "exec sleep 3600";
+    instance.apply(&pod("scratch", sleep, "emptyDir: {}", ""));
+    let claimed = pod("claimed", sleep, "persistentVolumeClaim: {claimName: claim}", "");
+    instance.apply(&format!("{CLAIM}{claimed}"));
+    for name in ["scratch", "claimed"] {
+        instance.wait("condition=Ready", &format!("pod/{name}"));
+        instance.kubectl(&["exec", name, "--", "mkdir", "/v/here"]).ok();
     }
+    let pods = instance.dir.path().join("pods");
+    let uid = instance.field("pod/scratch", "{.metadata.uid}");
+    dig(&pods.join(uid).join("volumes/kubernetes.io~empty-dir/v/here"));
+    let path = instance.field("pvc/claim", "{.spec.volumeName}");
+    dig(&std::path::Path::new(&instance.field(&format!("pv/{path}"), "{.spec.hostPath.path}")).join("here"));
     let volume = instance.field("pvc/claim", "{.spec.volumeName}");
     instance.kubectl(&["delete", "pod", "scratch", "claimed", "--timeout=60s"]).ok();
     instance.kubectl(&["delete", "pvc", "claim", "--timeout=60s"]).ok();
@@ -65,9 +75,11 @@ fn a_tree_deeper_than_any_stack_goes_with_its_pod() {
     assert_eq!(instance.pid(), daemon);
     instance.kubectl(&["get", "nodes"]).ok();
     for left in ["pods", "volumes"] {
-        let left: Vec<_> =
-            fs::read_dir(instance.dir.path().join(left)).into_iter().flatten().flatten().collect();
-        assert!(left.is_empty(), "{left:?}");
+        instance.eventually("nothing is left of the trees", || {
+            let entries = fs::read_dir(instance.dir.path().join(left)).into_iter().flatten().flatten();
+            let left: Vec<_> = entries.map(|entry| entry.path()).collect();
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        });
     }
 }
 
