@@ -38,7 +38,7 @@ enum Task {
     },
     /// Run all checks and tests, or only the named groups.
     Test {
-        /// check, unit, e2e, hosts; none: all.
+        /// check, unit, e2e, escape, hosts; none: all.
         groups: Vec<String>,
     },
     /// Format, lints, licences, arrows between crates, documentation.

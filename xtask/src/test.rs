@@ -10,13 +10,13 @@ use crate::{check, hosts, images};
 /// A group of tests by the name it is asked for.
 type Group = (&'static str, fn() -> Result<()>);
 
-const GROUPS: [Group; 4] =
-    [("check", check::run), ("unit", unit), ("e2e", end_to_end), ("hosts", hosts::run)];
+const GROUPS: [Group; 5] =
+    [("check", check::run), ("unit", unit), ("e2e", end_to_end), ("escape", escape), ("hosts", hosts::run)];
 
 /// Runs the named groups, or all; says at the end what passed.
 pub(crate) fn run(names: &[String]) -> Result<()> {
     if let Some(unknown) = names.iter().find(|name| !GROUPS.iter().any(|(known, _)| known == name)) {
-        bail!("no test group {unknown:?}; there are check, unit, e2e, hosts");
+        bail!("no test group {unknown:?}; there are check, unit, e2e, escape, hosts");
     }
     let chosen =
         GROUPS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|wanted| wanted == name));
@@ -45,15 +45,23 @@ fn unit() -> Result<()> {
 
 /// The program, kubectl, real images.
 fn end_to_end() -> Result<()> {
+    // These tests wait more than they work: more of them at a time than there are processors.
+    on_the_program(&["--test-threads", "5", "--skip", "escape::"])
+}
+
+/// Hostile Pods and images; alone, so that the host is compared with itself.
+fn escape() -> Result<()> {
+    on_the_program(&["escape::"])
+}
+
+fn on_the_program(words: &[&str]) -> Result<()> {
     need_root("the end-to-end tests")?;
     prepare_host()?;
     ensure_packages(&[("docker-registry", "docker-registry"), ("curl", "curl")])?;
     let images = images::build_all()?;
-    // These tests wait more than they work: more of them at a time than there are processors.
-    let threads = ["--", "--test-threads", "5"];
     host::run(
-        cargo(&["test", "--quiet", "--workspace", "--test", "e2e", "--no-fail-fast"])
-            .args(threads)
+        cargo(&["test", "--quiet", "--workspace", "--test", "e2e", "--no-fail-fast", "--"])
+            .args(words)
             .env("MONOPOD", build_for_tests("monopod")?)
             .env("MONOPOD_TEST_IMAGES", images)
             .env("KUBECTL", kubectl()?),

@@ -45,6 +45,25 @@ impl Tar {
         self
     }
 
+    pub fn hard_link(mut self, name: &str, target: &str) -> Self {
+        let mut header = Self::header(name, tar::EntryType::Link, 0);
+        header.as_mut_bytes()[157..157 + target.len()].copy_from_slice(target.as_bytes());
+        header.set_cksum();
+        self.0.append(&header, &b""[..]).expect("appended");
+        self
+    }
+
+    pub fn directory(mut self, name: &str) -> Self {
+        self.0.append(&Self::header(name, tar::EntryType::Directory, 0), &b""[..]).expect("appended");
+        self
+    }
+
+    /// A PAX header that says how long it is, and nothing more.
+    pub fn extended_header(mut self, says: usize) -> Self {
+        self.0.append(&Self::header("pax", tar::EntryType::XHeader, says), &b""[..]).expect("appended");
+        self
+    }
+
     pub fn block_device(mut self, name: &str, (major, minor): (u32, u32)) -> Self {
         let mut header = Self::header(name, tar::EntryType::Block, 0);
         header.set_device_major(major).expect("an ustar header");

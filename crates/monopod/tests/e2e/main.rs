@@ -16,6 +16,7 @@ mod bad_input;
 mod commands;
 mod crash;
 mod data;
+mod escape;
 mod full_disk;
 mod harness;
 mod host;
