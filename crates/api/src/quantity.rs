@@ -305,6 +305,11 @@ fn split(text: &str) -> Result<Parts<'_>, ParseError> {
     Ok(Parts { negative, whole: if whole.is_empty() { "0" } else { whole }, fraction, suffix })
 }
 
+/// Beyond this power of ten no amount differs from "more than anything".
+const EXPONENT_MAX: i32 = 1000;
+/// Digits that a mantissa can have.
+const DIGITS_MAX: i32 = 39;
+
 /// What a suffix stands for: the multiplier is `base`^`exponent`.
 fn interpret(suffix: &str) -> Option<(Format, i32)> {
     if let Some(step) = BINARY.iter().skip(1).position(|known| *known == suffix) {
@@ -314,8 +319,8 @@ fn interpret(suffix: &str) -> Option<(Format, i32)> {
         return Some((Format::DecimalSi, *power));
     }
     let exponent: i64 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
-    // Beyond this no amount differs from zero or from "more than anything".
-    Some((Format::DecimalExponent, exponent.clamp(-1000, 1000) as i32))
+    // Far beyond EXPONENT_MAX, but within what can be counted with.
+    Some((Format::DecimalExponent, exponent.clamp(-1_000_000, 1_000_000) as i32))
 }
 
 impl FromStr for Quantity {
@@ -330,6 +335,13 @@ impl FromStr for Quantity {
         match format {
             Format::BinarySi => value = value.checked_mul(1 << exponent).ok_or(ParseError::Numeric)?,
             Format::DecimalSi | Format::DecimalExponent => scale += exponent,
+        }
+        if scale > EXPONENT_MAX - DIGITS_MAX {
+            // The zeros first, so that the amount is the same however it was written.
+            while value != 0 && value % 10 == 0 {
+                (value, scale) = (value / 10, scale + 1);
+            }
+            scale = scale.min(EXPONENT_MAX);
         }
         let written = keeps_its_text(format, exponent, scale, value >> exponent.clamp(0, 60), &shifted);
         if scale < NANO {
@@ -377,6 +389,14 @@ mod tests {
 
     fn text(of: &str) -> String {
         of.parse::<Quantity>().map_or_else(|error| error.to_string(), |quantity| quantity.to_string())
+    }
+
+    #[test]
+    fn amounts_beyond_counting_are_read_back_as_they_are_written() {
+        for written in ["2000e40035", "20e1002", "1e1000", "1000e999", "12e-40000", "3e999999999"] {
+            let first = text(written);
+            assert_eq!(text(&first), first, "{written}");
+        }
     }
 
     #[test]

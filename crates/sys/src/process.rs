@@ -323,27 +323,34 @@ pub fn reset_signals() {
 /// Marks all descriptors from `first` on to be closed by [`exec`].
 ///
 /// # Errors
-/// The kernel is older than 5.11, and /proc is not there.
+/// None in practice.
 pub fn close_on_exec_from(first: u32) -> Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
     // SAFETY: close_range with CLOEXEC only sets a flag; no descriptor becomes invalid.
     let answer = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) };
     match check(answer) {
         // Before 5.11 it can only close.
-        Err(Errno::INVAL | Errno::NOSYS) => close_on_exec_one_by_one(first),
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            close_on_exec_one_by_one(first);
+            Ok(())
+        }
         done => done.attempt(|| "close_range").map(drop),
     }
 }
 
-fn close_on_exec_one_by_one(first: u32) -> Result<()> {
-    let listed = std::fs::read_dir("/proc/self/fd").on("list", "/proc/self/fd")?;
-    let numbers = listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    // The list's own descriptor is among them, and closed when they are gone through.
-    for number in numbers.filter(|number| *number >= first).collect::<Vec<_>>() {
+/// Looked at in any case, should the limit have been lowered below what was open.
+const DESCRIPTORS_MIN: u32 = 4096;
+/// No shim has ever had more: it is one Pod's parent.
+const DESCRIPTORS_MAX: u32 = 1 << 20;
+
+fn close_on_exec_one_by_one(first: u32) {
+    // By number and not by /proc/self/fd: the process may see another's /proc, or none.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(0);
+    let end = u32::try_from(limit).unwrap_or(u32::MAX).clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX);
+    for number in first..end {
         // SAFETY: F_SETFD only sets a flag; no descriptor becomes invalid.
         unsafe { libc::fcntl(number.cast_signed(), libc::F_SETFD, libc::FD_CLOEXEC) };
     }
-    Ok(())
 }
 
 /// Closes all descriptors but 0, 1, 2 and those given. For a freshly forked child, whose copies
@@ -444,7 +451,7 @@ mod tests {
         use rustix::io::{FdFlags, fcntl_getfd};
         let (first, second) = rustix::pipe::pipe().unwrap();
         let above = first.as_raw_fd().max(second.as_raw_fd()).cast_unsigned();
-        close_on_exec_one_by_one(above).unwrap();
+        close_on_exec_one_by_one(above);
         let marks = [&first, &second].map(|fd| (fd.as_raw_fd().cast_unsigned(), fcntl_getfd(fd).unwrap()));
         for (number, flags) in marks {
             assert_eq!(flags.contains(FdFlags::CLOEXEC), number >= above, "{number}");

@@ -10,7 +10,6 @@ use anyhow::{Context, Result};
 use crate::host::{self, apt_update_once, output, target, which};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-const MIRROR: &str = "http://deb.debian.org/debian";
 const EMULATOR: &str = "qemu-system-x86_64";
 
 /// A kernel of a distribution.
@@ -51,6 +50,14 @@ fn entry(directory: &Path, start: &str) -> Result<PathBuf> {
     names.find(fits).with_context(|| format!("no {start}… in {}", directory.display()))
 }
 
+/// Where this machine has its own packages from: other suites are there too.
+fn mirror() -> Result<String> {
+    apt_update_once()?;
+    let words = ["indextargets", "--format", "$(REPO_URI)", "Label: Debian", "Created-By: Packages"];
+    let mirrors = output(Command::new("apt-get").args(words))?;
+    mirrors.lines().next().map(str::to_owned).context("apt knows no mirror of Debian")
+}
+
 /// Package lists of one suite, apart from those of this machine.
 struct Apt(Vec<String>);
 
@@ -59,7 +66,7 @@ impl Apt {
         fs::create_dir_all(place.join("lists/partial"))?;
         fs::create_dir_all(place.join("archives/partial"))?;
         let list = place.join("sources.list");
-        fs::write(&list, format!("deb [signed-by={KEYRING}] {MIRROR} {suite} main\n"))?;
+        fs::write(&list, format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?))?;
         let place = place.display();
         let settings = [
             format!("Dir::State={place}"),

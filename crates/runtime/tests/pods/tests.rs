@@ -118,7 +118,7 @@ async fn output_is_in_the_log_in_cri_format(setting: Setting) {
     let mut lines: Vec<(&str, &str)> = log.lines().filter_map(|l| l.split_once(' ')).collect();
     lines.sort_by_key(|(_, rest)| *rest);
     let rests: Vec<&str> = lines.iter().map(|(_, rest)| *rest).collect();
-    assert_eq!(rests, ["stderr F err", "stdout F out", "stdout F partial"]);
+    assert_eq!(rests, ["stderr F err", "stdout F out", "stdout P partial"]);
     assert!(lines[0].0.parse::<jiff::Timestamp>().is_ok(), "{log}");
 }
 
