@@ -330,8 +330,14 @@ impl FromStr for Quantity {
         let parts = split(text)?;
         let (format, exponent) = interpret(parts.suffix).ok_or(ParseError::Suffix)?;
         let shifted = format!("{}{}", parts.whole, parts.fraction);
-        let mut value: i128 = shifted.parse().map_err(|_| ParseError::Numeric)?;
-        let mut scale = -i32::try_from(parts.fraction.len()).map_err(|_| ParseError::Numeric)?;
+        // Zeros at the end are no digits that must be held: an amount is written with up to two of them.
+        let digits = shifted.trim_end_matches('0');
+        let (mut value, zeros) = match shifted.parse::<i128>() {
+            Ok(value) => (value, 0),
+            Err(_) => (digits.parse().map_err(|_| ParseError::Numeric)?, shifted.len() - digits.len()),
+        };
+        let places = |count: usize| i32::try_from(count).map_err(|_| ParseError::Numeric);
+        let mut scale = places(zeros)? - places(parts.fraction.len())?;
         match format {
             Format::BinarySi => value = value.checked_mul(1 << exponent).ok_or(ParseError::Numeric)?,
             Format::DecimalSi | Format::DecimalExponent => scale += exponent,
@@ -393,7 +399,15 @@ mod tests {
 
     #[test]
     fn amounts_beyond_counting_are_read_back_as_they_are_written() {
-        for written in ["2000e40035", "20e1002", "1e1000", "1000e999", "12e-40000", "3e999999999"] {
+        for written in [
+            "777777777777777777777777777777777777.5G",
+            "2000e40035",
+            "20e1002",
+            "1e1000",
+            "1000e999",
+            "12e-40000",
+            "3e999999999",
+        ] {
             let first = text(written);
             assert_eq!(text(&first), first, "{written}");
         }
