@@ -353,6 +353,9 @@ impl FromStr for Quantity {
         if scale < NANO {
             (value, scale) = (rescale(value, scale, NANO).ok_or(ParseError::Numeric)?, NANO);
         }
+        if format == Format::BinarySi && scale > 0 {
+            (value, scale) = (rescale(value, scale, 0).unwrap_or(i128::from(i64::MAX)), 0);
+        }
         let (value, format) = bounded(value, scale, format);
         let value = if parts.negative { -value } else { value };
         let text = (written && value != 0).then(|| text.to_owned());
@@ -401,6 +404,8 @@ mod tests {
     fn amounts_beyond_counting_are_read_back_as_they_are_written() {
         for written in [
             "777777777777777777777777777777777777.5G",
+            "20000000000000000004000000000000000000000000000000000000Ei",
+            "20.0000000000000000000000000000000000000000Ki",
             "2000e40035",
             "20e1002",
             "1e1000",
