@@ -124,8 +124,9 @@ impl Committer {
     }
 
     fn next(&self, jobs: &Receiver<Job>) -> Result<Job, RecvTimeoutError> {
-        let probe_at = self.failed.as_ref().map(|failure| failure.at + PROBE_AFTER);
-        match self.flush_at.into_iter().chain(probe_at).min() {
+        // A flush that is due while the disk refuses waits for it: asking at once would ask for ever.
+        let due = self.failed.as_ref().map(|failure| failure.at + PROBE_AFTER).or(self.flush_at);
+        match due {
             Some(at) => jobs.recv_timeout(at.saturating_duration_since(Instant::now())),
             None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
         }
