@@ -26,6 +26,7 @@ enum Operation {
     CreateConfigMap,
     PatchConfigMap,
     ListPods,
+    TableOfPods,
 }
 
 /// An instance without a node's work: the Pods here are never scheduled.
@@ -39,6 +40,7 @@ pub(crate) async fn measure(report: &mut Report, options: &Options) -> Result<()
             (Operation::CreateConfigMap, "CREATE a ConfigMap of 1 KiB, durable"),
             (Operation::PatchConfigMap, "merge PATCH of a ConfigMap, durable"),
             (Operation::ListPods, "LIST 1000 Pods"),
+            (Operation::TableOfPods, "Table of 500 Pods, gzip"),
         ] {
             for connections in [1, 16, 64] {
                 run(report, &instance, operation, name, connections, duration).await?;
@@ -125,6 +127,7 @@ async fn once(connection: &mut Connection, operation: Operation, who: usize, n: 
     match operation {
         Operation::GetPod => connection.get(&format!("{PODS}/listed-{}", n % 1000)).await,
         Operation::ListPods => connection.get(PODS).await,
+        Operation::TableOfPods => connection.get_table(&format!("{PODS}?limit=500")).await,
         Operation::CreateConfigMap => {
             let unique = RUN.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             connection.post(CONFIG_MAPS, config_map(&format!("made-{unique}"))).await

@@ -83,14 +83,16 @@ impl Connection {
         body: Bytes,
     ) -> Result<http::Response<Incoming>> {
         self.sender.ready().await?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "kubernetes")
-            .header("accept", "application/json")
-            .header("content-type", kind)
-            .body(Full::new(body))?;
-        Ok(self.sender.send_request(request).await?)
+        let request = request(method, path).header("accept", JSON).header("content-type", kind);
+        Ok(self.sender.send_request(request.body(Full::new(body))?).await?)
+    }
+
+    /// Reads as `kubectl get` does: a table if there is one, compressed if it is large. The body is left as it came.
+    pub(crate) async fn get_table(&mut self, path: &str) -> Result<Bytes> {
+        self.sender.ready().await?;
+        let request = request(Method::GET, path).header("accept", TABLE).header("accept-encoding", "gzip");
+        let answer = self.sender.send_request(request.body(Full::default())?).await?;
+        read(path, answer).await
     }
 
     /// Sends a request and reads the whole answer; an error status is an error.
@@ -101,11 +103,7 @@ impl Connection {
         kind: &str,
         body: Bytes,
     ) -> Result<Bytes> {
-        let answer = self.open(method, path, kind, body).await?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
-        ensure!(status.is_success(), "{path}: {status}: {}", String::from_utf8_lossy(&body));
-        Ok(body)
+        read(path, self.open(method, path, kind, body).await?).await
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> Result<Bytes> {
@@ -121,6 +119,19 @@ impl Connection {
     }
 }
 
+fn request(method: Method, path: &str) -> http::request::Builder {
+    Request::builder().method(method).uri(path).header("host", "kubernetes")
+}
+
+async fn read(path: &str, answer: http::Response<Incoming>) -> Result<Bytes> {
+    let status = answer.status();
+    let body = answer.into_body().collect().await?.to_bytes();
+    ensure!(status.is_success(), "{path}: {status}: {}", String::from_utf8_lossy(&body));
+    Ok(body)
+}
+
+/// What kubectl accepts.
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 /// The media type of everything here but patches.
 pub(crate) const JSON: &str = "application/json";
 

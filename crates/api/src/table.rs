@@ -1,11 +1,12 @@
 //! Tables: what `kubectl get` prints, computed by the server.
 //!
-//! The columns of all kinds are in `columns.tsv`; the cells are functions of the object
-//! and of now, one for each kind, in the files beside. Cells of wide columns are always
-//! there: the client leaves them out. Kinds without a table of their own show their name
-//! and when they were created.
+//! The columns of all kinds are in `columns.tsv`; the cells are functions of the object,
+//! one for each kind, in the files beside; ages are written when a row is read ([`TableRow`]).
+//! Cells of wide columns are always there: the client leaves them out. Kinds without a table
+//! of their own show their name and when they were created.
 
 mod age;
+mod cell;
 mod cluster;
 mod common;
 mod network;
@@ -17,13 +18,15 @@ mod workload;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::resource::Resource;
 
+use cell::{Cell, cell};
+
 pub use age::human_duration;
+pub use cell::TableRow;
 
 /// A column's definition, as the Table document carries it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -46,38 +49,21 @@ pub fn columns(resource: &Resource) -> &'static [Column] {
     COLUMNS.get(&(resource.group, resource.plural)).unwrap_or(&DEFAULT)
 }
 
-/// The columns of a Scale.
-pub fn scale_columns() -> &'static [Column] {
-    COLUMNS.get(&("", "scale")).unwrap_or(&DEFAULT)
+/// The row of an object, with one cell for each column of [`columns`].
+pub fn row(resource: &Resource, object: &Value) -> TableRow {
+    TableRow::new(cells(resource, object), conditions(resource, object))
 }
 
-/// The columns of a Status.
-pub fn status_columns() -> &'static [Column] {
-    COLUMNS.get(&("", "status")).unwrap_or(&DEFAULT)
-}
-
-/// One cell for each column of [`columns`].
-pub fn cells(resource: &Resource, object: &Value, now: Timestamp) -> Vec<Value> {
-    let row = common::Row { object, now };
+fn cells(resource: &Resource, object: &Value) -> Vec<Cell> {
+    let row = common::Row { object };
     match printer(resource) {
         Some(print) => print(row),
-        None => vec![json!(row.name()), json!(row.text("/metadata/creationTimestamp"))],
+        None => vec![cell(row.name()), cell(row.text("/metadata/creationTimestamp"))],
     }
 }
 
-/// One cell for each column of [`scale_columns`].
-pub fn scale_cells(scale: &Value, now: Timestamp) -> Vec<Value> {
-    let row = common::Row { object: scale, now };
-    vec![
-        json!(row.name()),
-        json!(row.int("/spec/replicas")),
-        json!(row.int("/status/replicas")),
-        json!(row.age()),
-    ]
-}
-
 /// What the row says of the object as a whole: that a Pod is done.
-pub fn conditions(resource: &Resource, object: &Value) -> Option<Value> {
+fn conditions(resource: &Resource, object: &Value) -> Option<Value> {
     if (resource.group, resource.plural) != ("", "pods") {
         return None;
     }
@@ -89,7 +75,7 @@ pub fn conditions(resource: &Resource, object: &Value) -> Option<Value> {
     Some(json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]))
 }
 
-type Printer = fn(common::Row<'_>) -> Vec<Value>;
+type Printer = fn(common::Row<'_>) -> Vec<Cell>;
 
 /// The function that makes the cells of a resource.
 fn printer(resource: &Resource) -> Option<Printer> {
@@ -152,7 +138,7 @@ fn printer(resource: &Resource) -> Option<Printer> {
         ("resource.k8s.io", "resourceclaims") => storage::resource_claim,
         ("resource.k8s.io", "resourceslices") => storage::resource_slice,
         ("resource.k8s.io", "deviceclasses" | "resourceclaimtemplates") => {
-            |row| vec![json!(row.name()), json!(row.age())]
+            |row| vec![cell(row.name()), row.age()]
         }
         _ => return None,
     })
@@ -215,7 +201,7 @@ mod tests {
     fn every_resource_has_as_many_cells_as_columns() {
         for resource in all() {
             let object = json!({"metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:00:00Z"}});
-            let cells = cells(resource, &object, Timestamp::UNIX_EPOCH);
+            let cells = cells(resource, &object);
             assert_eq!(cells.len(), columns(resource).len(), "{}", resource.plural);
         }
     }
@@ -247,6 +233,6 @@ mod tests {
         let names: Vec<&str> = columns(resource).iter().map(|c| c.name).collect();
         assert_eq!(names, ["Name", "Created At"]);
         let object = json!({"metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:00:00Z"}});
-        assert_eq!(cells(resource, &object, Timestamp::UNIX_EPOCH), ["x", "2026-01-01T00:00:00Z"]);
+        assert_eq!(cell::shown(cells(resource, &object)), ["x", "2026-01-01T00:00:00Z"]);
     }
 }

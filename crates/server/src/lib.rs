@@ -42,6 +42,7 @@ mod negotiate;
 mod object;
 mod patch;
 mod path;
+mod pieces;
 mod query;
 mod quota;
 mod respond;

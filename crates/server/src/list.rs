@@ -16,6 +16,7 @@ use wire::Response;
 use crate::call::Call;
 use crate::negotiate::Shape;
 use crate::object::{self, Selection};
+use crate::pieces::Pieces;
 use crate::view;
 
 /// How long a read waits for a revision that has not happened yet.
@@ -256,43 +257,31 @@ pub(crate) async fn list(call: &Call) -> Result<Response, Status> {
 
 /// Writes a list in the form that was asked for.
 pub(crate) fn render(call: &Call, listed: &Listed) -> Response {
-    let json = match call.accepted.shape {
+    let (resource, entries) = (call.resource, &listed.entries);
+    let mut list = match call.accepted.shape {
         Shape::Object => items(call, listed),
-        Shape::Metadata => {
-            let item = |entry: &Arc<Entry>| view::metadata(&view::shown(call.resource, &entry.value));
-            let items: Vec<_> = listed.entries.iter().map(item).collect();
-            let (kind, version) = ("PartialObjectMetadataList", "meta.k8s.io/v1");
-            let list =
-                json!({ "kind": kind, "apiVersion": version, "metadata": listed.metadata, "items": items });
-            view::encode(&list)
-        }
-        Shape::Table => {
-            let row = |entry: &Arc<Entry>| {
-                let value = view::shown(call.resource, &entry.value);
-                view::row(call.resource, &value, call.include(), call.now)
-            };
-            let rows = listed.entries.iter().map(row).collect();
-            view::encode(&view::table(call.resource, listed.metadata.clone(), rows, true))
-        }
+        Shape::Metadata => view::metadata_list(resource, &listed.metadata, entries),
+        Shape::Table => view::table(resource, &listed.metadata, entries, call.include(), call.now),
     };
-    call.dress().json(200, json)
+    // Upstream's encoder ends what it writes with a newline.
+    list.fresh().push(b'\n');
+    call.dress().pieces(200, list)
 }
 
 /// A list as it is mostly asked for: the stored bytes, one after another.
-fn items(call: &Call, listed: &Listed) -> bytes::Bytes {
-    let size: usize = listed.entries.iter().map(|entry| entry.value.len() + 1).sum();
+fn items<'a>(call: &Call, listed: &'a Listed) -> Pieces<'a> {
     let (kind, version) = (call.resource.kind, call.resource.api_version());
-    let mut out = Vec::with_capacity(size + 256);
+    let mut out = Pieces::default();
     let head = format!("{{\"kind\":\"{kind}List\",\"apiVersion\":\"{version}\",\"metadata\":");
-    out.extend_from_slice(head.as_bytes());
-    out.extend_from_slice(&view::encode(&listed.metadata));
-    out.extend_from_slice(b",\"items\":[");
+    out.fresh().extend_from_slice(head.as_bytes());
+    out.fresh().extend_from_slice(&view::encode(&listed.metadata));
+    out.fresh().extend_from_slice(b",\"items\":[");
     for (index, entry) in listed.entries.iter().enumerate() {
         if index > 0 {
-            out.push(b',');
+            out.fresh().push(b',');
         }
-        view::write_item(call.resource, &entry.value, &mut out);
+        view::write_item(call.resource, entry, &mut out);
     }
-    out.extend_from_slice(b"]}\n");
-    out.into()
+    out.fresh().extend_from_slice(b"]}");
+    out
 }

@@ -1,5 +1,5 @@
 //! Objects as bytes: how they are written, where the resourceVersion is in
-//! them, and what is kept beside them for selectors.
+//! them, and what is kept beside them for selectors, tables and compressed answers.
 //!
 //! Every stored object begins with
 //! `{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"…"`. The
@@ -7,15 +7,20 @@
 //! `"resourceVersion":"` is always the server's own, and the item of a typed
 //! list (which carries neither kind nor apiVersion) is the same bytes from a fixed offset.
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use api::resource;
 use api::resource::Resource;
 use api::selector::{self, FieldSelector, LabelSelector};
 use api::status::Status;
 use bytes::{Bytes, BytesMut};
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use store::Entry;
+
+use crate::pieces::Packed;
+use crate::view::Row;
 
 const VERSION: &[u8] = b"\"metadata\":{\"resourceVersion\":\"";
 
@@ -101,16 +106,50 @@ pub(crate) fn key(resource: &Resource, namespace: &str, name: &str) -> Arc<str> 
     (prefix(resource, namespace) + name).into()
 }
 
-/// What selectors ask of an object, kept beside its bytes.
-#[derive(Debug)]
+/// Where the metadata is in a stored object.
+pub(crate) fn metadata_span(resource: &Resource, stored: &[u8]) -> Option<Range<usize>> {
+    let start = head(resource).len() + b"\"metadata\":".len();
+    let mut values = serde_json::Deserializer::from_slice(stored.get(start..)?).into_iter::<IgnoredAny>();
+    values.next()?.ok()?;
+    Some(start..start + values.byte_offset())
+}
+
+/// What is derived from an object at most once a revision and kept beside its bytes, each part when it
+/// is first asked for.
+#[derive(Debug, Default)]
 pub(crate) struct Notes {
+    selectable: OnceLock<Selectable>,
+    row: OnceLock<Row>,
+    item: OnceLock<Packed>,
+}
+
+impl Notes {
+    /// The notes of an entry.
+    pub(crate) fn of(entry: &Entry) -> Option<&Self> {
+        entry.notes(|_| Self::default())
+    }
+
+    /// Its row in a table.
+    pub(crate) fn row(&self, make: impl FnOnce() -> Row) -> &Row {
+        self.row.get_or_init(make)
+    }
+
+    /// Where its compressed form as the item of a list is kept.
+    pub(crate) fn item(&self) -> &OnceLock<Packed> {
+        &self.item
+    }
+}
+
+/// What selectors ask of an object.
+#[derive(Debug)]
+struct Selectable {
     labels: Vec<(String, String)>,
     fields: Vec<(&'static str, String)>,
 }
 
-impl Notes {
-    /// Takes the notes of an object of this resource.
-    pub(crate) fn of(resource: &Resource, object: &Value) -> Self {
+impl Selectable {
+    /// Takes what selectors may ask of an object of this resource.
+    fn of(resource: &Resource, object: &Value) -> Self {
         let labels = object["metadata"]["labels"].as_object();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let labels = labels.into_iter().flatten().map(|(name, value)| (name.clone(), text(value))).collect();
@@ -141,13 +180,15 @@ impl Selection {
         self.labels.is_everything() && self.fields.is_everything()
     }
 
-    /// Whether an entry is selected. The notes are made at the first question.
+    /// Whether an entry is selected.
     pub(crate) fn matches(&self, resource: &Resource, entry: &Entry) -> bool {
         if self.is_everything() {
             return true;
         }
-        let notes = entry.notes(|bytes| Notes::of(resource.storage(), &read(bytes).unwrap_or_default()));
-        notes.is_some_and(|notes| self.labels.matches(&notes.labels) && self.fields.matches(&notes.fields))
+        let Some(notes) = Notes::of(entry) else { return false };
+        let take = || Selectable::of(resource.storage(), &read(&entry.value).unwrap_or_default());
+        let object = notes.selectable.get_or_init(take);
+        self.labels.matches(&object.labels) && self.fields.matches(&object.fields)
     }
 }
 
@@ -174,6 +215,16 @@ mod tests {
         assert_eq!(object["metadata"]["annotations"], hostile["metadata"]["annotations"]);
         assert_eq!((&object["kind"], &object["apiVersion"]), (&json!("Pod"), &json!("v1")));
         assert!(same(&stamped, &again));
+    }
+
+    #[test]
+    fn the_metadata_is_found_whatever_stands_in_it() {
+        let encoded =
+            encode(pods(), &json!({"metadata": {"name": "a", "annotations": {"b": "}\\\"{"}}, "spec": {}}));
+        let span = metadata_span(pods(), &encoded).expect("metadata");
+        let metadata = read(&encoded[span]).expect("readable");
+        assert_eq!(metadata, json!({"resourceVersion": "", "name": "a", "annotations": {"b": "}\\\"{"}}));
+        assert_eq!(metadata_span(pods(), &encoded[..encoded.len() / 2]), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use serde_json::Value;
 use wire::Response;
 
 use crate::negotiate::Format;
+use crate::pieces::Pieces;
 use crate::query::Query;
 
 /// Bodies from this size on are compressed for those who take it, as upstream does.
@@ -49,6 +50,17 @@ impl Dress {
         self.bytes(code, media, body)
     }
 
+    /// An answer out of pieces of JSON.
+    pub(crate) fn pieces(self, code: u16, pieces: Pieces<'_>) -> Response {
+        let packs = self.format == Format::Json && !self.pretty && self.gzip && pieces.len() >= GZIP_FROM;
+        if !packs {
+            return self.json(code, pieces.plain());
+        }
+        let mut response = Self { gzip: false, ..self }.bytes(code, "application/json", pieces.gzip());
+        is_gzip(response.headers_mut());
+        response
+    }
+
     /// JSON that is no object, indented and without a newline, as upstream's WriteRawJSON.
     pub(crate) fn raw(self, value: &Value) -> Response {
         self.bytes(200, "application/json", serde_json::to_vec_pretty(value).unwrap_or_default().into())
@@ -64,8 +76,7 @@ impl Dress {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         if is_packed {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+            is_gzip(headers);
         }
         response
     }
@@ -82,6 +93,11 @@ impl Dress {
         }
         response
     }
+}
+
+fn is_gzip(headers: &mut HeaderMap) {
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
 }
 
 /// Plain text, for health checks and unknown paths.

@@ -41,11 +41,8 @@ impl Writer {
     fn line(&mut self, out: &mut BytesMut, kind: &str, stored: &Bytes, now: Timestamp) {
         let object = match self.shape {
             Shape::Table => {
-                let value = view::shown(self.resource, stored);
-                let version = json!({ "resourceVersion": value["metadata"]["resourceVersion"] });
-                let rows = vec![view::row(self.resource, &value, self.include, now)];
                 let columns = !std::mem::replace(&mut self.columns_sent, true);
-                view::encode(&view::table(self.resource, version, rows, columns))
+                view::table_of_one(self.resource, stored, self.include, now, columns)
             }
             shape => view::object(self.resource, stored, shape, self.include, now),
         };
@@ -64,9 +61,9 @@ impl Writer {
             Shape::Table => {
                 let columns = !std::mem::replace(&mut self.columns_sent, true);
                 let object = view::metadata(&json!({ "metadata": metadata }));
-                let row = json!({ "cells": [], "object": object });
                 let list = json!({ "resourceVersion": revision.to_string() });
-                view::table(self.resource, list, vec![row], columns)
+                let table = view::bookmark_table(self.resource, &list, &object, columns);
+                return raw_line(out, "BOOKMARK", &table);
             }
         };
         raw_line(out, "BOOKMARK", &view::encode(&object));

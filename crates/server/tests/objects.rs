@@ -3,7 +3,10 @@
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod cluster;
 
+use std::io::Read as _;
+
 use cluster::Cluster;
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 fn namespace(name: &str) -> Value {
@@ -284,6 +287,54 @@ async fn tables_are_what_kubectl_prints() {
     assert_eq!(table.body["columnDefinitions"][0]["name"], "Name");
     assert_eq!(table.body["rows"][0]["cells"][0], "web");
     assert_eq!(table.body["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+}
+
+/// A list as text, whatever it came as, without the ages: those change while one looks.
+async fn read_list(cluster: &Cluster, accept: &str, encoding: &str) -> Value {
+    let request = http::Request::get(MAPS).header("accept", accept).header("accept-encoding", encoding);
+    let response = cluster.send(request, wire::empty()).await;
+    let packed = response.headers().get("content-encoding").is_some();
+    assert_eq!(packed, encoding == "gzip");
+    let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+    let mut text = String::new();
+    if packed {
+        flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text).expect("gzip");
+    } else {
+        text = String::from_utf8(bytes.to_vec()).expect("text");
+    }
+    assert!(text.ends_with("}\n"));
+    let mut list: Value = serde_json::from_str(&text).expect("JSON");
+    for row in list["rows"].as_array_mut().into_iter().flatten() {
+        assert!(row["cells"][2].as_str().is_some_and(|age| age.ends_with('s')), "{row}");
+        row["cells"][2].take();
+    }
+    list
+}
+
+#[tokio::test]
+async fn a_large_list_says_the_same_compressed_and_follows_changes() {
+    let cluster = with_namespace().await;
+    for n in 0..70 {
+        let mut map = config_map(&format!("m{n}"), &format!("value {n}"));
+        map["metadata"]["annotations"]["padding"] = format!("{n}").repeat(1200).into();
+        assert_eq!(cluster.post(MAPS, &map).await.code, 201);
+    }
+    for accept in [
+        "application/json",
+        "application/json;as=Table;v=v1;g=meta.k8s.io",
+        "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io",
+    ] {
+        let before = read_list(&cluster, accept, "identity").await;
+        // The second comes from what the first has left.
+        for _ in 0..2 {
+            assert_eq!(read_list(&cluster, accept, "gzip").await, before);
+        }
+        let patch = json!({"metadata": {"annotations": {"seen": accept}}, "data": {accept.replace([';', '=', '/'], "."): "x"}});
+        assert_eq!(cluster.patch(&format!("{MAPS}/m7"), "merge-patch+json", &patch).await.code, 200);
+        let after = read_list(&cluster, accept, "gzip").await;
+        assert_eq!(read_list(&cluster, accept, "identity").await, after);
+        assert_ne!(before, after);
+    }
 }
 
 #[tokio::test]

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::cell::{Cell, cell};
 use super::common::{Row, scalar, text};
 use super::human_duration;
 
-pub(super) fn node(row: Row<'_>) -> Vec<Value> {
+pub(super) fn node(row: Row<'_>) -> Vec<Cell> {
     let mut status = match row.condition("Ready") {
         Some("True") => "Ready",
         Some(_) => "NotReady",
@@ -19,16 +20,16 @@ pub(super) fn node(row: Row<'_>) -> Vec<Value> {
     }
     let info = |field: &str| row.text_or(&format!("/status/nodeInfo/{field}"), "<unknown>");
     vec![
-        json!(row.name()),
-        json!(status),
-        json!(roles(row)),
-        json!(row.age()),
-        json!(row.text("/status/nodeInfo/kubeletVersion")),
-        json!(address(row, "InternalIP")),
-        json!(address(row, "ExternalIP")),
-        json!(info("osImage")),
-        json!(info("kernelVersion")),
-        json!(info("containerRuntimeVersion")),
+        cell(row.name()),
+        cell(status),
+        cell(roles(row)),
+        row.age(),
+        cell(row.text("/status/nodeInfo/kubeletVersion")),
+        cell(address(row, "InternalIP")),
+        cell(address(row, "ExternalIP")),
+        cell(info("osImage")),
+        cell(info("kernelVersion")),
+        cell(info("containerRuntimeVersion")),
     ]
 }
 
@@ -49,17 +50,17 @@ fn address<'a>(row: Row<'a>, kind: &str) -> &'a str {
     found.map_or("<none>", |a| text(a, "address"))
 }
 
-pub(super) fn namespace(row: Row<'_>) -> Vec<Value> {
-    vec![json!(row.name()), json!(row.text("/status/phase")), json!(row.age())]
+pub(super) fn namespace(row: Row<'_>) -> Vec<Cell> {
+    vec![cell(row.name()), cell(row.text("/status/phase")), row.age()]
 }
 
 /// An Event in the words of either group.
-pub(super) fn event(row: Row<'_>) -> Vec<Value> {
+pub(super) fn event(row: Row<'_>) -> Vec<Cell> {
     let first =
         |pointers: &[&str]| pointers.iter().map(|p| row.text(p)).find(|t| !t.is_empty()).unwrap_or_default();
-    let first_seen = row.since(first(&["/firstTimestamp", "/deprecatedFirstTimestamp", "/eventTime"]));
+    let first_seen = Cell::since(first(&["/firstTimestamp", "/deprecatedFirstTimestamp", "/eventTime"]));
     let last = first(&["/series/lastObservedTime", "/lastTimestamp", "/deprecatedLastTimestamp"]);
-    let last_seen = if last.is_empty() { first_seen.clone() } else { row.since(last) };
+    let last_seen = if last.is_empty() { first_seen.clone() } else { Cell::since(last) };
     let counts = ["/series/count", "/count", "/deprecatedCount"];
     let count = counts.iter().map(|p| row.int(p)).find(|c| *c != 0).unwrap_or(1);
     let kind = first(&["/involvedObject/kind", "/regarding/kind"]).to_lowercase();
@@ -78,32 +79,32 @@ pub(super) fn event(row: Row<'_>) -> Vec<Value> {
         instance => format!("{component}, {instance}"),
     };
     vec![
-        json!(last_seen),
-        json!(row.text("/type")),
-        json!(row.text("/reason")),
-        json!(object),
-        json!(first(&["/involvedObject/fieldPath", "/regarding/fieldPath"])),
-        json!(source),
-        json!(first(&["/message", "/note"]).trim()),
-        json!(first_seen),
-        json!(count),
-        json!(row.name()),
+        last_seen,
+        cell(row.text("/type")),
+        cell(row.text("/reason")),
+        cell(object),
+        cell(first(&["/involvedObject/fieldPath", "/regarding/fieldPath"])),
+        cell(source),
+        cell(first(&["/message", "/note"]).trim()),
+        first_seen,
+        cell(count),
+        cell(row.name()),
     ]
 }
 
-pub(super) fn config_map(row: Row<'_>) -> Vec<Value> {
-    vec![json!(row.name()), json!(row.count("/data") + row.count("/binaryData")), json!(row.age())]
+pub(super) fn config_map(row: Row<'_>) -> Vec<Cell> {
+    vec![cell(row.name()), cell(row.count("/data") + row.count("/binaryData")), row.age()]
 }
 
-pub(super) fn secret(row: Row<'_>) -> Vec<Value> {
-    vec![json!(row.name()), json!(row.text("/type")), json!(row.count("/data")), json!(row.age())]
+pub(super) fn secret(row: Row<'_>) -> Vec<Cell> {
+    vec![cell(row.name()), cell(row.text("/type")), cell(row.count("/data")), row.age()]
 }
 
-pub(super) fn service_account(row: Row<'_>) -> Vec<Value> {
-    vec![json!(row.name()), json!(row.age())]
+pub(super) fn service_account(row: Row<'_>) -> Vec<Cell> {
+    vec![cell(row.name()), row.age()]
 }
 
-pub(super) fn resource_quota(row: Row<'_>) -> Vec<Value> {
+pub(super) fn resource_quota(row: Row<'_>) -> Vec<Cell> {
     let (mut requests, mut limits) = (Vec::new(), Vec::new());
     let used = row.at("/status/used");
     for (name, hard) in row.at("/status/hard").and_then(Value::as_object).into_iter().flatten() {
@@ -111,10 +112,10 @@ pub(super) fn resource_quota(row: Row<'_>) -> Vec<Value> {
         let cell = format!("{name}: {used}/{}", scalar(Some(hard)).unwrap_or_default());
         if name.starts_with("limits.") { limits.push(cell) } else { requests.push(cell) }
     }
-    vec![json!(row.name()), json!(requests.join(", ")), json!(limits.join(", ")), json!(row.age())]
+    vec![cell(row.name()), cell(requests.join(", ")), cell(limits.join(", ")), row.age()]
 }
 
-pub(super) fn component_status(row: Row<'_>) -> Vec<Value> {
+pub(super) fn component_status(row: Row<'_>) -> Vec<Cell> {
     let healthy = row.list("/conditions").iter().find(|c| text(c, "type") == "Healthy");
     let status = match healthy.map(|c| text(c, "status")) {
         Some("True") => "Healthy",
@@ -122,28 +123,28 @@ pub(super) fn component_status(row: Row<'_>) -> Vec<Value> {
         None => "Unknown",
     };
     let said = |field| healthy.map(|c| text(c, field)).unwrap_or_default();
-    vec![json!(row.name()), json!(status), json!(said("message")), json!(said("error"))]
+    vec![cell(row.name()), cell(status), cell(said("message")), cell(said("error"))]
 }
 
-pub(super) fn lease(row: Row<'_>) -> Vec<Value> {
-    vec![json!(row.name()), json!(row.text("/spec/holderIdentity")), json!(row.age())]
+pub(super) fn lease(row: Row<'_>) -> Vec<Cell> {
+    vec![cell(row.name()), cell(row.text("/spec/holderIdentity")), row.age()]
 }
 
-pub(super) fn priority_class(row: Row<'_>) -> Vec<Value> {
+pub(super) fn priority_class(row: Row<'_>) -> Vec<Cell> {
     vec![
-        json!(row.name()),
-        json!(row.int("/value")),
-        json!(row.flag("/globalDefault", false)),
-        json!(row.age()),
-        json!(row.text("/preemptionPolicy")),
+        cell(row.name()),
+        cell(row.int("/value")),
+        cell(row.flag("/globalDefault", false)),
+        row.age(),
+        cell(row.text("/preemptionPolicy")),
     ]
 }
 
-pub(super) fn runtime_class(row: Row<'_>) -> Vec<Value> {
-    vec![json!(row.name()), json!(row.text("/handler")), json!(row.age())]
+pub(super) fn runtime_class(row: Row<'_>) -> Vec<Cell> {
+    vec![cell(row.name()), cell(row.text("/handler")), row.age()]
 }
 
-pub(super) fn signing_request(row: Row<'_>) -> Vec<Value> {
+pub(super) fn signing_request(row: Row<'_>) -> Vec<Cell> {
     let duration = row.at("/spec/expirationSeconds").and_then(Value::as_i64);
     let has = |kind: &str| row.condition(kind).is_some();
     let mut condition = match () {
@@ -159,16 +160,16 @@ pub(super) fn signing_request(row: Row<'_>) -> Vec<Value> {
         condition.push_str(",Issued");
     }
     vec![
-        json!(row.name()),
-        json!(row.age()),
-        json!(row.text_or("/spec/signerName", "<none>")),
-        json!(row.text("/spec/username")),
-        json!(duration.map_or_else(|| "<none>".to_owned(), human_duration)),
-        json!(condition),
+        cell(row.name()),
+        row.age(),
+        cell(row.text_or("/spec/signerName", "<none>")),
+        cell(row.text("/spec/username")),
+        cell(duration.map_or_else(|| "<none>".to_owned(), human_duration)),
+        cell(condition),
     ]
 }
 
-pub(super) fn api_service(row: Row<'_>) -> Vec<Value> {
+pub(super) fn api_service(row: Row<'_>) -> Vec<Cell> {
     let service = match row.at("/spec/service") {
         None | Some(Value::Null) => "Local".to_owned(),
         Some(service) => format!("{}/{}", text(service, "namespace"), text(service, "name")),
@@ -179,15 +180,18 @@ pub(super) fn api_service(row: Row<'_>) -> Vec<Value> {
         Some(c) if text(c, "status") == "True" => "True".to_owned(),
         Some(c) => format!("{} ({})", text(c, "status"), text(c, "reason")),
     };
-    vec![json!(row.name()), json!(service), json!(available), json!(row.age())]
+    vec![cell(row.name()), cell(service), cell(available), row.age()]
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::cell::shown;
     use super::*;
 
     fn row(object: &Value) -> Row<'_> {
-        Row { object, now: "2026-01-01T01:00:00Z".parse().unwrap() }
+        Row { object }
     }
 
     #[test]
@@ -198,10 +202,10 @@ mod tests {
             "status": {"conditions": [{"type": "Ready", "status": "True"}], "addresses": [{"type": "InternalIP", "address": "192.0.2.7"}],
                        "nodeInfo": {"kubeletVersion": "v1.36.0", "osImage": "Debian"}},
         });
-        let cells = node(row(&object));
+        let cells = shown(node(row(&object)));
         assert_eq!(cells[1..3], ["Ready,SchedulingDisabled", "control-plane,worker"]);
         assert_eq!(cells[4..9], ["v1.36.0", "192.0.2.7", "<none>", "Debian", "<unknown>"]);
-        assert_eq!(node(row(&json!({})))[1..3], ["Unknown", "<none>"]);
+        assert_eq!(shown(node(row(&json!({}))))[1..3], ["Unknown", "<none>"]);
     }
 
     #[test]
@@ -213,7 +217,7 @@ mod tests {
             "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:59:00Z",
         });
         assert_eq!(
-            event(row(&object)),
+            shown(event(row(&object))),
             [
                 json!("60s"),
                 json!("Warning"),
@@ -229,13 +233,13 @@ mod tests {
         );
         let new =
             json!({"eventTime": "2026-01-01T00:59:30.000000Z", "regarding": {"kind": "Node"}, "note": "n"});
-        assert_eq!(event(row(&new))[0], "30s");
-        assert_eq!(event(row(&new))[3], "node");
+        assert_eq!(shown(event(row(&new)))[0], "30s");
+        assert_eq!(shown(event(row(&new)))[3], "node");
     }
 
     #[test]
     fn a_quota_shows_requests_and_limits_apart() {
         let object = json!({"status": {"hard": {"pods": "4", "limits.cpu": "2"}, "used": {"pods": "1", "limits.cpu": "500m"}}});
-        assert_eq!(resource_quota(row(&object))[1..3], ["pods: 1/4", "limits.cpu: 500m/2"]);
+        assert_eq!(shown(resource_quota(row(&object)))[1..3], ["pods: 1/4", "limits.cpu: 500m/2"]);
     }
 }

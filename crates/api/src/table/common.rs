@@ -3,14 +3,13 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::human_duration;
+use super::cell::Cell;
 use crate::selector::LabelSelector;
 
-/// An object whose row is made, and when.
+/// An object whose row is made.
 #[derive(Clone, Copy)]
 pub(super) struct Row<'a> {
     pub(super) object: &'a Value,
-    pub(super) now: Timestamp,
 }
 
 impl<'a> Row<'a> {
@@ -55,16 +54,9 @@ impl<'a> Row<'a> {
         self.at("/metadata/deletionTimestamp").is_some_and(|t| !t.is_null())
     }
 
-    pub(super) fn age(self) -> String {
-        self.since(self.text("/metadata/creationTimestamp"))
-    }
-
-    /// How long ago a written time was.
-    pub(super) fn since(self, time: &str) -> String {
-        match parse(time) {
-            Some(time) => human_duration(self.now.duration_since(time).as_secs()),
-            None => "<unknown>".to_owned(),
-        }
+    /// How long ago the object was created.
+    pub(super) fn age(self) -> Cell {
+        Cell::since(self.text("/metadata/creationTimestamp"))
     }
 
     /// The names and images of the containers of a Pod spec.

@@ -2,22 +2,23 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::cell::{Cell, cell};
 use super::common::{Row, few, join, scalar, text};
 
-pub(super) fn service(row: Row<'_>) -> Vec<Value> {
+pub(super) fn service(row: Row<'_>) -> Vec<Cell> {
     let ports: Vec<String> = row.list("/spec/ports").iter().map(port).collect();
     let ports = if ports.is_empty() { "<none>".to_owned() } else { ports.join(",") };
     let ip = row.at("/spec/clusterIPs/0").and_then(Value::as_str).unwrap_or("<none>");
     vec![
-        json!(row.name()),
-        json!(row.text("/spec/type")),
-        json!(ip),
-        json!(external_ip(row)),
-        json!(ports),
-        json!(row.age()),
-        json!(row.labels("/spec/selector")),
+        cell(row.name()),
+        cell(row.text("/spec/type")),
+        cell(ip),
+        cell(external_ip(row)),
+        cell(ports),
+        row.age(),
+        cell(row.labels("/spec/selector")),
     ]
 }
 
@@ -55,10 +56,10 @@ fn load_balancer(row: Row<'_>) -> Vec<String> {
     ingress.filter_map(named).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-pub(super) fn endpoints(row: Row<'_>) -> Vec<Value> {
+pub(super) fn endpoints(row: Row<'_>) -> Vec<Cell> {
     let mut all = Vec::new();
     for subset in row.list("/subsets") {
-        let part = Row { object: subset, now: row.now };
+        let part = Row { object: subset };
         let addresses: Vec<&str> = part.list("/addresses").iter().map(|a| text(a, "ip")).collect();
         let ports = part.list("/ports");
         if ports.is_empty() {
@@ -70,14 +71,14 @@ pub(super) fn endpoints(row: Row<'_>) -> Vec<Value> {
         }
     }
     let shown = if row.list("/subsets").is_empty() { "<none>".to_owned() } else { few(&all, "") };
-    vec![json!(row.name()), json!(shown), json!(row.age())]
+    vec![cell(row.name()), cell(shown), row.age()]
 }
 
 fn host_port(ip: &str, port: i64) -> String {
     if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
 }
 
-pub(super) fn endpoint_slice(row: Row<'_>) -> Vec<Value> {
+pub(super) fn endpoint_slice(row: Row<'_>) -> Vec<Cell> {
     let port = |p: &Value| {
         let name = p["name"].as_str().map(str::to_owned);
         scalar(p.get("port")).or(name).unwrap_or_else(|| "*".to_owned())
@@ -87,23 +88,23 @@ pub(super) fn endpoint_slice(row: Row<'_>) -> Vec<Value> {
         row.list("/endpoints").iter().flat_map(|e| e["addresses"].as_array().into_iter().flatten());
     let addresses: Vec<String> = addresses.filter_map(Value::as_str).map(str::to_owned).collect();
     vec![
-        json!(row.name()),
-        json!(row.text("/addressType")),
-        json!(few(&ports, "<unset>")),
-        json!(few(&addresses, "<unset>")),
-        json!(row.age()),
+        cell(row.name()),
+        cell(row.text("/addressType")),
+        cell(few(&ports, "<unset>")),
+        cell(few(&addresses, "<unset>")),
+        row.age(),
     ]
 }
 
-pub(super) fn ingress(row: Row<'_>) -> Vec<Value> {
+pub(super) fn ingress(row: Row<'_>) -> Vec<Cell> {
     let tls = !row.list("/spec/tls").is_empty();
     vec![
-        json!(row.name()),
-        json!(row.text_or("/spec/ingressClassName", "<none>")),
-        json!(hosts(row.list("/spec/rules"))),
-        json!(load_balancer(row).join(",")),
-        json!(if tls { "80, 443" } else { "80" }),
-        json!(row.age()),
+        cell(row.name()),
+        cell(row.text_or("/spec/ingressClassName", "<none>")),
+        cell(hosts(row.list("/spec/rules"))),
+        cell(load_balancer(row).join(",")),
+        cell(if tls { "80, 443" } else { "80" }),
+        row.age(),
     ]
 }
 
@@ -122,7 +123,7 @@ fn hosts(rules: &[Value]) -> String {
     }
 }
 
-pub(super) fn ingress_class(row: Row<'_>) -> Vec<Value> {
+pub(super) fn ingress_class(row: Row<'_>) -> Vec<Cell> {
     let parameters = match row.at("/spec/parameters") {
         None | Some(Value::Null) => "<none>".to_owned(),
         Some(p) => {
@@ -130,19 +131,19 @@ pub(super) fn ingress_class(row: Row<'_>) -> Vec<Value> {
             format!("{}{group}/{}", text(p, "kind"), text(p, "name"))
         }
     };
-    vec![json!(row.name()), json!(row.text("/spec/controller")), json!(parameters), json!(row.age())]
+    vec![cell(row.name()), cell(row.text("/spec/controller")), cell(parameters), row.age()]
 }
 
-pub(super) fn network_policy(row: Row<'_>) -> Vec<Value> {
-    vec![json!(row.name()), json!(row.selector("/spec/podSelector")), json!(row.age())]
+pub(super) fn network_policy(row: Row<'_>) -> Vec<Cell> {
+    vec![cell(row.name()), cell(row.selector("/spec/podSelector")), row.age()]
 }
 
-pub(super) fn service_cidr(row: Row<'_>) -> Vec<Value> {
+pub(super) fn service_cidr(row: Row<'_>) -> Vec<Cell> {
     let cidrs = join(row.list("/spec/cidrs"), |c| c.as_str().unwrap_or_default());
-    vec![json!(row.name()), json!(cidrs), json!(row.age())]
+    vec![cell(row.name()), cell(cidrs), row.age()]
 }
 
-pub(super) fn ip_address(row: Row<'_>) -> Vec<Value> {
+pub(super) fn ip_address(row: Row<'_>) -> Vec<Cell> {
     let parent = match row.at("/spec/parentRef") {
         None | Some(Value::Null) => "<none>".to_owned(),
         Some(p) => {
@@ -157,42 +158,43 @@ pub(super) fn ip_address(row: Row<'_>) -> Vec<Value> {
             )
         }
     };
-    vec![json!(row.name()), json!(parent)]
+    vec![cell(row.name()), cell(parent)]
 }
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
+    use serde_json::json;
 
+    use super::super::cell::shown;
     use super::*;
 
     fn row(object: &Value) -> Row<'_> {
-        Row { object, now: Timestamp::UNIX_EPOCH }
+        Row { object }
     }
 
     #[test]
     fn a_service_shows_how_it_is_reached() {
         let np = json!({"spec": {"type": "NodePort", "clusterIPs": ["10.0.0.7"], "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}]}});
-        assert_eq!(service(row(&np))[1..5], ["NodePort", "10.0.0.7", "<none>", "80:30080/TCP"]);
+        assert_eq!(shown(service(row(&np)))[1..5], ["NodePort", "10.0.0.7", "<none>", "80:30080/TCP"]);
         let name = json!({"spec": {"type": "ExternalName", "externalName": "x.example.com"}});
-        assert_eq!(service(row(&name))[1..5], ["ExternalName", "<none>", "x.example.com", "<none>"]);
+        assert_eq!(shown(service(row(&name)))[1..5], ["ExternalName", "<none>", "x.example.com", "<none>"]);
         let headless = json!({"spec": {"type": "ClusterIP", "clusterIPs": ["None"]}});
-        assert_eq!(service(row(&headless))[2], "None");
+        assert_eq!(shown(service(row(&headless)))[2], "None");
         let balancer = json!({"spec": {"type": "LoadBalancer"}});
-        assert_eq!(service(row(&balancer))[3], "<pending>");
+        assert_eq!(shown(service(row(&balancer)))[3], "<pending>");
     }
 
     #[test]
     fn endpoints_are_cut_after_three() {
         let object = json!({"subsets": [{"addresses": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}], "ports": [{"port": 80}, {"port": 81}]}]});
-        assert_eq!(endpoints(row(&object))[1], "10.0.0.1:80,10.0.0.2:80,10.0.0.1:81 + 1 more...");
-        assert_eq!(endpoints(row(&json!({})))[1], "<none>");
+        assert_eq!(shown(endpoints(row(&object)))[1], "10.0.0.1:80,10.0.0.2:80,10.0.0.1:81 + 1 more...");
+        assert_eq!(shown(endpoints(row(&json!({}))))[1], "<none>");
     }
 
     #[test]
     fn a_slice_without_endpoints_is_unset() {
         assert_eq!(
-            endpoint_slice(row(&json!({"addressType": "IPv4"})))[1..4],
+            shown(endpoint_slice(row(&json!({"addressType": "IPv4"}))))[1..4],
             ["IPv4", "<unset>", "<unset>"]
         );
     }
@@ -201,7 +203,7 @@ mod tests {
     fn an_ingress_shows_its_hosts() {
         let with = |hosts: &[&str]| {
             let rules: Vec<Value> = hosts.iter().map(|h| json!({"host": h})).collect();
-            ingress(row(&json!({"spec": {"rules": rules}})))[2].clone()
+            shown(ingress(row(&json!({"spec": {"rules": rules}}))))[2].clone()
         };
         assert_eq!(with(&[]), "*");
         assert_eq!(with(&["a", "b"]), "a,b");

@@ -1,30 +1,30 @@
 //! Pods: the STATUS column is a small history of its own.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::cell::{Cell, cell};
 use super::common::{Row, parse, text};
 
-pub(super) fn pod(row: Row<'_>) -> Vec<Value> {
+pub(super) fn pod(row: Row<'_>) -> Vec<Cell> {
     let summary = Summary::of(row);
     let restarts = match summary.last_restart {
-        Some(at) if summary.restarts != 0 => {
-            let ago = super::human_duration(row.now.duration_since(at).as_secs());
-            format!("{} ({ago} ago)", summary.restarts)
+        Some(moment) if summary.restarts != 0 => {
+            Cell::Ago { before: format!("{} (", summary.restarts), moment, after: " ago)" }
         }
-        _ => summary.restarts.to_string(),
+        _ => cell(summary.restarts.to_string()),
     };
     let ip = row.at("/status/podIPs/0/ip").and_then(Value::as_str).filter(|ip| !ip.is_empty());
     vec![
-        json!(row.name()),
-        json!(format!("{}/{}", summary.ready, summary.total)),
-        json!(summary.status),
-        json!(restarts),
-        json!(row.age()),
-        json!(ip.unwrap_or("<none>")),
-        json!(row.text_or("/spec/nodeName", "<none>")),
-        json!(row.text_or("/status/nominatedNodeName", "<none>")),
-        json!(readiness_gates(row)),
+        cell(row.name()),
+        cell(format!("{}/{}", summary.ready, summary.total)),
+        cell(summary.status),
+        restarts,
+        row.age(),
+        cell(ip.unwrap_or("<none>")),
+        cell(row.text_or("/spec/nodeName", "<none>")),
+        cell(row.text_or("/status/nominatedNodeName", "<none>")),
+        cell(readiness_gates(row)),
     ]
 }
 
@@ -168,17 +168,20 @@ fn ended(terminated: &Value) -> String {
     }
 }
 
-pub(super) fn pod_template(row: Row<'_>) -> Vec<Value> {
+pub(super) fn pod_template(row: Row<'_>) -> Vec<Cell> {
     let (names, images) = row.containers("/template/spec/containers");
-    vec![json!(row.name()), json!(names), json!(images), json!(row.labels("/template/metadata/labels"))]
+    vec![cell(row.name()), cell(names), cell(images), cell(row.labels("/template/metadata/labels"))]
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::cell::shown;
     use super::*;
 
     fn cells(object: &Value) -> Vec<Value> {
-        pod(Row { object, now: "2026-01-01T01:00:00Z".parse().unwrap() })
+        shown(pod(Row { object }))
     }
 
     fn status(object: &Value) -> String {

@@ -1,7 +1,8 @@
 //! Volumes, their classes and drivers, and claims of devices.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::cell::{Cell, cell};
 use super::common::{Row, join, scalar, text};
 
 const CLASS_ANNOTATION: &str = "/metadata/annotations/volume.beta.kubernetes.io~1storage-class";
@@ -26,39 +27,39 @@ fn phase(row: Row<'_>) -> &str {
     if row.is_being_deleted() { "Terminating" } else { row.text("/status/phase") }
 }
 
-pub(super) fn volume(row: Row<'_>) -> Vec<Value> {
+pub(super) fn volume(row: Row<'_>) -> Vec<Cell> {
     let claim = match row.at("/spec/claimRef") {
         None | Some(Value::Null) => String::new(),
         Some(claim) => format!("{}/{}", text(claim, "namespace"), text(claim, "name")),
     };
     vec![
-        json!(row.name()),
-        json!(scalar(row.at("/spec/capacity/storage")).unwrap_or_else(|| "0".to_owned())),
-        json!(access_modes(row, "/spec/accessModes")),
-        json!(row.text("/spec/persistentVolumeReclaimPolicy")),
-        json!(phase(row)),
-        json!(claim),
-        json!(storage_class(row)),
-        json!(row.text_or("/spec/volumeAttributesClassName", "<unset>")),
-        json!(row.text("/status/reason")),
-        json!(row.age()),
-        json!(row.text_or("/spec/volumeMode", "<unset>")),
+        cell(row.name()),
+        cell(scalar(row.at("/spec/capacity/storage")).unwrap_or_else(|| "0".to_owned())),
+        cell(access_modes(row, "/spec/accessModes")),
+        cell(row.text("/spec/persistentVolumeReclaimPolicy")),
+        cell(phase(row)),
+        cell(claim),
+        cell(storage_class(row)),
+        cell(row.text_or("/spec/volumeAttributesClassName", "<unset>")),
+        cell(row.text("/status/reason")),
+        row.age(),
+        cell(row.text_or("/spec/volumeMode", "<unset>")),
     ]
 }
 
-pub(super) fn claim(row: Row<'_>) -> Vec<Value> {
+pub(super) fn claim(row: Row<'_>) -> Vec<Cell> {
     let bound = !row.text("/spec/volumeName").is_empty();
     let capacity = scalar(row.at("/status/capacity/storage")).unwrap_or_else(|| "0".to_owned());
     vec![
-        json!(row.name()),
-        json!(phase(row)),
-        json!(row.text("/spec/volumeName")),
-        json!(if bound { capacity } else { String::new() }),
-        json!(if bound { access_modes(row, "/status/accessModes") } else { String::new() }),
-        json!(storage_class(row)),
-        json!(row.text_or("/spec/volumeAttributesClassName", "<unset>")),
-        json!(row.age()),
-        json!(row.text_or("/spec/volumeMode", "<unset>")),
+        cell(row.name()),
+        cell(phase(row)),
+        cell(row.text("/spec/volumeName")),
+        cell(if bound { capacity } else { String::new() }),
+        cell(if bound { access_modes(row, "/status/accessModes") } else { String::new() }),
+        cell(storage_class(row)),
+        cell(row.text_or("/spec/volumeAttributesClassName", "<unset>")),
+        row.age(),
+        cell(row.text_or("/spec/volumeMode", "<unset>")),
     ]
 }
 
@@ -68,63 +69,63 @@ fn default_name(row: Row<'_>, annotations: &[&str]) -> String {
     if default { format!("{} (default)", row.name()) } else { row.name().to_owned() }
 }
 
-pub(super) fn class(row: Row<'_>) -> Vec<Value> {
+pub(super) fn class(row: Row<'_>) -> Vec<Cell> {
     let annotations =
         ["storageclass.kubernetes.io~1is-default-class", "storageclass.beta.kubernetes.io~1is-default-class"];
     vec![
-        json!(default_name(row, &annotations)),
-        json!(row.text("/provisioner")),
-        json!(row.text_or("/reclaimPolicy", "Delete")),
-        json!(row.text_or("/volumeBindingMode", "Immediate")),
-        json!(row.flag("/allowVolumeExpansion", false)),
-        json!(row.age()),
+        cell(default_name(row, &annotations)),
+        cell(row.text("/provisioner")),
+        cell(row.text_or("/reclaimPolicy", "Delete")),
+        cell(row.text_or("/volumeBindingMode", "Immediate")),
+        cell(row.flag("/allowVolumeExpansion", false)),
+        row.age(),
     ]
 }
 
-pub(super) fn attributes_class(row: Row<'_>) -> Vec<Value> {
+pub(super) fn attributes_class(row: Row<'_>) -> Vec<Cell> {
     let name = default_name(row, &["volumeattributesclass.alpha.kubernetes.io~1is-default-class"]);
-    vec![json!(name), json!(row.text("/driverName")), json!(row.age())]
+    vec![cell(name), cell(row.text("/driverName")), row.age()]
 }
 
-pub(super) fn attachment(row: Row<'_>) -> Vec<Value> {
+pub(super) fn attachment(row: Row<'_>) -> Vec<Cell> {
     vec![
-        json!(row.name()),
-        json!(row.text("/spec/attacher")),
-        json!(row.text("/spec/source/persistentVolumeName")),
-        json!(row.text("/spec/nodeName")),
-        json!(row.flag("/status/attached", false)),
-        json!(row.age()),
+        cell(row.name()),
+        cell(row.text("/spec/attacher")),
+        cell(row.text("/spec/source/persistentVolumeName")),
+        cell(row.text("/spec/nodeName")),
+        cell(row.flag("/status/attached", false)),
+        row.age(),
     ]
 }
 
-pub(super) fn csi_node(row: Row<'_>) -> Vec<Value> {
-    vec![json!(row.name()), json!(row.count("/spec/drivers")), json!(row.age())]
+pub(super) fn csi_node(row: Row<'_>) -> Vec<Cell> {
+    vec![cell(row.name()), cell(row.count("/spec/drivers")), row.age()]
 }
 
-pub(super) fn csi_driver(row: Row<'_>) -> Vec<Value> {
+pub(super) fn csi_driver(row: Row<'_>) -> Vec<Cell> {
     let modes = join(row.list("/spec/volumeLifecycleModes"), |m| m.as_str().unwrap_or_default());
     let requests = match row.at("/spec/tokenRequests").and_then(Value::as_array) {
         Some(requests) => join(requests, |r| text(r, "audience")),
         None => "<unset>".to_owned(),
     };
     vec![
-        json!(row.name()),
-        json!(row.flag("/spec/attachRequired", true)),
-        json!(row.flag("/spec/podInfoOnMount", false)),
-        json!(row.flag("/spec/storageCapacity", false)),
-        json!(requests),
-        json!(row.flag("/spec/requiresRepublish", false)),
-        json!(if modes.is_empty() { "<none>".to_owned() } else { modes }),
-        json!(row.age()),
+        cell(row.name()),
+        cell(row.flag("/spec/attachRequired", true)),
+        cell(row.flag("/spec/podInfoOnMount", false)),
+        cell(row.flag("/spec/storageCapacity", false)),
+        cell(requests),
+        cell(row.flag("/spec/requiresRepublish", false)),
+        cell(if modes.is_empty() { "<none>".to_owned() } else { modes }),
+        row.age(),
     ]
 }
 
-pub(super) fn csi_capacity(row: Row<'_>) -> Vec<Value> {
+pub(super) fn csi_capacity(row: Row<'_>) -> Vec<Cell> {
     let capacity = scalar(row.at("/capacity")).unwrap_or_else(|| "<unset>".to_owned());
-    vec![json!(row.name()), json!(row.text("/storageClassName")), json!(capacity)]
+    vec![cell(row.name()), cell(row.text("/storageClassName")), cell(capacity)]
 }
 
-pub(super) fn resource_claim(row: Row<'_>) -> Vec<Value> {
+pub(super) fn resource_claim(row: Row<'_>) -> Vec<Cell> {
     let allocated = row.at("/status/allocation").is_some_and(|a| !a.is_null());
     let mut states = Vec::new();
     if row.is_being_deleted() {
@@ -138,41 +139,42 @@ pub(super) fn resource_claim(row: Row<'_>) -> Vec<Value> {
     if row.count("/status/reservedFor") > 0 {
         states.push("reserved");
     }
-    vec![json!(row.name()), json!(states.join(",")), json!(row.age())]
+    vec![cell(row.name()), cell(states.join(",")), row.age()]
 }
 
-pub(super) fn resource_slice(row: Row<'_>) -> Vec<Value> {
+pub(super) fn resource_slice(row: Row<'_>) -> Vec<Cell> {
     vec![
-        json!(row.name()),
-        json!(row.text_or("/spec/nodeName", "<unset>")),
-        json!(row.text("/spec/driver")),
-        json!(row.text("/spec/pool/name")),
-        json!(row.age()),
+        cell(row.name()),
+        cell(row.text_or("/spec/nodeName", "<unset>")),
+        cell(row.text("/spec/driver")),
+        cell(row.text("/spec/pool/name")),
+        row.age(),
     ]
 }
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
+    use serde_json::json;
 
+    use super::super::cell::shown;
     use super::*;
 
     fn row(object: &Value) -> Row<'_> {
-        Row { object, now: Timestamp::UNIX_EPOCH }
+        Row { object }
     }
 
     #[test]
     fn a_claim_shows_capacity_and_modes_once_it_is_bound() {
         let status = json!({"phase": "Bound", "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany", "ReadWriteOnce"]});
         let bound = json!({"spec": {"volumeName": "v", "storageClassName": "s"}, "status": status});
-        assert_eq!(claim(row(&bound))[1..6], ["Bound", "v", "1Gi", "RWO,RWX", "s"]);
+        assert_eq!(shown(claim(row(&bound)))[1..6], ["Bound", "v", "1Gi", "RWO,RWX", "s"]);
         let pending = json!({"spec": {}, "status": {"phase": "Pending"}});
-        assert_eq!(claim(row(&pending))[1..5], ["Pending", "", "", ""]);
+        assert_eq!(shown(claim(row(&pending)))[1..5], ["Pending", "", "", ""]);
     }
 
     #[test]
     fn the_default_class_is_marked() {
         let object = json!({"metadata": {"name": "s", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}});
-        assert_eq!(class(row(&object))[0], "s (default)");
+        assert_eq!(shown(class(row(&object)))[0], "s (default)");
     }
 }

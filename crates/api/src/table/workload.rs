@@ -1,47 +1,48 @@
 //! What makes Pods, and what counts them.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::cell::{Cell, cell};
 use super::common::{Row, parse, scalar, text};
 use super::human_duration;
 
 /// The wide cells of a kind with a Pod template: names, images, selector.
-fn template(row: Row<'_>, cells: &mut Vec<Value>, selector: Option<String>) {
+fn template(row: Row<'_>, cells: &mut Vec<Cell>, selector: Option<String>) {
     let (names, images) = row.containers("/spec/template/spec/containers");
-    cells.extend([json!(names), json!(images)]);
-    cells.extend(selector.map(Value::String));
+    cells.extend([cell(names), cell(images)]);
+    cells.extend(selector.map(cell));
 }
 
-fn replicas(row: Row<'_>, selector: String) -> Vec<Value> {
+fn replicas(row: Row<'_>, selector: String) -> Vec<Cell> {
     let mut cells = vec![
-        json!(row.name()),
-        json!(row.int("/spec/replicas")),
-        json!(row.int("/status/replicas")),
-        json!(row.int("/status/readyReplicas")),
-        json!(row.age()),
+        cell(row.name()),
+        cell(row.int("/spec/replicas")),
+        cell(row.int("/status/replicas")),
+        cell(row.int("/status/readyReplicas")),
+        row.age(),
     ];
     template(row, &mut cells, Some(selector));
     cells
 }
 
-pub(super) fn replication_controller(row: Row<'_>) -> Vec<Value> {
+pub(super) fn replication_controller(row: Row<'_>) -> Vec<Cell> {
     replicas(row, row.labels("/spec/selector"))
 }
 
-pub(super) fn replica_set(row: Row<'_>) -> Vec<Value> {
+pub(super) fn replica_set(row: Row<'_>) -> Vec<Cell> {
     replicas(row, row.selector("/spec/selector"))
 }
 
-pub(super) fn daemon_set(row: Row<'_>) -> Vec<Value> {
+pub(super) fn daemon_set(row: Row<'_>) -> Vec<Cell> {
     let mut cells = vec![
-        json!(row.name()),
-        json!(row.int("/status/desiredNumberScheduled")),
-        json!(row.int("/status/currentNumberScheduled")),
-        json!(row.int("/status/numberReady")),
-        json!(row.int("/status/updatedNumberScheduled")),
-        json!(row.int("/status/numberAvailable")),
-        json!(row.labels("/spec/template/spec/nodeSelector")),
-        json!(row.age()),
+        cell(row.name()),
+        cell(row.int("/status/desiredNumberScheduled")),
+        cell(row.int("/status/currentNumberScheduled")),
+        cell(row.int("/status/numberReady")),
+        cell(row.int("/status/updatedNumberScheduled")),
+        cell(row.int("/status/numberAvailable")),
+        cell(row.labels("/spec/template/spec/nodeSelector")),
+        row.age(),
     ];
     template(row, &mut cells, Some(row.selector("/spec/selector")));
     cells
@@ -51,25 +52,25 @@ fn ready(row: Row<'_>) -> String {
     format!("{}/{}", row.int("/status/readyReplicas"), row.int("/spec/replicas"))
 }
 
-pub(super) fn deployment(row: Row<'_>) -> Vec<Value> {
+pub(super) fn deployment(row: Row<'_>) -> Vec<Cell> {
     let mut cells = vec![
-        json!(row.name()),
-        json!(ready(row)),
-        json!(row.int("/status/updatedReplicas")),
-        json!(row.int("/status/availableReplicas")),
-        json!(row.age()),
+        cell(row.name()),
+        cell(ready(row)),
+        cell(row.int("/status/updatedReplicas")),
+        cell(row.int("/status/availableReplicas")),
+        row.age(),
     ];
     template(row, &mut cells, Some(row.selector("/spec/selector")));
     cells
 }
 
-pub(super) fn stateful_set(row: Row<'_>) -> Vec<Value> {
-    let mut cells = vec![json!(row.name()), json!(ready(row)), json!(row.age())];
+pub(super) fn stateful_set(row: Row<'_>) -> Vec<Cell> {
+    let mut cells = vec![cell(row.name()), cell(ready(row)), row.age()];
     template(row, &mut cells, None);
     cells
 }
 
-pub(super) fn controller_revision(row: Row<'_>) -> Vec<Value> {
+pub(super) fn controller_revision(row: Row<'_>) -> Vec<Cell> {
     let owner = row.list("/metadata/ownerReferences").iter().find(|o| o["controller"] == true);
     let controller = owner.map(|owner| {
         let group = text(owner, "apiVersion").split_once('/').map(|(group, _)| format!(".{group}"));
@@ -77,10 +78,10 @@ pub(super) fn controller_revision(row: Row<'_>) -> Vec<Value> {
         format!("{kind}/{}", text(owner, "name"))
     });
     let controller = controller.unwrap_or_else(|| "<none>".to_owned());
-    vec![json!(row.name()), json!(controller), json!(row.int("/revision")), json!(row.age())]
+    vec![cell(row.name()), cell(controller), cell(row.int("/revision")), row.age()]
 }
 
-pub(super) fn job(row: Row<'_>) -> Vec<Value> {
+pub(super) fn job(row: Row<'_>) -> Vec<Cell> {
     let succeeded = row.int("/status/succeeded");
     let completions =
         match (row.at("/spec/completions").and_then(Value::as_i64), row.int("/spec/parallelism")) {
@@ -89,8 +90,11 @@ pub(super) fn job(row: Row<'_>) -> Vec<Value> {
             (None, _) => format!("{succeeded}/1"),
         };
     let start = parse(row.text("/status/startTime"));
-    let end = parse(row.text("/status/completionTime")).unwrap_or(row.now);
-    let duration = start.map(|start| human_duration(end.duration_since(start).as_secs())).unwrap_or_default();
+    let duration = match (start, parse(row.text("/status/completionTime"))) {
+        (None, _) => cell(""),
+        (Some(start), None) => Cell::ago(start),
+        (Some(start), Some(end)) => cell(human_duration(end.duration_since(start).as_secs())),
+    };
     let is = |condition| row.condition(condition) == Some("True");
     let status = match () {
         () if is("Complete") => "Complete",
@@ -100,15 +104,14 @@ pub(super) fn job(row: Row<'_>) -> Vec<Value> {
         () if is("FailureTarget") => "FailureTarget",
         () => "Running",
     };
-    let mut cells =
-        vec![json!(row.name()), json!(status), json!(completions), json!(duration), json!(row.age())];
+    let mut cells = vec![cell(row.name()), cell(status), cell(completions), duration, row.age()];
     template(row, &mut cells, Some(row.selector("/spec/selector")));
     cells
 }
 
-pub(super) fn cron_job(row: Row<'_>) -> Vec<Value> {
+pub(super) fn cron_job(row: Row<'_>) -> Vec<Cell> {
     let last = row.at("/status/lastScheduleTime").and_then(Value::as_str);
-    let last = last.map_or_else(|| "<none>".to_owned(), |time| row.since(time));
+    let last = last.map_or_else(|| cell("<none>"), Cell::since);
     let suspend = match row.at("/spec/suspend").and_then(Value::as_bool) {
         Some(true) => "True",
         Some(false) => "False",
@@ -116,42 +119,42 @@ pub(super) fn cron_job(row: Row<'_>) -> Vec<Value> {
     };
     let (names, images) = row.containers("/spec/jobTemplate/spec/template/spec/containers");
     vec![
-        json!(row.name()),
-        json!(row.text("/spec/schedule")),
-        json!(row.text_or("/spec/timeZone", "<none>")),
-        json!(suspend),
-        json!(row.count("/status/active")),
-        json!(last),
-        json!(row.age()),
-        json!(names),
-        json!(images),
-        json!(row.selector("/spec/jobTemplate/spec/selector")),
+        cell(row.name()),
+        cell(row.text("/spec/schedule")),
+        cell(row.text_or("/spec/timeZone", "<none>")),
+        cell(suspend),
+        cell(row.count("/status/active")),
+        last,
+        row.age(),
+        cell(names),
+        cell(images),
+        cell(row.selector("/spec/jobTemplate/spec/selector")),
     ]
 }
 
-pub(super) fn disruption_budget(row: Row<'_>) -> Vec<Value> {
+pub(super) fn disruption_budget(row: Row<'_>) -> Vec<Cell> {
     let bound = |pointer| scalar(row.at(pointer)).unwrap_or_else(|| "N/A".to_owned());
     vec![
-        json!(row.name()),
-        json!(bound("/spec/minAvailable")),
-        json!(bound("/spec/maxUnavailable")),
-        json!(row.int("/status/disruptionsAllowed")),
-        json!(row.age()),
+        cell(row.name()),
+        cell(bound("/spec/minAvailable")),
+        cell(bound("/spec/maxUnavailable")),
+        cell(row.int("/status/disruptionsAllowed")),
+        row.age(),
     ]
 }
 
-pub(super) fn autoscaler(row: Row<'_>) -> Vec<Value> {
+pub(super) fn autoscaler(row: Row<'_>) -> Vec<Cell> {
     let target =
         format!("{}/{}", row.text("/spec/scaleTargetRef/kind"), row.text("/spec/scaleTargetRef/name"));
     let min = scalar(row.at("/spec/minReplicas")).unwrap_or_else(|| "<unset>".to_owned());
     vec![
-        json!(row.name()),
-        json!(target),
-        json!(metrics(row)),
-        json!(min),
-        json!(row.int("/spec/maxReplicas")),
-        json!(row.int("/status/currentReplicas")),
-        json!(row.age()),
+        cell(row.name()),
+        cell(target),
+        cell(metrics(row)),
+        cell(min),
+        cell(row.int("/spec/maxReplicas")),
+        cell(row.int("/status/currentReplicas")),
+        row.age(),
     ]
 }
 
@@ -210,10 +213,13 @@ fn metric(spec: &Value, status: Option<&Value>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::cell::shown;
     use super::*;
 
     fn row(object: &Value) -> Row<'_> {
-        Row { object, now: "2026-01-01T01:00:00Z".parse().unwrap() }
+        Row { object }
     }
 
     #[test]
@@ -234,7 +240,7 @@ mod tests {
             json!("x,y"),
             json!("app=app"),
         ];
-        assert_eq!(deployment(row(&object)), expected);
+        assert_eq!(shown(deployment(row(&object))), expected);
     }
 
     #[test]
@@ -245,9 +251,9 @@ mod tests {
             "status": {"succeeded": 3, "startTime": "2026-01-01T00:00:00Z", "completionTime": "2026-01-01T00:00:07Z",
                        "conditions": [{"type": "Complete", "status": "True"}]},
         });
-        assert_eq!(job(row(&object))[1..4], ["Complete", "3/3", "7s"]);
+        assert_eq!(shown(job(row(&object)))[1..4], ["Complete", "3/3", "7s"]);
         let object = json!({"spec": {"parallelism": 4}, "status": {"startTime": "2026-01-01T00:30:00Z"}});
-        assert_eq!(job(row(&object))[1..4], ["Running", "0/1 of 4", "30m"]);
+        assert_eq!(shown(job(row(&object)))[1..4], ["Running", "0/1 of 4", "30m"]);
     }
 
     #[test]
@@ -261,7 +267,7 @@ mod tests {
             "status": {"currentMetrics": [{"type": "Resource", "resource": {"current": {"averageUtilization": 20}}}]},
         });
         assert_eq!(
-            autoscaler(row(&object))[1..4],
+            shown(autoscaler(row(&object)))[1..4],
             ["Deployment/web", "cpu: 20%/80%, <unknown>/10 + 1 more...", "<unset>"]
         );
     }
@@ -270,6 +276,6 @@ mod tests {
     fn a_revision_names_its_controller() {
         let object = json!({"metadata": {"name": "r", "ownerReferences": [
             {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "controller": true}]}, "revision": 2});
-        assert_eq!(controller_revision(row(&object))[1..3], [json!("statefulset.apps/db"), json!(2)]);
+        assert_eq!(shown(controller_revision(row(&object)))[1..3], [json!("statefulset.apps/db"), json!(2)]);
     }
 }
