@@ -71,7 +71,7 @@ fn server_side(
         Some(old) => strategy::validate_update(resource, None, &object, old),
     };
     let _ = (errors.0.len(), strategy::warnings(resource, &object));
-    let _ = table::cells(resource, &object, Timestamp::UNIX_EPOCH);
+    table::row(resource, &object).write(Timestamp::UNIX_EPOCH, &mut Vec::new());
     let _ = api::selector::fields(resource, &object);
     let stored = object.to_string();
     let read: Value = serde_json::from_str(&stored).expect("what is stored can be read");
