@@ -1,4 +1,5 @@
-//! Small texts: selectors, quantities, request lines, names and documents of images.
+//! Small texts: selectors, quantities, request lines, names and documents of images, what registries
+//! say, kubeconfigs.
 
 use api::quantity::Quantity;
 use api::resource;
@@ -48,4 +49,19 @@ pub(crate) fn image_reference(bytes: &[u8]) {
 
 pub(crate) fn image_documents(bytes: &[u8]) {
     runtime::image::fuzzing::documents(bytes);
+}
+
+pub(crate) fn registry_url(bytes: &[u8]) {
+    runtime::image::fuzzing::registry_url(&String::from_utf8_lossy(bytes));
+}
+
+pub(crate) fn registry_answer(bytes: &[u8]) {
+    // One for each input: what the last one left running would be part of the next.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(runtime::image::fuzzing::registry_answer(bytes));
+}
+
+pub(crate) fn kubeconfig(bytes: &[u8]) {
+    let Ok(config) = client::kubeconfig::parse(&String::from_utf8_lossy(bytes)) else { return };
+    let _ = client::Https::new(&config);
 }

@@ -19,6 +19,7 @@ mod client;
 mod error;
 pub mod events;
 mod https;
+pub mod kubeconfig;
 mod reflector;
 pub mod tasks;
 mod transport;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::digest::Digest;
 use super::manifest::{Document, ImageConfig, Platform};
+use super::registry::fuzzing as registry;
 use super::unpack::{Limits, decompress, unpack};
 
 /// Reads a manifest or index, and an image configuration.
@@ -15,6 +16,16 @@ pub fn documents(content: &[u8]) {
     if let Ok(config) = ImageConfig::parse(content) {
         let _ = (config.check_platform(&Platform::host()), config.diff_ids());
     }
+}
+
+/// Reads a URL of a mirror, a token server or a redirect.
+pub fn registry_url(text: &str) {
+    registry::url(text);
+}
+
+/// Reads what a registry sends: head, challenges, redirect, token or document.
+pub async fn registry_answer(bytes: &[u8]) {
+    registry::answer(bytes).await;
 }
 
 /// Reads a stream, compressed or not, up to `most` bytes; answers with how many came.

@@ -124,13 +124,6 @@ async fn token(
 }
 
 async fn request_token(client: &Client, url: &Url, ask: &Ask) -> Result<String, String> {
-    #[derive(Deserialize)]
-    struct Answer {
-        #[serde(default)]
-        token: String,
-        #[serde(default)]
-        access_token: String,
-    }
     let answer = client.send(url, ask).await.map_err(|e| e.message)?;
     let status = answer.status();
     if status != StatusCode::OK {
@@ -139,8 +132,20 @@ async fn request_token(client: &Client, url: &Url, ask: &Ask) -> Result<String, 
     }
     let body =
         Limited::new(answer.into_body(), TOKEN_ANSWER_MAX).collect().await.map_err(|e| e.to_string())?;
-    let answer: Answer = serde_json::from_slice(&body.to_bytes())
-        .map_err(|e| format!("unable to decode token response: {e}"))?;
+    token_of(&body.to_bytes())
+}
+
+/// The token in a token server's answer, which calls it by one of two names.
+pub(super) fn token_of(body: &[u8]) -> Result<String, String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(default)]
+        token: String,
+        #[serde(default)]
+        access_token: String,
+    }
+    let answer: Answer =
+        serde_json::from_slice(body).map_err(|e| format!("unable to decode token response: {e}"))?;
     let token = if answer.token.is_empty() { answer.access_token } else { answer.token };
     if token.is_empty() {
         Err("authorization server did not include a token in the response".into())

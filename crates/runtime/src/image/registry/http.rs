@@ -52,7 +52,7 @@ impl Origin {
     }
 
     /// Host and port to connect to.
-    fn target(&self) -> (&str, u16) {
+    pub(super) fn target(&self) -> (&str, u16) {
         let default = if self.scheme == Scheme::Https { 443 } else { 80 };
         let (host, port) = split_port(&self.authority);
         (host, port.unwrap_or(default))
@@ -98,7 +98,9 @@ impl Url {
         if authority.contains('@') {
             return None;
         }
-        let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+        // A token server may be `https://HOST?service=…`: a request begins with a slash all the same.
+        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let path = format!("{}{query}", uri.path());
         Some(Url { origin: Origin::new(scheme, authority), path })
     }
 
@@ -212,7 +214,7 @@ fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<(), String>
     Ok(())
 }
 
-struct Cause {
+pub(super) struct Cause {
     text: String,
     unreachable: bool,
 }
@@ -227,7 +229,7 @@ impl Cause {
     }
 }
 
-fn request(url: &Url, ask: &Ask) -> Result<Request<Full<Bytes>>, http::Error> {
+pub(super) fn request(url: &Url, ask: &Ask) -> Result<Request<Full<Bytes>>, http::Error> {
     let mut request = Request::builder()
         .method(ask.method.clone())
         .uri(&url.path)
@@ -276,7 +278,7 @@ async fn connect(origin: &Origin) -> Result<TcpStream, Cause> {
     Err(last)
 }
 
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Cause>
+pub(super) async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Cause>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -347,6 +349,7 @@ mod tests {
         let url = Url::parse("https://r.example:5000/v2/a/blobs/x").unwrap();
         assert_eq!(url.join("/b?c=d").unwrap().to_string(), "https://r.example:5000/b?c=d");
         assert_eq!(url.join("http://cdn.example/b").unwrap().to_string(), "http://cdn.example/b");
+        assert_eq!(url.join("https://cdn.example?b=c").unwrap().path, "/?b=c");
         assert_eq!(url.join("file:///etc/passwd"), None);
         assert_eq!(url.join("https://user:password@cdn.example/"), None);
     }

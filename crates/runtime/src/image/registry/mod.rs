@@ -11,6 +11,7 @@
 //! up in the Events of Pods, and people search for them.
 
 mod auth;
+pub(super) mod fuzzing;
 mod http;
 mod pull;
 mod session;
