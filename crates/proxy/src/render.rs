@@ -132,8 +132,10 @@ fn key(element: &str) -> &str {
 
 /// A Pod that reaches itself through a Service must see another sender, or it
 /// would answer itself directly. Refusing happens where `reject` works and
-/// before other tables accept.
+/// before other tables accept. TCP is refused by a reset: of the ICMP errors that `reject` sends by itself
+/// the kernel lets one client have one a second (icmp(7), icmp_ratelimit), and the others would hang.
 const HOOKS: &str = r#"  chain rejecting {
+    meta l4proto tcp reject with tcp reset
     reject
   }
   chain lead {
