@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use node::Node;
 use store::{Embedded, History, Store};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use wire::Handler;
 use wire::pki::{Authority, ServingCertificate};
@@ -62,6 +62,8 @@ pub(crate) fn run(settings: Settings) -> Result<()> {
 }
 
 async fn up(settings: &Settings, started: Instant) -> Result<()> {
+    // Before there is anything to drain: until then a signal ends the program as it ends any other.
+    let mut signals = Signals::take()?;
     let choosing = instance::choosing(Path::new(CHOOSING))?;
     let (ground, listener) = Ground::prepare(settings).await?;
     let address = listener.local_addr()?;
@@ -119,10 +121,11 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
         let _ = ready.wait_for(|ready| *ready).await;
         say(&format!("node {} is Ready after {} ms", settings.node_name, started.elapsed().as_millis()))?;
         notify::ready();
-        wait_for_signal().await
+        std::future::pending().await
     };
     // What is left when one arm is taken is dropped with nothing lost: rooms and node are drained below.
     let outcome = tokio::select! {
+        () = signals.end() => Ok(()),
         told = told => told,
         why = rooms.ended() => Err(anyhow::anyhow!("{why}")),
         () = node.ended() => Err(anyhow::anyhow!("the node ended by itself")),
@@ -389,13 +392,26 @@ fn write_kubeconfig(settings: &Settings, authority: &Authority, address: SocketA
     Ok(())
 }
 
-async fn wait_for_signal() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        // Both are cancel-safe: a signal that is not taken stays pending.
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that ask the program to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on they wait to be asked for: one that comes while the rooms are built, or before the node is
+    /// ever Ready, finds a program that drains.
+    fn take() -> Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    /// Comes with the first of them.
+    async fn end(&mut self) {
+        tokio::select! {
+            // Both are cancel-safe: a signal that is not taken stays pending.
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

@@ -146,6 +146,23 @@ impl Instance {
         child.wait().expect("reaped");
     }
 
+    /// Starts the program, asks it to end as soon as it says its first line, and tells how it ended.
+    pub fn stop_starting(&self) -> i32 {
+        let mut child = Command::new(program("MONOPOD"))
+            .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        lines.next().expect("a line").expect("text");
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+        child.wait().expect("reaped").code().unwrap_or(-1)
+    }
+
     /// TERM, and how it ended.
     pub fn stop(&mut self) -> i32 {
         let mut child = self.child.take().expect("running");

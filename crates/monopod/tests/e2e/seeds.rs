@@ -68,16 +68,29 @@ fn the_full_pod_of_the_course_runs() {
 #[test]
 fn the_pod_with_a_pre_stop_curl_takes_its_time_to_stop() {
     let instance = Instance::start(&["nginx.tar"]);
-    // The original waits 30 s; the order is the same with one.
+    // The original waits 30 s; here it waits until it has been looked at.
     let manifest = testdata("seeds/abcdocker.yaml")
         .replace("image: nginx", "image: nginx\n    imagePullPolicy: Never")
-        .replace("sleep 30", "sleep 1");
+        .replace("sleep 30", "until test -e /seen; do sleep 0.05; done");
     instance.apply(&manifest);
     instance.wait("condition=Ready", "pod/abcdocker");
     instance.kubectl(&["delete", "pod", "abcdocker", "--wait=false"]).ok();
     assert!(instance.kubectl(&["get", "pod", "abcdocker"]).out.contains("Terminating"));
-    // The hook sleeps, and nginx has heard nothing yet.
-    assert_eq!(instance.kubectl(&["exec", "abcdocker", "--", "echo", "still here"]).ok(), "still here\n");
+    // The hook waits, and nginx has heard nothing yet.
+    let asked = [
+        "exec",
+        "abcdocker",
+        "--",
+        "curl",
+        "-s",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        "http://127.0.0.1",
+    ];
+    assert_eq!(instance.kubectl(&asked).ok(), "200");
+    instance.kubectl(&["exec", "abcdocker", "--", "bash", "-c", ": > /seen"]).ok();
     instance.wait("delete", "pod/abcdocker");
 }
 

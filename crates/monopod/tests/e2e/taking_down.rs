@@ -52,3 +52,14 @@ fn down_leaves_nothing_behind() {
     }
     assert_eq!(instance.monopod(&["down"]).ok(), "", "a second down has nothing to do");
 }
+
+#[test]
+fn a_signal_while_it_starts_is_an_ordinary_end() {
+    let mut instance = Instance::start(&[]);
+    assert_eq!(instance.stop(), 0);
+    // Its first line comes long before the node is Ready.
+    for _ in 0..3 {
+        assert_eq!(instance.stop_starting(), 0);
+    }
+    instance.up();
+}
