@@ -2,8 +2,8 @@
 
 use api::apply::Manager;
 use api::decode::{self, FieldValidation};
+use api::kinds::{self, Kind};
 use api::patch::PatchType;
-use api::resource::{self, Resource};
 use api::schema::{self, Struct};
 use api::{defaults, strategy, table};
 use jiff::Timestamp;
@@ -29,10 +29,10 @@ const KINDS: &[(&str, &str)] = &[
     ("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
 ];
 
-fn split(bytes: &[u8]) -> Option<(&'static Resource, &'static Struct, &[u8])> {
+fn split(bytes: &[u8]) -> Option<(&'static Kind, &'static Struct, &[u8])> {
     let (first, body) = bytes.split_first()?;
     let (version, kind) = KINDS[usize::from(*first) % KINDS.len()];
-    let resource = resource::by_kind(version, kind).expect("the kinds above are served");
+    let resource = kinds::by_kind(version, kind).expect("the kinds above are served");
     Some((resource, schema::kind(version, kind).expect("what is served has a schema"), body))
 }
 
@@ -41,7 +41,7 @@ fn manager(version: &str) -> Manager<'_> {
 }
 
 /// A small object of the kind that is there already.
-fn live(resource: &'static Resource, schema: &'static Struct) -> Value {
+fn live(resource: &'static Kind, schema: &'static Struct) -> Value {
     let spec = json!({"containers": [{"name": "a", "image": "i"}], "ports": [{"port": 80, "name": "http"}],
         "template": {"spec": {"containers": [{"name": "a", "image": "i"}]}}});
     let object = json!({"metadata": {"name": "n", "labels": {"a": "b"}, "finalizers": ["x/y"]},
@@ -49,13 +49,13 @@ fn live(resource: &'static Resource, schema: &'static Struct) -> Value {
     let mut object =
         decode::canonical(schema, &object, FieldValidation::Ignore).map(|it| it.object).unwrap_or_default();
     object["apiVersion"] = resource.api_version().into();
-    object["kind"] = resource.kind.into();
+    object["kind"] = (&*resource.kind).into();
     server_side(resource, schema, None, object)
 }
 
 /// What the server does with an object that was decoded; every step must stand whatever was said.
 fn server_side(
-    resource: &'static Resource,
+    resource: &'static Kind,
     schema: &'static Struct,
     old: Option<&Value>,
     mut object: Value,
@@ -65,7 +65,7 @@ fn server_side(
         None => strategy::prepare_create(resource, &mut object),
         Some(old) => strategy::prepare_update(resource, None, &mut object, old),
     }
-    api::apply::update(schema, old, &mut object, manager(&resource.api_version()));
+    api::apply::update(schema, old, &mut object, manager(resource.api_version()));
     let errors = match old {
         None => strategy::validate_create(resource, &object),
         Some(old) => strategy::validate_update(resource, None, &object, old),
@@ -135,11 +135,11 @@ pub(crate) fn strategic_patch(bytes: &[u8]) {
 pub(crate) fn apply(bytes: &[u8]) {
     let Some((resource, schema, body)) = split(bytes) else { return };
     let version = resource.api_version();
-    let Ok(intent) = api::apply::intent(schema, &version, body) else { return };
+    let Ok(intent) = api::apply::intent(schema, version, body) else { return };
     let old = live(resource, schema);
     for live in [None, Some(&old)] {
-        if let Ok(once) = api::apply::apply(schema, live, &intent, manager(&version), true) {
-            let twice = api::apply::apply(schema, Some(&once), &intent, manager(&version), true);
+        if let Ok(once) = api::apply::apply(schema, live, &intent, manager(version), true) {
+            let twice = api::apply::apply(schema, Some(&once), &intent, manager(version), true);
             assert_eq!(twice.expect("what was applied can be applied"), once);
         }
     }

@@ -1,8 +1,8 @@
 //! Small texts: selectors, quantities, request lines, names and documents of images, what registries
 //! say, kubeconfigs.
 
+use api::kinds;
 use api::quantity::Quantity;
-use api::resource;
 use api::selector::{FieldSelector, LabelSelector};
 use runtime::image::{Digest, Reference};
 
@@ -12,7 +12,7 @@ pub(crate) fn selectors(bytes: &[u8]) {
         let again = LabelSelector::parse(&selector.to_string()).expect("what was written can be read");
         assert_eq!(again.to_string(), selector.to_string());
     }
-    let pods = resource::find("", "v1", "pods").expect("pods are served");
+    let pods = kinds::find("", "v1", "pods").expect("pods are served");
     let _ = FieldSelector::parse(pods, &text);
 }
 

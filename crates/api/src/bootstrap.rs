@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::resource::{GROUP_VERSIONS, GroupVersion, Resource, find};
+use crate::kinds::{GROUP_VERSIONS, GroupVersion, Kind, find};
 
 /// The namespaces every cluster has.
 pub const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -32,8 +32,8 @@ pub struct Inputs<'a> {
 }
 
 /// All of them, those that others need first: namespaces before what is in them.
-pub fn objects(inputs: &Inputs<'_>) -> Vec<(&'static Resource, Value)> {
-    let mut objects: Vec<(&'static Resource, Value)> = Vec::new();
+pub fn objects(inputs: &Inputs<'_>) -> Vec<(&'static Kind, Value)> {
+    let mut objects: Vec<(&'static Kind, Value)> = Vec::new();
     objects.extend(NAMESPACES.iter().map(|name| (core("namespaces"), namespace(name))));
     objects.extend(priority_classes().map(|class| (resource("scheduling.k8s.io", "priorityclasses"), class)));
     objects.extend(roles::objects());
@@ -61,11 +61,11 @@ pub fn objects(inputs: &Inputs<'_>) -> Vec<(&'static Resource, Value)> {
     objects
 }
 
-fn core(plural: &str) -> &'static Resource {
+fn core(plural: &str) -> &'static Kind {
     resource("", plural)
 }
 
-fn resource(group: &str, plural: &str) -> &'static Resource {
+fn resource(group: &str, plural: &str) -> &'static Kind {
     find(group, "v1", plural).expect("bootstrap names resources of the table")
 }
 
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
     use crate::rbac::{Action, allows};
 
-    fn fresh() -> Vec<(&'static Resource, Value)> {
+    fn fresh() -> Vec<(&'static Kind, Value)> {
         objects(&Inputs {
             service_ip: "10.43.0.1".parse().unwrap(),
             service_cidr: "10.43.0.0/16",
@@ -295,11 +295,11 @@ mod tests {
     fn every_object_is_of_its_resource_and_there_once() {
         let mut seen = HashSet::new();
         for (resource, object) in fresh() {
-            assert_eq!(object["kind"], resource.kind);
+            assert_eq!(object["kind"], *resource.kind);
             assert_eq!(object["apiVersion"], resource.api_version());
             let metadata = &object["metadata"];
             assert_eq!(metadata["namespace"].is_string(), resource.namespaced, "{metadata}");
-            let key = (resource.plural, metadata["namespace"].to_string(), metadata["name"].to_string());
+            let key = (&*resource.plural, metadata["namespace"].to_string(), metadata["name"].to_string());
             assert!(seen.insert(key.clone()), "{key:?}");
         }
     }
@@ -309,8 +309,10 @@ mod tests {
         let objects = fresh();
         let names: HashSet<(&str, String, String)> = objects
             .iter()
-            .filter(|(r, _)| matches!(r.plural, "roles" | "clusterroles"))
-            .map(|(r, o)| (r.kind, o["metadata"]["namespace"].to_string(), o["metadata"]["name"].to_string()))
+            .filter(|(r, _)| matches!(&*r.plural, "roles" | "clusterroles"))
+            .map(|(r, o)| {
+                (&*r.kind, o["metadata"]["namespace"].to_string(), o["metadata"]["name"].to_string())
+            })
             .collect();
         for (r, o) in objects.iter().filter(|(r, _)| r.plural.ends_with("rolebindings")) {
             let reference = &o["roleRef"];

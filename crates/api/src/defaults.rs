@@ -12,12 +12,12 @@ mod volume;
 
 use serde_json::{Map, Value};
 
+use crate::kinds::Kind;
 use crate::quantity::Quantity;
-use crate::resource::Resource;
 
 /// Fills in what `object` leaves open.
-pub fn apply(resource: &Resource, object: &mut Value) {
-    match (resource.group, resource.kind) {
+pub fn apply(resource: &Kind, object: &mut Value) {
+    match resource.group_kind() {
         ("", "Pod") => pod::pod(object),
         ("", "PodTemplate") => pod::template(object),
         ("", kind) => core::apply(kind, object),
@@ -106,7 +106,7 @@ mod tests {
     pub(super) fn defaulted(mut object: Value) -> Value {
         let (api_version, kind) =
             (object["apiVersion"].as_str().unwrap_or("v1"), object["kind"].as_str().unwrap_or(""));
-        let resource = crate::resource::by_kind(api_version, kind).expect("a known kind");
+        let resource = crate::kinds::by_kind(api_version, kind).expect("a known kind");
         apply(resource, &mut object);
         object
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use ring::digest;
 use serde::Serialize;
 
-use crate::resource::{GROUP_VERSIONS, GroupVersion, Resource, Subresource};
+use crate::kinds::{GroupVersion, Kind, Kinds, Name, Subresource};
 
 /// The media type of aggregated documents, as it is asked for and answered.
 pub const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -51,23 +51,22 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Of these resources, which must be in the order of discovery. `address` is where
-    /// clients reach the server: `10.0.0.1:6443`.
-    pub fn new(resources: &[Resource], address: &str) -> Self {
-        let versions: Vec<(&GroupVersion, Vec<&Resource>)> = GROUP_VERSIONS
-            .iter()
-            .map(|gv| {
-                (gv, resources.iter().filter(|r| (r.group, r.version) == (gv.group, gv.version)).collect())
-            })
-            .collect();
-        let mut groups: Vec<&'static str> =
-            GROUP_VERSIONS.iter().map(|gv| gv.group).filter(|g| !g.is_empty()).collect();
+    /// Of these kinds. `address` is where clients reach the server: `10.0.0.1:6443`.
+    pub fn new(kinds: &Kinds, address: &str) -> Self {
+        let of = |gv: &GroupVersion| -> Vec<&Kind> {
+            let all = kinds.all().iter().map(|kind| &**kind);
+            all.filter(|kind| kind.group == gv.group && kind.version == gv.version).collect()
+        };
+        let versions: Versions<'_> = kinds.group_versions().iter().map(|gv| (gv, of(gv))).collect();
+        let mut groups: Vec<&str> =
+            versions.iter().map(|(gv, _)| &*gv.group).filter(|group| !group.is_empty()).collect();
         groups.dedup();
-        let list: Vec<Group> = groups.iter().map(|g| group(g)).collect();
+        let list: Vec<Group<'_>> = groups.iter().map(|name| group(name, &versions)).collect();
         let by_version =
             versions.iter().map(|(gv, list)| (key(gv), Document::new(&resource_list(gv, list)))).collect();
-        let aggregated: Vec<AggregatedGroup> =
-            groups.iter().map(|g| aggregated_group(g, &versions)).collect();
+        let aggregated: Vec<AggregatedGroup<'_>> =
+            groups.iter().map(|name| aggregated_group(name, &versions)).collect();
+        let by_group = |name: &&str| ((*name).to_owned(), Document::new(&group_document(name, &versions)));
         Self {
             core: Document::new(&ApiVersions {
                 kind: "APIVersions",
@@ -75,7 +74,7 @@ impl Discovery {
                 server_addresses: [ServerAddress { client_cidr: "0.0.0.0/0", server_address: address }],
             }),
             groups: Document::new(&GroupList { kind: "APIGroupList", api_version: "v1", groups: list }),
-            by_group: groups.iter().map(|g| ((*g).to_owned(), Document::new(&group_document(g)))).collect(),
+            by_group: groups.iter().map(by_group).collect(),
             by_version,
             aggregated_core: Document::new(&aggregated_list(vec![aggregated_group("", &versions)])),
             aggregated_groups: Document::new(&aggregated_list(aggregated)),
@@ -113,8 +112,11 @@ impl Discovery {
     }
 }
 
+/// Group-versions in the order of discovery, each with its kinds.
+type Versions<'a> = Vec<(&'a GroupVersion, Vec<&'a Kind>)>;
+
 fn key(gv: &GroupVersion) -> (String, String) {
-    (gv.group.to_owned(), gv.version.to_owned())
+    (gv.group.to_string(), gv.version.to_string())
 }
 
 // The documents as types: they say the order of the fields, which people see with `--raw`.
@@ -138,76 +140,77 @@ struct ServerAddress<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct GroupList {
+struct GroupList<'a> {
     kind: &'static str,
     api_version: &'static str,
-    groups: Vec<Group>,
+    groups: Vec<Group<'a>>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Group {
+struct Group<'a> {
     /// Said by the document of one group, not by the list.
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     api_version: Option<&'static str>,
-    name: &'static str,
-    versions: Vec<Version>,
-    preferred_version: Version,
+    name: &'a str,
+    versions: Vec<Version<'a>>,
+    preferred_version: Version<'a>,
 }
 
 #[derive(Serialize, Clone)]
 #[serde(rename_all = "camelCase")]
-struct Version {
-    group_version: String,
-    version: &'static str,
+struct Version<'a> {
+    group_version: Name,
+    version: &'a str,
 }
 
-fn group(name: &'static str) -> Group {
-    let of = |gv: &GroupVersion| Version { group_version: gv.api_version(), version: gv.version };
-    let versions: Vec<Version> = GROUP_VERSIONS.iter().filter(|gv| gv.group == name).map(of).collect();
+fn group<'a>(name: &'a str, versions: &Versions<'a>) -> Group<'a> {
+    let versions = versions.iter().map(|(gv, _)| *gv).filter(|gv| gv.group == name);
+    let versions: Vec<Version<'_>> =
+        versions.map(|gv| Version { group_version: gv.api_version(), version: &gv.version }).collect();
     let preferred_version = versions.first().cloned().expect("groups are taken from their versions");
     Group { kind: None, api_version: None, name, versions, preferred_version }
 }
 
-fn group_document(name: &'static str) -> Group {
-    Group { kind: Some("APIGroup"), api_version: Some("v1"), ..group(name) }
+fn group_document<'a>(name: &'a str, versions: &Versions<'a>) -> Group<'a> {
+    Group { kind: Some("APIGroup"), api_version: Some("v1"), ..group(name, versions) }
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ResourceList {
+struct ResourceList<'a> {
     kind: &'static str,
     /// The core group's document is older than this field.
     #[serde(skip_serializing_if = "Option::is_none")]
     api_version: Option<&'static str>,
-    group_version: String,
-    resources: Vec<Entry>,
+    group_version: Name,
+    resources: Vec<Entry<'a>>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry {
+struct Entry<'a> {
     name: String,
-    singular_name: &'static str,
+    singular_name: &'a str,
     namespaced: bool,
     /// Group and version of the kind, when they are not those of the list.
     #[serde(skip_serializing_if = "str::is_empty")]
-    group: &'static str,
+    group: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
-    version: &'static str,
-    kind: &'static str,
+    version: &'a str,
+    kind: &'a str,
     verbs: &'static [&'static str],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    short_names: &'static [&'static str],
+    short_names: &'a [Name],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    categories: &'static [&'static str],
+    categories: &'a [Name],
     #[serde(skip_serializing_if = "Option::is_none")]
     storage_version_hash: Option<String>,
 }
 
-fn resource_list(gv: &GroupVersion, resources: &[&Resource]) -> ResourceList {
+fn resource_list<'a>(gv: &GroupVersion, resources: &[&'a Kind]) -> ResourceList<'a> {
     let mut entries = Vec::new();
     for resource in resources {
         entries.push(entry(resource));
@@ -221,29 +224,29 @@ fn resource_list(gv: &GroupVersion, resources: &[&Resource]) -> ResourceList {
     }
 }
 
-fn entry(r: &Resource) -> Entry {
+fn entry(r: &Kind) -> Entry<'_> {
     Entry {
-        name: r.plural.to_owned(),
-        singular_name: r.singular,
+        name: r.plural.to_string(),
+        singular_name: &r.singular,
         namespaced: r.namespaced,
         group: "",
         version: "",
-        kind: r.kind,
+        kind: &r.kind,
         verbs: r.verbs,
-        short_names: r.short_names,
-        categories: r.categories,
+        short_names: &r.short_names,
+        categories: &r.categories,
         storage_version_hash: r.is_stored().then(|| storage_version_hash(r)),
     }
 }
 
-fn part_entry(r: &Resource, part: &Subresource) -> Entry {
-    let foreign = (part.group, part.version) != (r.group, r.version);
+fn part_entry<'a>(r: &'a Kind, part: &'a Subresource) -> Entry<'a> {
+    let foreign = part.group != r.group || part.version != r.version;
     Entry {
         name: format!("{}/{}", r.plural, part.name),
         singular_name: "",
-        group: if foreign { part.group } else { "" },
-        version: if foreign { part.version } else { "" },
-        kind: part.kind,
+        group: if foreign { &part.group } else { "" },
+        version: if foreign { &part.version } else { "" },
+        kind: &part.kind,
         verbs: part.verbs,
         short_names: &[],
         categories: &[],
@@ -253,71 +256,71 @@ fn part_entry(r: &Resource, part: &Subresource) -> Entry {
 }
 
 /// Tells clients whether a resource's stored form changed: eight bytes of a SHA-256.
-pub fn storage_version_hash(r: &Resource) -> String {
+pub fn storage_version_hash(r: &Kind) -> String {
     let stored = format!("{}/{}/{}", r.stored.group, r.stored.version, r.kind);
     STANDARD.encode(&digest::digest(&digest::SHA256, stored.as_bytes()).as_ref()[..8])
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct AggregatedList {
+struct AggregatedList<'a> {
     kind: &'static str,
     api_version: &'static str,
-    metadata: Metadata,
-    items: Vec<AggregatedGroup>,
+    metadata: Metadata<'a>,
+    items: Vec<AggregatedGroup<'a>>,
 }
 
 #[derive(Serialize, Default)]
-struct Metadata {
+struct Metadata<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
-    name: &'static str,
+    name: &'a str,
 }
 
 #[derive(Serialize)]
-struct AggregatedGroup {
-    metadata: Metadata,
-    versions: Vec<AggregatedVersion>,
+struct AggregatedGroup<'a> {
+    metadata: Metadata<'a>,
+    versions: Vec<AggregatedVersion<'a>>,
 }
 
 #[derive(Serialize)]
-struct AggregatedVersion {
-    version: &'static str,
-    resources: Vec<AggregatedResource>,
+struct AggregatedVersion<'a> {
+    version: &'a str,
+    resources: Vec<AggregatedResource<'a>>,
     freshness: &'static str,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct AggregatedResource {
-    resource: &'static str,
-    response_kind: ResponseKind,
+struct AggregatedResource<'a> {
+    resource: &'a str,
+    response_kind: ResponseKind<'a>,
     scope: &'static str,
-    singular_resource: &'static str,
+    singular_resource: &'a str,
     verbs: &'static [&'static str],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    short_names: &'static [&'static str],
+    short_names: &'a [Name],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    categories: &'static [&'static str],
+    categories: &'a [Name],
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    subresources: Vec<AggregatedSubresource>,
+    subresources: Vec<AggregatedSubresource<'a>>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct AggregatedSubresource {
-    subresource: &'static str,
-    response_kind: ResponseKind,
+struct AggregatedSubresource<'a> {
+    subresource: &'a str,
+    response_kind: ResponseKind<'a>,
     verbs: &'static [&'static str],
 }
 
 #[derive(Serialize)]
-struct ResponseKind {
-    group: &'static str,
-    version: &'static str,
-    kind: &'static str,
+struct ResponseKind<'a> {
+    group: &'a str,
+    version: &'a str,
+    kind: &'a str,
 }
 
-fn aggregated_list(items: Vec<AggregatedGroup>) -> AggregatedList {
+fn aggregated_list(items: Vec<AggregatedGroup<'_>>) -> AggregatedList<'_> {
     AggregatedList {
         kind: "APIGroupDiscoveryList",
         api_version: "apidiscovery.k8s.io/v2",
@@ -326,30 +329,31 @@ fn aggregated_list(items: Vec<AggregatedGroup>) -> AggregatedList {
     }
 }
 
-fn aggregated_group(name: &'static str, versions: &[(&GroupVersion, Vec<&Resource>)]) -> AggregatedGroup {
-    let of = |(gv, resources): &(&GroupVersion, Vec<&Resource>)| AggregatedVersion {
-        version: gv.version,
-        resources: resources.iter().map(|r| aggregated_resource(r)).collect(),
+fn aggregated_group<'a>(name: &'a str, versions: &Versions<'a>) -> AggregatedGroup<'a> {
+    let of_group = versions.iter().filter(|(gv, _)| gv.group == name);
+    let versions = of_group.map(|(gv, kinds)| AggregatedVersion {
+        version: &gv.version,
+        resources: kinds.iter().map(|r| aggregated_resource(r)).collect(),
         freshness: "Current",
-    };
-    let versions = versions.iter().filter(|(gv, _)| gv.group == name).map(of).collect();
+    });
+    let versions = versions.collect();
     AggregatedGroup { metadata: Metadata { name }, versions }
 }
 
-fn aggregated_resource(r: &Resource) -> AggregatedResource {
-    let part = |part: &Subresource| AggregatedSubresource {
+fn aggregated_resource<'a>(r: &'a Kind) -> AggregatedResource<'a> {
+    let part = |part: &'a Subresource| AggregatedSubresource {
         subresource: part.name,
-        response_kind: ResponseKind { group: part.group, version: part.version, kind: part.kind },
+        response_kind: ResponseKind { group: &part.group, version: &part.version, kind: &part.kind },
         verbs: part.verbs,
     };
     AggregatedResource {
-        resource: r.plural,
-        response_kind: ResponseKind { group: r.group, version: r.version, kind: r.kind },
+        resource: &r.plural,
+        response_kind: ResponseKind { group: &r.group, version: &r.version, kind: &r.kind },
         scope: if r.namespaced { "Namespaced" } else { "Cluster" },
-        singular_resource: r.singular,
+        singular_resource: &r.singular,
         verbs: r.verbs,
-        short_names: r.short_names,
-        categories: r.categories,
+        short_names: &r.short_names,
+        categories: &r.categories,
         subresources: r.subresources.iter().map(part).collect(),
     }
 }
@@ -359,10 +363,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::resource::{all, find};
+    use crate::kinds::{all, built_in, find};
 
     fn discovery() -> Discovery {
-        Discovery::new(all(), "10.0.0.1:6443")
+        Discovery::new(built_in(), "10.0.0.1:6443")
     }
 
     fn parse(document: &Document) -> Value {

@@ -128,13 +128,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{decode, defaults, resource, strategy};
+    use crate::{decode, defaults, kinds, strategy};
 
     /// What is wrong with a row.
     fn check(row: &Limit) -> Result<(), String> {
         let object: Value = serde_saphyr::from_str(row.example).map_err(|err| err.to_string())?;
         let [version, kind] = ["apiVersion", "kind"].map(|name| object[name].as_str().unwrap_or_default());
-        let resource = resource::by_kind(version, kind).ok_or("its example is of no kind")?;
+        let resource = kinds::by_kind(version, kind).ok_or("its example is of no kind")?;
         let strict = decode::FieldValidation::Strict;
         let decoded = decode::decode(resource, row.example.as_bytes(), "application/yaml", strict);
         let mut object = decoded.map_err(|status| status.message)?.object;
@@ -152,7 +152,7 @@ mod tests {
                 return Err(errors.to_string());
             }
         }
-        if (resource.group, kind) != (row.group, row.kind) || row.shown.is_empty() || row.says.is_empty() {
+        if resource.group_kind() != (row.group, row.kind) || row.shown.is_empty() || row.says.is_empty() {
             return Err("its example is of another kind, or it says or shows nothing".to_owned());
         }
         if row.is_subresource() {
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_row_names_a_kind_that_is_served() {
         for row in LIMITS {
-            let mut kinds = resource::all().iter().map(|resource| (resource.group, resource.kind));
+            let mut kinds = kinds::all().iter().map(|kind| kind.group_kind());
             assert!(kinds.any(|kind| kind == (row.group, row.kind)), "{} of {:?}", row.kind, row.group);
         }
         let mut names: Vec<_> = LIMITS.iter().map(|row| (row.kind, row.name)).collect();

@@ -5,11 +5,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::field::{ErrorList, go_quote as quote};
-use crate::resource::Resource;
+use crate::kinds;
 
 /// A resource as messages name it: `pods`, `deployments.apps`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +27,15 @@ impl fmt::Display for GroupResource<'_> {
     }
 }
 
-impl<'a> From<&'a Resource> for GroupResource<'a> {
-    fn from(resource: &'a Resource) -> Self {
-        Self { group: resource.group, resource: resource.plural }
+impl<'a> From<&'a kinds::Kind> for GroupResource<'a> {
+    fn from(resource: &'a kinds::Kind) -> Self {
+        Self { group: &resource.group, resource: &resource.plural }
+    }
+}
+
+impl<'a> From<&'a Arc<kinds::Kind>> for GroupResource<'a> {
+    fn from(kind: &'a Arc<kinds::Kind>) -> Self {
+        Self::from(&**kind)
     }
 }
 
@@ -54,9 +61,15 @@ impl fmt::Display for GroupKind<'_> {
     }
 }
 
-impl<'a> From<&'a Resource> for GroupKind<'a> {
-    fn from(resource: &'a Resource) -> Self {
-        Self { group: resource.group, kind: resource.kind }
+impl<'a> From<&'a kinds::Kind> for GroupKind<'a> {
+    fn from(resource: &'a kinds::Kind) -> Self {
+        Self { group: &resource.group, kind: &resource.kind }
+    }
+}
+
+impl<'a> From<&'a Arc<kinds::Kind>> for GroupKind<'a> {
+    fn from(kind: &'a Arc<kinds::Kind>) -> Self {
+        Self::from(&**kind)
     }
 }
 

@@ -24,7 +24,7 @@ mod storage;
 use serde_json::Value;
 
 use crate::field::ErrorList;
-use crate::resource::Resource;
+use crate::kinds::Kind;
 use crate::schema;
 use crate::validate::meta::{object_meta, object_meta_update};
 use crate::validate::times;
@@ -34,8 +34,8 @@ use crate::validate::{NameRule, name_is_dns_label, name_is_dns_subdomain, name_i
 pub use prepare::{prepare_create, prepare_update};
 
 /// The rule for names of a kind.
-pub fn name_rule(resource: &Resource) -> NameRule {
-    match (resource.group, resource.kind) {
+pub fn name_rule(resource: &Kind) -> NameRule {
+    match resource.group_kind() {
         ("", "Namespace" | "Service") => name_is_dns_label,
         ("rbac.authorization.k8s.io", _) => name_is_path_segment,
         _ => name_is_dns_subdomain,
@@ -43,10 +43,10 @@ pub fn name_rule(resource: &Resource) -> NameRule {
 }
 
 /// Everything that is wrong with an object that is to be created. Its name has been generated already.
-pub fn validate_create(resource: &Resource, object: &Value) -> ErrorList {
+pub fn validate_create(resource: &Kind, object: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     object_meta(object, resource.namespaced, name_rule(resource), &mut errors);
-    match (resource.group, resource.kind) {
+    match resource.group_kind() {
         ("", "Pod") => pod::validate_create(object, &mut errors),
         (group, kind) => validate_object(group, kind, View::new(object), None, &mut errors),
     }
@@ -55,23 +55,18 @@ pub fn validate_create(resource: &Resource, object: &Value) -> ErrorList {
 }
 
 /// What no typed reader can do without is there.
-fn readable(resource: &Resource, object: &Value, errors: &mut ErrorList) {
-    if let Some(schema) = schema::kind(&resource.api_version(), resource.kind) {
+fn readable(resource: &Kind, object: &Value, errors: &mut ErrorList) {
+    if let Some(schema) = schema::kind(resource.api_version(), &resource.kind) {
         times::required(schema, object, errors);
     }
 }
 
 /// Everything that is wrong with changing `old` into `new`, through a subresource or the object itself.
-pub fn validate_update(
-    resource: &Resource,
-    subresource: Option<&str>,
-    new: &Value,
-    old: &Value,
-) -> ErrorList {
+pub fn validate_update(resource: &Kind, subresource: Option<&str>, new: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     object_meta_update(new, old, &mut errors);
     let (view, before) = (View::new(new), View::new(old));
-    match (resource.group, resource.kind, subresource) {
+    match (&*resource.group, &*resource.kind, subresource) {
         ("", "Pod", _) => pod::validate_update(subresource, new, old, &mut errors),
         ("", "PersistentVolumeClaim", Some("status")) => storage::claim_status(view, &mut errors),
         ("", "Namespace", Some("status")) => cluster::namespace_status(view, &mut errors),
@@ -108,8 +103,8 @@ fn validate_object(group: &str, kind: &str, new: View<'_>, old: Option<View<'_>>
 }
 
 /// The texts of the `Warning` headers for an object that was accepted.
-pub fn warnings(resource: &Resource, object: &Value) -> Vec<String> {
-    match (resource.group, resource.kind) {
+pub fn warnings(resource: &Kind, object: &Value) -> Vec<String> {
+    match resource.group_kind() {
         ("", "Pod") => pod::warnings(object),
         ("", "Endpoints") => {
             vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]

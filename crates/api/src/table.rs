@@ -21,7 +21,7 @@ use std::sync::LazyLock;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::resource::Resource;
+use crate::kinds::Kind;
 
 use cell::{Cell, cell};
 
@@ -45,16 +45,17 @@ pub struct Column {
 }
 
 /// The columns of a resource's table.
-pub fn columns(resource: &Resource) -> &'static [Column] {
-    COLUMNS.get(&(resource.group, resource.plural)).unwrap_or(&DEFAULT)
+pub fn columns(resource: &Kind) -> &[Column] {
+    let tables: &HashMap<(&str, &str), Vec<Column>> = &COLUMNS;
+    tables.get(&(&*resource.group, &*resource.plural)).unwrap_or(&DEFAULT)
 }
 
 /// The row of an object, with one cell for each column of [`columns`].
-pub fn row(resource: &Resource, object: &Value) -> TableRow {
+pub fn row(resource: &Kind, object: &Value) -> TableRow {
     TableRow::new(cells(resource, object), conditions(resource, object))
 }
 
-fn cells(resource: &Resource, object: &Value) -> Vec<Cell> {
+fn cells(resource: &Kind, object: &Value) -> Vec<Cell> {
     let row = common::Row { object };
     match printer(resource) {
         Some(print) => print(row),
@@ -63,8 +64,8 @@ fn cells(resource: &Resource, object: &Value) -> Vec<Cell> {
 }
 
 /// What the row says of the object as a whole: that a Pod is done.
-fn conditions(resource: &Resource, object: &Value) -> Option<Value> {
-    if (resource.group, resource.plural) != ("", "pods") {
+fn conditions(resource: &Kind, object: &Value) -> Option<Value> {
+    if (&*resource.group, &*resource.plural) != ("", "pods") {
         return None;
     }
     let (reason, message) = match object["status"]["phase"].as_str()? {
@@ -78,8 +79,8 @@ fn conditions(resource: &Resource, object: &Value) -> Option<Value> {
 type Printer = fn(common::Row<'_>) -> Vec<Cell>;
 
 /// The function that makes the cells of a resource.
-fn printer(resource: &Resource) -> Option<Printer> {
-    Some(match (resource.group, resource.plural) {
+fn printer(resource: &Kind) -> Option<Printer> {
+    Some(match (&*resource.group, &*resource.plural) {
         ("", "pods") => pod::pod,
         ("", "podtemplates") => pod::pod_template,
         ("", "replicationcontrollers") => workload::replication_controller,
@@ -195,7 +196,7 @@ fn describe(tables: &HashMap<(&str, &str), Vec<Column>>, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::{all, find};
+    use crate::kinds::{all, find};
 
     #[test]
     fn every_resource_has_as_many_cells_as_columns() {
@@ -209,7 +210,7 @@ mod tests {
     #[test]
     fn every_table_is_of_a_resource_and_every_repeated_description_is_found() {
         for ((group, plural), columns) in COLUMNS.iter() {
-            let known = all().iter().any(|r| (r.group, r.plural) == (*group, *plural));
+            let known = all().iter().any(|r| (&*r.group, &*r.plural) == (*group, *plural));
             assert!(known || matches!(*plural, "scale" | "status"), "{group}/{plural}");
             for column in columns {
                 assert!(!column.description.is_empty() || *plural == "status", "{plural} {}", column.name);

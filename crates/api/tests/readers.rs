@@ -6,8 +6,8 @@
 
 use api::apply::{self, Manager};
 use api::decode::{self, FieldValidation};
+use api::kinds::{self, Kind};
 use api::patch::{self, PatchType};
-use api::resource::{self, Resource};
 use api::schema::{self, Struct, Type};
 use api::{defaults, strategy};
 use jiff::Timestamp;
@@ -117,7 +117,7 @@ const READERS: &[(&str, &str, Reader)] = &[
     ("apiregistration.k8s.io/v1", "APIService", read_as::<apiregistration::APIService>),
 ];
 
-fn reader(resource: &Resource) -> Reader {
+fn reader(resource: &Kind) -> Reader {
     let found = READERS
         .iter()
         .find(|(version, kind, _)| *version == resource.api_version() && *kind == resource.kind);
@@ -233,10 +233,10 @@ fn manager(version: &str) -> Manager<'_> {
 }
 
 /// What the server does with an object that was decoded, as far as it decides about its bytes.
-fn stored(resource: &'static Resource, schema: &'static Struct, mut object: Value) -> Value {
+fn stored(resource: &'static Kind, schema: &'static Struct, mut object: Value) -> Value {
     defaults::apply(resource, &mut object);
     strategy::prepare_create(resource, &mut object);
-    apply::update(schema, None, &mut object, manager(&resource.api_version()));
+    apply::update(schema, None, &mut object, manager(resource.api_version()));
     object
 }
 
@@ -245,7 +245,7 @@ fn wrapped(object: &Value) -> String {
     json!({"rows": [{"object": {"items": [object]}}]}).to_string()
 }
 
-fn check(resource: &'static Resource, object: &Value) {
+fn check(resource: &'static Kind, object: &Value) {
     // The server writes these from its table, whatever a patch made of them.
     let mut object = object.clone();
     let errors = strategy::validate_create(resource, &object);
@@ -253,7 +253,7 @@ fn check(resource: &'static Resource, object: &Value) {
         return;
     }
     object["apiVersion"] = resource.api_version().into();
-    object["kind"] = resource.kind.into();
+    object["kind"] = (&*resource.kind).into();
     let (read, text) = (reader(resource), object.to_string());
     if let Err(error) = read(text.as_bytes()) {
         panic!("{} {} is stored and cannot be read: {error}\n{text}", resource.api_version(), resource.kind);
@@ -263,7 +263,7 @@ fn check(resource: &'static Resource, object: &Value) {
 
 #[test]
 fn every_kind_has_a_reader() {
-    for resource in resource::all() {
+    for resource in kinds::all() {
         reader(resource);
     }
 }
@@ -271,7 +271,7 @@ fn every_kind_has_a_reader() {
 #[test]
 fn an_object_may_nest_as_deep_as_its_readers_read_and_no_deeper() {
     let map = schema::kind("v1", "ConfigMap").unwrap();
-    let of = resource::find("", "v1", "configmaps").unwrap();
+    let of = kinds::find("", "v1", "configmaps").unwrap();
     let managed = |levels: u8| {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "managedFields": [{
             "manager": "m", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
@@ -289,7 +289,7 @@ fn an_object_may_nest_as_deep_as_its_readers_read_and_no_deeper() {
 #[test]
 fn what_is_stored_can_be_sent_again() {
     // The deepest object there is; what is recorded of its fields nests deeper than itself.
-    let of = resource::find("apps", "v1", "controllerrevisions").unwrap();
+    let of = kinds::find("apps", "v1", "controllerrevisions").unwrap();
     let schema = schema::kind("apps/v1", "ControllerRevision").unwrap();
     let object = json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": {"name": "r"},
         "revision": 1, "data": nested(98)});
@@ -304,7 +304,7 @@ fn what_is_stored_can_be_sent_again() {
 
 #[test]
 fn a_json_patch_cannot_nest_deeper_than_a_body() {
-    let of = resource::find("apps", "v1", "controllerrevisions").unwrap();
+    let of = kinds::find("apps", "v1", "controllerrevisions").unwrap();
     let schema = schema::kind("apps/v1", "ControllerRevision").unwrap();
     let object = json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": {"name": "r"},
         "revision": 1, "data": {}});
@@ -340,17 +340,17 @@ proptest! {
 
     #[test]
     fn what_is_stored_is_read_by_the_types_of_its_kind(entropy in proptest::collection::vec(any::<u8>(), 0..1500)) {
-        for resource in resource::all() {
+        for resource in kinds::all() {
             let version = resource.api_version();
-            let schema = schema::kind(&version, resource.kind).unwrap();
+            let schema = schema::kind(version, &resource.kind).unwrap();
             let mut chance = Chance(entropy.iter());
             let mut object = structure(schema, &mut chance, 0);
             let identity = json!({"name": "n", "namespace": "a"});
             if chance.next() > 127 {
                 object["metadata"] = identity;
             }
-            object["apiVersion"] = version.as_str().into();
-            object["kind"] = resource.kind.into();
+            object["apiVersion"] = version.into();
+            object["kind"] = (&*resource.kind).into();
             let body = object.to_string();
             if let Ok(decoded) = decode::decode(resource, body.as_bytes(), "", FieldValidation::Ignore) {
                 let made = stored(resource, schema, decoded.object);
@@ -361,13 +361,13 @@ proptest! {
                     if let Ok(decoded) = patch::patch(schema, kind, merge.as_bytes(), &made, FieldValidation::Ignore) {
                         let mut new = decoded.object;
                         defaults::apply(resource, &mut new);
-                        apply::update(schema, Some(&made), &mut new, manager(&version));
+                        apply::update(schema, Some(&made), &mut new, manager(version));
                         check(resource, &new);
                     }
                 }
             }
-            if let Ok(intent) = apply::intent(schema, &version, body.as_bytes())
-                && let Ok(mut object) = apply::apply(schema, None, &intent, manager(&version), true)
+            if let Ok(intent) = apply::intent(schema, version, body.as_bytes())
+                && let Ok(mut object) = apply::apply(schema, None, &intent, manager(version), true)
             {
                 defaults::apply(resource, &mut object);
                 check(resource, &object);
@@ -393,7 +393,7 @@ fn long_lists_are_validated_in_one_pass() {
             many(|n| json!({"topologyKey": format!("k{n}"), "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"})),
         "schedulingGates": many(|n| json!({"name": format!("g{n}")})),
     });
-    let pods = resource::find("", "v1", "pods").unwrap();
+    let pods = kinds::find("", "v1", "pods").unwrap();
     let old =
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "a"}, "spec": spec});
     let mut new = old.clone();

@@ -3,7 +3,7 @@
 use api::apply::{self, Manager};
 use api::decode::{self, FieldValidation};
 use api::patch::{self, PatchType};
-use api::{resource, schema};
+use api::{kinds, schema};
 use jiff::Timestamp;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -114,7 +114,7 @@ fn manager(name: &'static str, second: i64) -> Manager<'static> {
 proptest! {
     #[test]
     fn no_body_makes_decoding_panic(body in vec(any::<u8>(), 0..200)) {
-        let pods = resource::find("", "v1", "pods").unwrap();
+        let pods = kinds::find("", "v1", "pods").unwrap();
         for media_type in ["application/json", "application/yaml"] {
             let _ = decode::decode(pods, &body, media_type, FieldValidation::Strict);
         }
@@ -122,7 +122,7 @@ proptest! {
 
     #[test]
     fn decoding_is_idempotent_and_never_panics(body in any_json()) {
-        let pods = resource::find("", "v1", "pods").unwrap();
+        let pods = kinds::find("", "v1", "pods").unwrap();
         if let Ok(once) = decode::decode(pods, body.to_string().as_bytes(), "", FieldValidation::Warn) {
             let twice = decode::decode(pods, once.object.to_string().as_bytes(), "", FieldValidation::Strict);
             prop_assert_eq!(twice.expect("what was decoded is valid").object, once.object);

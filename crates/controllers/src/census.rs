@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::resource::{self, Resource};
+use api::kinds::{self, Kind};
 use client::{Client, Error, Watch, WatchEvent, object_path};
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -66,7 +66,7 @@ pub(crate) enum Seen<'a> {
     Complete(&'a HashSet<String>),
 }
 
-type Listener = Box<dyn Fn(&'static Resource, &Seen<'_>) + Send + Sync>;
+type Listener = Box<dyn Fn(&'static Kind, &Seen<'_>) + Send + Sync>;
 
 /// Collects listeners, then watches every kind for them.
 #[derive(Default)]
@@ -94,16 +94,17 @@ pub(crate) fn readiness() -> (watch::Sender<usize>, Ready) {
 
 /// The kinds whose objects can be listed, watched and deleted, each in the version it is
 /// kept in. Events come and go too often, and nobody owns through them.
-pub(crate) fn kinds() -> impl Iterator<Item = &'static Resource> {
-    let can = |one: &Resource| ["list", "watch", "delete"].iter().all(|verb| one.has_verb(verb));
-    resource::all().iter().filter(move |one| {
-        one.is_stored() && std::ptr::eq(one.storage(), *one) && one.plural != "events" && can(one)
-    })
+pub(crate) fn kinds() -> impl Iterator<Item = &'static Kind> {
+    let can = |one: &Kind| ["list", "watch", "delete"].iter().all(|verb| one.has_verb(verb));
+    kinds::all()
+        .iter()
+        .map(|one| &**one)
+        .filter(move |one| one.is_stored() && one.is_storage() && one.plural != "events" && can(one))
 }
 
 impl Census {
     /// Calls `listener` for all that is seen.
-    pub(crate) fn listen(&mut self, listener: impl Fn(&'static Resource, &Seen<'_>) + Send + Sync + 'static) {
+    pub(crate) fn listen(&mut self, listener: impl Fn(&'static Kind, &Seen<'_>) + Send + Sync + 'static) {
         self.listeners.push(Box::new(listener));
     }
 
@@ -126,18 +127,18 @@ impl Census {
         }
     }
 
-    fn tell(&self, resource: &'static Resource, seen: &Seen<'_>) {
+    fn tell(&self, resource: &'static Kind, seen: &Seen<'_>) {
         self.listeners.iter().for_each(|listener| listener(resource, seen));
     }
 
-    async fn follow(&self, client: &Client, resource: &'static Resource, missing: &watch::Sender<usize>) {
+    async fn follow(&self, client: &Client, resource: &'static Kind, missing: &watch::Sender<usize>) {
         let mut position = Position { version: None, counted: false };
         let mut pause = PAUSE_MIN;
         loop {
             match self.follow_once(client, resource, &mut position, missing).await {
                 Ok(()) => pause = PAUSE_MIN,
                 Err(error) => {
-                    tracing::debug!(kind = resource.kind, %error, "watch failed");
+                    tracing::debug!(kind = &*resource.kind, %error, "watch failed");
                     position.version = None;
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE_MAX);
@@ -150,7 +151,7 @@ impl Census {
     async fn follow_once(
         &self,
         client: &Client,
-        resource: &'static Resource,
+        resource: &'static Kind,
         position: &mut Position,
         missing: &watch::Sender<usize>,
     ) -> Result<(), Error> {
@@ -195,8 +196,8 @@ struct Position {
 }
 
 impl Position {
-    fn path(&self, resource: &Resource) -> String {
-        let path = object_path(resource.group, resource.version, resource.plural, "", "");
+    fn path(&self, resource: &Kind) -> String {
+        let path = object_path(&resource.group, &resource.version, &resource.plural, "", "");
         let from = match &self.version {
             Some(version) => format!("resourceVersion={version}"),
             None => "sendInitialEvents=true&resourceVersionMatch=NotOlderThan".to_owned(),
@@ -211,7 +212,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_followed_once() {
-        let kinds: Vec<_> = kinds().map(|one| (one.group, one.plural)).collect();
+        let kinds: Vec<_> = kinds().map(|one| (&*one.group, &*one.plural)).collect();
         let mut unique = kinds.clone();
         unique.sort_unstable();
         unique.dedup();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::resource;
+use api::kinds;
 use api::selector::LabelSelector;
 use client::events::{EventType, Recorder};
 use client::{Change, Client, Error, object_path};
@@ -127,11 +127,11 @@ async fn scale(
 
 /// The object an owner reference means, if it is there and can be scaled.
 async fn read(client: &Client, namespace: &str, owner: &OwnerReference) -> Result<Option<Value>, Error> {
-    let Some(kind) = resource::by_kind(&owner.api_version, &owner.kind) else { return Ok(None) };
+    let Some(kind) = kinds::by_kind(&owner.api_version, &owner.kind) else { return Ok(None) };
     if kind.subresource("scale").is_none() {
         return Ok(None);
     }
-    let path = object_path(kind.group, kind.version, kind.plural, namespace, &owner.name);
+    let path = object_path(&kind.group, &kind.version, &kind.plural, namespace, &owner.name);
     let object: Value = match client.raw(Method::GET, &path, "", Default::default()).await {
         Err(error) if error.is_not_found() => return Ok(None),
         answer => serde_json::from_slice(&answer?).map_err(|source| Error::Decode { path, source })?,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::resource::Resource;
+use api::kinds::{self, Kind};
 use api::strategy::admission::quota;
 use client::{Change, Client, Error, object_path};
 use http::Method;
@@ -81,13 +81,14 @@ async fn sync(context: Arc<Context>, key: String) -> Result<Next, Error> {
     };
     let mut objects = Vec::new();
     for kind in census::kinds().filter(|kind| kind.namespaced && is_limited(&counting, kind)) {
-        let path = object_path(kind.group, kind.version, kind.plural, namespace, "");
+        let path = object_path(&kind.group, &kind.version, &kind.plural, namespace, "");
         let mut listed = read(client, &path).await?;
         if let Value::Array(items) = listed["items"].take() {
             objects.extend(items.into_iter().map(|item| (kind, item)));
         }
     }
-    let status = quota::status(&counting, objects.iter().map(|(kind, object)| (*kind, object)));
+    let status =
+        quota::status(kinds::built_in(), &counting, objects.iter().map(|(kind, object)| (*kind, object)));
     if counting["status"] != status {
         counting["status"] = status;
         let body = counting.to_string().into_bytes().into();
@@ -97,7 +98,7 @@ async fn sync(context: Arc<Context>, key: String) -> Result<Next, Error> {
     Ok(Next::After(COUNT_AGAIN))
 }
 
-fn is_limited(counting: &Value, kind: &Resource) -> bool {
+fn is_limited(counting: &Value, kind: &Kind) -> bool {
     let hard = counting["spec"]["hard"].as_object();
     hard.is_some_and(|hard| hard.keys().any(|name| quota::concerns(kind, name)))
 }
@@ -128,7 +129,7 @@ mod tests {
     fn only_kinds_that_the_quota_names_are_listed() {
         let counting = json!({"spec": {"hard": {"limits.memory": "1Gi", "count/jobs.batch": "3"}}});
         let limited: Vec<_> =
-            census::kinds().filter(|kind| is_limited(&counting, kind)).map(|kind| kind.plural).collect();
+            census::kinds().filter(|kind| is_limited(&counting, kind)).map(|kind| &*kind.plural).collect();
         assert_eq!(limited, ["pods", "jobs"]);
     }
 }

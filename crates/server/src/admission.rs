@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
+use api::kinds::{self, Kind};
 use api::names;
-use api::resource::{self, Resource};
 use api::status::Status;
 use api::strategy::admission::{AdmissionInput, account_name, admit_pod, readmit_pod};
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ const DEFAULT_INGRESS_CLASS: &str = "ingressclass.kubernetes.io/is-default-class
 pub(crate) async fn create(call: &Call, object: &mut Value) -> Result<(), Status> {
     namespace_lifecycle(call, object).await?;
     let resource = call.resource.storage();
-    match (resource.group, resource.kind) {
+    match resource.group_kind() {
         ("", "Pod") => pod(call, object).await?,
         ("", "Node") => taint_new_node(object),
         ("", "PersistentVolume") => protect(object, "kubernetes.io/pv-protection"),
@@ -44,15 +44,15 @@ pub(crate) async fn create(call: &Call, object: &mut Value) -> Result<(), Status
         _ if certificates::concerns(call) => certificates::create(call, object)?,
         _ => {}
     }
-    call.state.auth.check_escalation(&call.user, call.resource, object, None)
+    call.state.auth.check_escalation(&call.user, &call.resource, object, None)
 }
 
 /// Runs on a changed object.
 pub(crate) async fn update(call: &Call, new: &mut Value, old: &Value) -> Result<(), Status> {
-    if (call.resource.group, call.resource.kind) == ("scheduling.k8s.io", "PriorityClass") {
+    if call.resource.group_kind() == ("scheduling.k8s.io", "PriorityClass") {
         one_default_priority(call, new).await?;
     }
-    if (call.resource.group, call.resource.kind) == ("", "Pod") && call.target.subresource.is_empty() {
+    if call.resource.group_kind() == ("", "Pod") && call.target.subresource.is_empty() {
         readmit_pod(new, old);
     }
     if certificates::concerns(call) {
@@ -61,7 +61,7 @@ pub(crate) async fn update(call: &Call, new: &mut Value, old: &Value) -> Result<
     if call.resource.kind == "PersistentVolumeClaim" && call.target.subresource.is_empty() {
         claim_limits(call, new).await?;
     }
-    call.state.auth.check_escalation(&call.user, call.resource, new, Some(old))
+    call.state.auth.check_escalation(&call.user, &call.resource, new, Some(old))
 }
 
 /// Says or refuses what has no effect yet. A dry run keeps nothing, so there is nothing to say of it; but
@@ -73,9 +73,9 @@ pub(crate) fn limits(
     warnings: &mut Vec<String>,
 ) -> Result<(), Status> {
     let resource = call.resource.storage();
-    let found = api::limits::find(resource.group, resource.kind, &call.target.subresource, object, old);
+    let found = api::limits::find(&resource.group, &resource.kind, &call.target.subresource, object, old);
     if let Some(why) = found.refusal {
-        return Err(Status::forbidden(call.resource, text(object, "name"), why));
+        return Err(Status::forbidden(&call.resource, text(object, "name"), why));
     }
     if !call.dry_run()? {
         warnings.extend(found.warnings);
@@ -87,7 +87,7 @@ pub(crate) fn limits(
 pub(crate) fn delete(call: &Call) -> Result<(), Status> {
     let name = call.target.name.as_str();
     if call.resource.kind == "Namespace" && IMMORTAL.contains(&name) {
-        return Err(Status::forbidden(call.resource, name, "this namespace may not be deleted"));
+        return Err(Status::forbidden(&call.resource, name, "this namespace may not be deleted"));
     }
     Ok(())
 }
@@ -100,16 +100,16 @@ pub(crate) async fn created(call: &Call, object: &Value) -> Result<(), Status> {
     Ok(())
 }
 
-fn core(plural: &str) -> Result<&'static Resource, Status> {
+fn core(plural: &str) -> Result<&'static Kind, Status> {
     find("", plural)
 }
 
-fn find(group: &str, plural: &str) -> Result<&'static Resource, Status> {
-    resource::find(group, "v1", plural).ok_or_else(Status::no_such_resource)
+fn find(group: &str, plural: &str) -> Result<&'static Kind, Status> {
+    kinds::find(group, "v1", plural).ok_or_else(Status::no_such_resource)
 }
 
 /// All objects of a kind, in one namespace or everywhere.
-async fn all(call: &Call, resource: &Resource, namespace: &str) -> Result<Vec<Value>, Status> {
+async fn all(call: &Call, resource: &Kind, namespace: &str) -> Result<Vec<Value>, Status> {
     let range = Range { prefix: object::prefix(resource, namespace), ..Range::default() };
     let page = call.state.store.range(range).await.map_err(store_failed)?;
     page.entries.iter().map(|entry: &Arc<Entry>| object::read(&entry.value)).collect()
@@ -127,7 +127,7 @@ async fn namespace_lifecycle(call: &Call, object: &Value) -> Result<(), Status> 
         return Err(Status::not_found(namespaces, name));
     };
     if namespace["status"]["phase"] == "Terminating" {
-        return Err(Status::namespace_terminating(call.resource, text(object, "name"), name));
+        return Err(Status::namespace_terminating(&call.resource, text(object, "name"), name));
     }
     Ok(())
 }
@@ -152,14 +152,14 @@ async fn pod(call: &Call, pod: &mut Value) -> Result<(), Status> {
         runtime_class: runtime_class.as_ref(),
         suffix: &suffix,
     };
-    admit_pod(pod, &input).map_err(|why| Status::forbidden(call.resource, text(pod, "name"), why))
+    admit_pod(pod, &input).map_err(|why| Status::forbidden(&call.resource, text(pod, "name"), why))
 }
 
 /// The plugin LimitRanger, for claims.
 async fn claim_limits(call: &Call, claim: &Value) -> Result<(), Status> {
     let ranges = all(call, core("limitranges")?, &call.target.namespace).await?;
     api::strategy::admission::limits::check_claim(claim, &ranges)
-        .map_err(|why| Status::forbidden(call.resource, text(claim, "name"), why))
+        .map_err(|why| Status::forbidden(&call.resource, text(claim, "name"), why))
 }
 
 /// TaintNodesByCondition: a new node takes no Pods until it is known to be ready.
@@ -236,7 +236,7 @@ async fn one_default_priority(call: &Call, class: &Value) -> Result<(), Status> 
             let other = text(other, "name");
             let why =
                 format!("PriorityClass {other} is already marked as default. Only one default can exist");
-            Err(Status::forbidden(call.resource, name, why))
+            Err(Status::forbidden(&call.resource, name, why))
         }
         None => Ok(()),
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use api::bootstrap::{self, Inputs};
 use api::defaults;
-use api::resource::Resource;
+use api::kinds::Kind;
 use api::status::Status;
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
@@ -38,7 +38,7 @@ pub(crate) async fn furnish(state: &Arc<State>, now: Timestamp) -> Result<(), St
 
 async fn furnish_one(
     state: &Arc<State>,
-    resource: &'static Resource,
+    resource: &'static Kind,
     mut object: Value,
     now: Timestamp,
 ) -> Result<(), Status> {
@@ -64,7 +64,7 @@ async fn furnish_one(
 /// Gives an object of the server's own what a client's object gets on its way.
 pub(crate) fn identify(
     state: &State,
-    resource: &Resource,
+    resource: &Kind,
     object: &mut Value,
     now: Timestamp,
 ) -> Result<(), Status> {

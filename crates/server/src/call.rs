@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::resource::{Resource, Subresource};
+use api::kinds::{Kind, Subresource};
 use api::status::Status;
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
@@ -38,7 +38,7 @@ pub(crate) struct Call {
     /// What is asked.
     pub(crate) target: Target,
     /// Its resource.
-    pub(crate) resource: &'static Resource,
+    pub(crate) resource: Arc<Kind>,
     /// The query parameters.
     pub(crate) query: Query,
     /// The rest of the request but for its body.
@@ -54,11 +54,11 @@ pub(crate) struct Call {
 impl Call {
     /// The key of the object that is asked for.
     pub(crate) fn key(&self) -> Arc<str> {
-        object::key(self.resource, &self.target.namespace, &self.target.name)
+        object::key(&self.resource, &self.target.namespace, &self.target.name)
     }
 
     /// The subresource that is asked for, if it is one.
-    pub(crate) fn subresource(&self) -> Option<&'static Subresource> {
+    pub(crate) fn subresource(&self) -> Option<&Subresource> {
         self.resource.subresource(&self.target.subresource)
     }
 
@@ -91,7 +91,7 @@ impl Call {
 
     /// The 404 of the object that is asked for.
     pub(crate) fn not_found(&self) -> Status {
-        Status::not_found(self.resource, &self.target.name)
+        Status::not_found(&self.resource, &self.target.name)
     }
 
     /// The media type the body says it has.
@@ -106,7 +106,7 @@ impl Call {
 
     /// Answers an object in the form that was asked for.
     pub(crate) fn object(&self, code: u16, stored: &Bytes) -> Response {
-        let json = view::object(self.resource, stored, self.accepted.shape, self.include(), self.now);
+        let json = view::object(&self.resource, stored, self.accepted.shape, self.include(), self.now);
         self.dress().json(code, json)
     }
 

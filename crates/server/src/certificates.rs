@@ -29,7 +29,7 @@ pub(crate) fn create(call: &Call, request: &mut Value) -> Result<(), Status> {
         let organizations = wire::pki::request_organizations(pem);
         if organizations.iter().flatten().any(|group| group == MASTERS) {
             let why = format!("use of {API_CLIENT} signer with {MASTERS} group is not allowed");
-            return Err(Status::forbidden(call.resource, text(request, "name"), why));
+            return Err(Status::forbidden(&call.resource, text(request, "name"), why));
         }
     }
     Ok(())
@@ -81,7 +81,7 @@ fn permitted(call: &Call, request: &Value, verb: &str) -> Result<(), Status> {
     }
     let why =
         format!("user not permitted to {verb} requests with signerName {}", api::field::go_quote(signer));
-    Err(Status::forbidden(call.resource, text(request, "name"), why))
+    Err(Status::forbidden(&call.resource, text(request, "name"), why))
 }
 
 /// Upstream's populateConditionTimestamps.

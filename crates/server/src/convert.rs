@@ -4,7 +4,7 @@
 //! `events.k8s.io` have other names for the same fields, and autoscaling/v1 keeps in
 //! annotations what v2 has fields for.
 
-use api::resource::Resource;
+use api::kinds::Kind;
 use serde_json::{Map, Value};
 
 /// (core/v1, events.k8s.io/v1) names of the same field of an Event.
@@ -19,22 +19,22 @@ const EVENT_FIELDS: &[(&str, &str)] = &[
 ];
 
 /// Whether the version of `resource` is the one its objects are kept in.
-pub(crate) fn is_stored_form(resource: &Resource) -> bool {
+pub(crate) fn is_stored_form(resource: &Kind) -> bool {
     resource.stored.group == resource.group && resource.stored.version == resource.version
 }
 
 /// From the stored version to the one of `resource`.
-pub(crate) fn to_served(resource: &Resource, object: Value) -> Value {
+pub(crate) fn to_served(resource: &Kind, object: Value) -> Value {
     change(resource, resource, object, true)
 }
 
 /// From the version of `resource` to the stored one.
-pub(crate) fn to_stored(resource: &Resource, object: Value) -> Value {
+pub(crate) fn to_stored(resource: &Kind, object: Value) -> Value {
     change(resource, resource.storage(), object, false)
 }
 
 /// As [`to_stored`], for a changed object: what the version of `resource` cannot say stays as it was.
-pub(crate) fn to_stored_over(resource: &Resource, object: Value, old: &Value) -> Value {
+pub(crate) fn to_stored_over(resource: &Kind, object: Value, old: &Value) -> Value {
     let mut object = to_stored(resource, object);
     if resource.plural != "horizontalpodautoscalers" || is_stored_form(resource) {
         return object;
@@ -56,13 +56,13 @@ pub(crate) fn to_stored_over(resource: &Resource, object: Value, old: &Value) ->
     object
 }
 
-fn change(resource: &Resource, to: &Resource, mut object: Value, serving: bool) -> Value {
+fn change(resource: &Kind, to: &Kind, mut object: Value, serving: bool) -> Value {
     let Some(fields) = object.as_object_mut() else { return object };
     if is_stored_form(resource) {
         return object;
     }
     fields.insert("apiVersion".into(), to.api_version().into());
-    match resource.plural {
+    match &*resource.plural {
         "events" => rename(fields, EVENT_FIELDS, serving),
         "horizontalpodautoscalers" if serving => autoscaler_to_v1(fields),
         "horizontalpodautoscalers" => autoscaler_to_v2(fields),
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn an_event_of_either_group_is_the_same_event() {
-        let resource = api::resource::find("events.k8s.io", "v1", "events").expect("in the table");
+        let resource = api::kinds::find("events.k8s.io", "v1", "events").expect("in the table");
         let event = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "note": "hello",
             "regarding": {"kind": "Pod"}, "reportingController": "me", "deprecatedCount": 3});
         let stored = to_stored(resource, event.clone());
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn an_autoscaler_of_v1_keeps_its_target() {
         let resource =
-            api::resource::find("autoscaling", "v1", "horizontalpodautoscalers").expect("in the table");
+            api::kinds::find("autoscaling", "v1", "horizontalpodautoscalers").expect("in the table");
         let v1 = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler",
             "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 80}});
         let v2 = to_stored(resource, v1.clone());
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn what_an_autoscaler_of_v1_cannot_say_stays_when_it_is_changed() {
         let resource =
-            api::resource::find("autoscaling", "v1", "horizontalpodautoscalers").expect("in the table");
+            api::kinds::find("autoscaling", "v1", "horizontalpodautoscalers").expect("in the table");
         let memory =
             json!({"type": "Resource", "resource": {"name": "memory", "target": {"type": "Utilization"}}});
         let old = json!({"spec": {"maxReplicas": 3, "behavior": {"scaleDown": {}}, "metrics": [memory]}});

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use api::decode::{self, FieldValidation};
 use api::field::{Error, ErrorList, Path};
-use api::resource::Resource;
+use api::kinds::Kind;
 use api::status::{GroupKind, GroupResource, Status};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
@@ -105,7 +105,7 @@ fn decode_options(call: &Call, body: &[u8]) -> Result<Value, Status> {
         read("v1", &serde_json::to_vec(&options).ok()?).ok()
     };
     let decoded = read("v1", body).or_else(|refused| {
-        let of_group = read(&call.resource.api_version(), body).ok();
+        let of_group = read(call.resource.api_version(), body).ok();
         of_group.or_else(under_own_name).ok_or(refused)
     });
     Ok(decoded?.object)
@@ -163,7 +163,7 @@ enum Decision {
 
 /// Decides what a deletion does: upstream's BeforeDelete and
 /// updateForGracefulDeletionAndFinalizers.
-fn decide(resource: &Resource, object: &Value, options: &DeleteOptions, now: Timestamp) -> Decision {
+fn decide(resource: &Kind, object: &Value, options: &DeleteOptions, now: Timestamp) -> Decision {
     let mut object = object.clone();
     if resource.group.is_empty() && resource.kind == "Namespace" {
         return decide_namespace(object, options, now);
@@ -195,7 +195,7 @@ enum Grace {
     Pending,
 }
 
-fn grace(resource: &Resource, object: &mut Value, options: &DeleteOptions, now: Timestamp) -> Grace {
+fn grace(resource: &Kind, object: &mut Value, options: &DeleteOptions, now: Timestamp) -> Grace {
     if !resource.graceful_delete {
         return Grace::None;
     }
@@ -261,7 +261,7 @@ fn mark(object: &mut Value, now: Timestamp) {
 
 /// The finalizers the object has from now on: the garbage collector's two are put on
 /// or taken off as the propagation asks.
-fn finalizers_for(resource: &Resource, object: &Value, options: &DeleteOptions) -> Vec<String> {
+fn finalizers_for(resource: &Kind, object: &Value, options: &DeleteOptions) -> Vec<String> {
     let list = object["metadata"]["finalizers"].as_array().into_iter().flatten();
     let mut finalizers: Vec<String> = list.filter_map(Value::as_str).map(str::to_owned).collect();
     let has = |name: &str| finalizers.iter().any(|finalizer| finalizer == name);
@@ -292,8 +292,8 @@ fn finalizers_for(resource: &Resource, object: &Value, options: &DeleteOptions) 
 }
 
 /// Kinds that keep their dependents unless told otherwise, for the sake of old clients.
-fn orphans_by_default(resource: &Resource) -> bool {
-    matches!((resource.group, resource.kind), ("", "ReplicationController") | ("batch", "Job"))
+fn orphans_by_default(resource: &Kind) -> bool {
+    matches!(resource.group_kind(), ("", "ReplicationController") | ("batch", "Job"))
 }
 
 fn set_finalizers(object: &mut Value, finalizers: Vec<String>) {
@@ -329,7 +329,7 @@ fn finalizers_of(object: &Value) -> Vec<String> {
 
 /// Whether an object that was just changed has nothing left to wait for: its deletion has
 /// begun, no finalizer holds it, its grace is used up.
-pub(crate) fn is_released(resource: &Resource, object: &Value) -> bool {
+pub(crate) fn is_released(resource: &Kind, object: &Value) -> bool {
     let metadata = &object["metadata"];
     let held = |list: &Value| list.as_array().is_some_and(|list| !list.is_empty());
     let held_namespace = resource.kind == "Namespace" && held(&object["spec"]["finalizers"]);
@@ -350,7 +350,7 @@ async fn delete_entry(call: &Call, key: &str, options: &DeleteOptions) -> Result
     loop {
         let name = key.rsplit('/').next().unwrap_or_default();
         let Some(entry) = call.state.get(key).await? else {
-            return Err(Status::not_found(call.resource, name));
+            return Err(Status::not_found(&call.resource, name));
         };
         if let Some(deleted) = try_delete(call, &entry, options).await? {
             return Ok(deleted);
@@ -402,7 +402,7 @@ async fn try_delete(
 }
 
 fn check_preconditions(call: &Call, object: &Value, options: &DeleteOptions) -> Result<(), Status> {
-    let kind = GroupResource { group: call.resource.group, resource: call.resource.kind };
+    let kind = GroupResource { group: &call.resource.group, resource: &call.resource.kind };
     let conflict = |why: String| Err(Status::conflict(kind, text(object, "name"), why));
     let (uid, version) = (text(object, "uid"), text(object, "resourceVersion"));
     match (&options.uid, &options.version) {
@@ -426,10 +426,10 @@ pub(crate) async fn delete(call: &Call, body: &[u8]) -> Result<Response, Status>
 pub(crate) async fn delete_with(call: &Call, options: &DeleteOptions) -> Result<Response, Status> {
     admission::delete(call)?;
     let deleted = delete_entry(call, &call.key(), options).await?;
-    let mut response = if deleted.gone && !ANSWERED_WITH_OBJECT.contains(&call.resource.kind) {
+    let mut response = if deleted.gone && !ANSWERED_WITH_OBJECT.contains(&&*call.resource.kind) {
         // Upstream names the object's uid; one that cannot be read has none to be named.
         let object = object::read(&deleted.stored).unwrap_or_default();
-        call.value(200, &Status::deleted(call.resource, &call.target.name, text(&object, "uid")))?
+        call.value(200, &Status::deleted(&call.resource, &call.target.name, text(&object, "uid")))?
     } else {
         call.object(200, &deleted.stored)
     };
@@ -460,8 +460,8 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
-    fn pods() -> &'static Resource {
-        api::resource::find("", "v1", "pods").expect("in the table")
+    fn pods() -> &'static Kind {
+        api::kinds::find("", "v1", "pods").expect("in the table")
     }
 
     fn decided(object: &Value, options: Value) -> Decision {
@@ -507,7 +507,7 @@ mod tests {
 
     #[test]
     fn finalizers_keep_an_object() {
-        let maps = api::resource::find("", "v1", "configmaps").expect("in the table");
+        let maps = api::kinds::find("", "v1", "configmaps").expect("in the table");
         let map = json!({"metadata": {"name": "a", "finalizers": ["me/hold"]}});
         let options = DeleteOptions::read(&json!({"propagationPolicy": "Foreground"})).expect("options");
         let Decision::Mark(marked) = decide(maps, &map, &options, NOW) else { panic!("not marked") };

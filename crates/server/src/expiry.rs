@@ -3,7 +3,7 @@
 use std::sync::Weak;
 use std::time::Duration;
 
-use api::resource;
+use api::kinds;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use store::Range;
@@ -26,7 +26,7 @@ pub(crate) async fn run(state: Weak<State>) {
 }
 
 async fn sweep(state: &State, now: Timestamp) {
-    let Some(events) = resource::find("", "v1", "events") else { return };
+    let Some(events) = kinds::find("", "v1", "events") else { return };
     let range = Range { prefix: object::prefix(events, ""), ..Range::default() };
     let Ok(page) = state.store.range(range).await else { return };
     for entry in page.entries {

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use api::discovery::{AGGREGATED, Document};
+use api::kinds::Kinds;
 use api::openapi;
-use api::resource;
 use api::status::Status;
 use bytes::Bytes;
 use http::request::Parts;
@@ -49,7 +49,7 @@ pub(crate) async fn answer(
     let dress = Dress::of(parts, query, format);
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     match *segments.as_slice() {
-        [] => Ok(dress.raw(&paths(&state.config.checks))),
+        [] => Ok(dress.raw(&paths(&state.registry.kinds(), &state.config.checks))),
         ["version"] => Ok(dress.raw(&version())),
         ["metrics"] => metrics(state, dress).await,
         [".well-known", "openid-configuration"] => {
@@ -58,12 +58,13 @@ pub(crate) async fn answer(
         ["openid", "v1", "jwks"] => {
             Ok(dress.bytes(200, "application/jwk-set+json", state.auth.jwks().into()))
         }
-        ["openapi", "v2"] => Ok(openapi_v2(parts, dress)),
-        ["openapi", "v3"] => Ok(dress.bytes(200, JSON, encode(&openapi::v3_index()))),
+        ["openapi", "v2"] => Ok(openapi_v2(&state.registry.kinds(), parts, dress)),
+        ["openapi", "v3"] => Ok(dress.bytes(200, JSON, encode(&openapi::v3_index(&state.registry.kinds())))),
         ["openapi", "v3", ref rest @ ..] => {
-            let path = rest.join("/");
-            let hash = openapi::v3_hash(&path);
-            Ok(hash.map_or_else(not_found, |hash| openapi(parts, dress, &hash, JSON, || openapi::v3(&path))))
+            let (kinds, path) = (state.registry.kinds(), rest.join("/"));
+            let hash = openapi::v3_hash(&kinds, &path);
+            let make = || openapi::v3(&kinds, &path);
+            Ok(hash.map_or_else(not_found, |hash| openapi(parts, dress, &hash, JSON, make)))
         }
         [kind, ref rest @ ..] if health::KINDS.contains(&kind) => {
             let answer = health::answer(&state.config.checks, kind, &rest.join("/"), query);
@@ -101,11 +102,11 @@ fn version() -> serde_json::Value {
 }
 
 /// `/`: everything that can be asked for.
-fn paths(checks: &[Check]) -> serde_json::Value {
+fn paths(kinds: &Kinds, checks: &[Check]) -> serde_json::Value {
     let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"]
         .map(str::to_owned)
         .to_vec();
-    for gv in resource::GROUP_VERSIONS.iter().filter(|gv| !gv.group.is_empty()) {
+    for gv in kinds.group_versions().iter().filter(|gv| !gv.group.is_empty()) {
         paths.push(format!("/apis/{}", gv.group));
         paths.push(format!("/apis/{}", gv.api_version()));
     }
@@ -123,7 +124,7 @@ fn paths(checks: &[Check]) -> serde_json::Value {
 }
 
 fn discovery(state: &State, parts: &Parts, dress: Dress, path: &[&str]) -> Option<Response> {
-    let documents = state.discovery();
+    let documents = state.registry.discovery();
     let parameters = [("g", "apidiscovery.k8s.io"), ("v", "v2"), ("as", "APIGroupDiscoveryList")];
     let aggregated = negotiate::asks_for(&parts.headers, "application/json", &parameters);
     let document = match *path {
@@ -164,13 +165,13 @@ fn write_document(parts: &Parts, dress: Dress, document: &Document, aggregated: 
 }
 
 /// The OpenAPI v2 document. kubectl asks for it in protobuf only.
-fn openapi_v2(parts: &Parts, dress: Dress) -> Response {
-    let hash = openapi::v2_hash();
+fn openapi_v2(kinds: &Kinds, parts: &Parts, dress: Dress) -> Response {
+    let hash = openapi::v2_hash(kinds);
     let [_, answered] = openapi::V2_PROTOBUF;
     if openapi::V2_PROTOBUF.iter().any(|media| negotiate::asks_for(&parts.headers, media, &[])) {
-        return openapi(parts, dress, &hash, answered, || Some(openapi::v2_protobuf()));
+        return openapi(parts, dress, &hash, answered, || Some(openapi::v2_protobuf(kinds)));
     }
-    openapi(parts, dress, &hash, JSON, || Some(openapi::v2()))
+    openapi(parts, dress, &hash, JSON, || Some(openapi::v2(kinds)))
 }
 
 /// An OpenAPI document; those that are asked for by their hash may be kept for ever.
@@ -210,12 +211,13 @@ async fn metrics(state: &State, dress: Dress) -> Result<Response, Status> {
     let mut lines = String::from(
         "# HELP apiserver_resource_objects Number of stored objects.\n# TYPE apiserver_resource_objects gauge\n",
     );
-    let stored = resource::all().iter().filter(|one| one.is_stored() && std::ptr::eq(one.storage(), *one));
+    let kinds = state.registry.kinds();
+    let stored = kinds.all().iter().filter(|one| one.is_stored() && one.is_storage());
     for one in stored {
         let range = Range { prefix: object::prefix(one, ""), limit: 1, ..Range::default() };
         let page = state.store.range(range).await.map_err(store_failed)?;
         let count = page.entries.len() + page.remaining;
-        let (group, plural) = (one.group, one.plural);
+        let (group, plural) = (&*one.group, &*one.plural);
         let _ =
             writeln!(lines, "apiserver_resource_objects{{group=\"{group}\",resource=\"{plural}\"}} {count}");
     }

@@ -45,7 +45,7 @@ impl ListOptions {
     pub(crate) fn parse(call: &Call, watching: bool) -> Result<Self, Status> {
         let query = &call.query;
         let labels = LabelSelector::parse(query.text("labelSelector"))?;
-        let fields = FieldSelector::parse(call.resource, query.text("fieldSelector"))?;
+        let fields = FieldSelector::parse(&call.resource, query.text("fieldSelector"))?;
         let errors = check(query, watching);
         if !errors.is_empty() {
             let kind = GroupKind { group: "meta.k8s.io", kind: "ListOptions" };
@@ -81,7 +81,7 @@ impl ListOptions {
     /// the selector names it.
     pub(crate) fn prefix(&self, call: &Call) -> String {
         let namespace = &call.target.namespace;
-        let prefix = object::prefix(call.resource, namespace);
+        let prefix = object::prefix(&call.resource, namespace);
         match self.selection.fields.exact_name() {
             Some(name) if !call.resource.namespaced || !namespace.is_empty() => prefix + name,
             _ => prefix,
@@ -217,7 +217,7 @@ fn select(call: &Call, options: &ListOptions, page: Page, prefix: &str) -> Liste
         entries.retain(|entry| entry.key.rsplit('/').next() == Some(name));
     }
     if !everything {
-        entries.retain(|entry| options.selection.matches(call.resource, entry));
+        entries.retain(|entry| options.selection.matches(&call.resource, entry));
         more = options.limit > 0 && entries.len() > options.limit;
         if more {
             entries.truncate(options.limit);
@@ -257,7 +257,7 @@ pub(crate) async fn list(call: &Call) -> Result<Response, Status> {
 
 /// Writes a list in the form that was asked for.
 pub(crate) fn render(call: &Call, listed: &Listed) -> Response {
-    let (resource, entries) = (call.resource, &listed.entries);
+    let (resource, entries) = (&call.resource, &listed.entries);
     let mut list = match call.accepted.shape {
         Shape::Object => items(call, listed),
         Shape::Metadata => view::metadata_list(resource, &listed.metadata, entries),
@@ -270,7 +270,7 @@ pub(crate) fn render(call: &Call, listed: &Listed) -> Response {
 
 /// A list as it is mostly asked for: the stored bytes, one after another.
 fn items<'a>(call: &Call, listed: &'a Listed) -> Pieces<'a> {
-    let (kind, version) = (call.resource.kind, call.resource.api_version());
+    let (kind, version) = (&*call.resource.kind, call.resource.api_version());
     let mut out = Pieces::default();
     let head = format!("{{\"kind\":\"{kind}List\",\"apiVersion\":\"{version}\",\"metadata\":");
     out.fresh().extend_from_slice(head.as_bytes());
@@ -280,7 +280,7 @@ fn items<'a>(call: &Call, listed: &'a Listed) -> Pieces<'a> {
         if index > 0 {
             out.fresh().push(b',');
         }
-        view::write_item(call.resource, entry, &mut out);
+        view::write_item(&call.resource, entry, &mut out);
     }
     out.fresh().extend_from_slice(b"]}");
     out

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::resource::{self, Resource};
+use api::kinds::{self, Kind};
 use api::selector::{FieldSelector, LabelSelector};
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -18,7 +18,7 @@ use crate::object::{self, Selection};
 pub(crate) struct StoreLookup(pub(crate) Arc<dyn Store>);
 
 impl StoreLookup {
-    fn entries(&self, resource: &Resource) -> Vec<Arc<Entry>> {
+    fn entries(&self, resource: &Kind) -> Vec<Arc<Entry>> {
         let range = Range { prefix: object::prefix(resource, ""), ..Range::default() };
         let page = self.0.range(range).now_or_never();
         page.and_then(Result::ok).map(|page| page.entries).unwrap_or_default()
@@ -26,17 +26,17 @@ impl StoreLookup {
 }
 
 impl Lookup for StoreLookup {
-    fn get(&self, resource: &'static Resource, namespace: &str, name: &str) -> Option<Bytes> {
+    fn get(&self, resource: &Kind, namespace: &str, name: &str) -> Option<Bytes> {
         let found = self.0.get(&object::key(resource, namespace, name)).now_or_never()?;
         found.ok().flatten().map(|entry| entry.value.clone())
     }
 
-    fn list(&self, resource: &'static Resource) -> Vec<Bytes> {
+    fn list(&self, resource: &Kind) -> Vec<Bytes> {
         self.entries(resource).iter().map(|entry| entry.value.clone()).collect()
     }
 
     fn pods_on_node(&self, node: &str) -> Vec<Bytes> {
-        let Some(pods) = resource::find("", "v1", "pods") else { return Vec::new() };
+        let Some(pods) = kinds::find("", "v1", "pods") else { return Vec::new() };
         let Ok(fields) = FieldSelector::parse(pods, &format!("spec.nodeName={node}")) else {
             return Vec::new();
         };

@@ -10,8 +10,7 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use api::resource;
-use api::resource::Resource;
+use api::kinds::{Kind, Name};
 use api::selector::{self, FieldSelector, LabelSelector};
 use api::status::Status;
 use bytes::{Bytes, BytesMut};
@@ -25,12 +24,12 @@ use crate::view::Row;
 const VERSION: &[u8] = b"\"metadata\":{\"resourceVersion\":\"";
 
 /// What every stored object of a resource begins with.
-pub(crate) fn head(resource: &Resource) -> String {
+pub(crate) fn head(resource: &Kind) -> String {
     format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",", resource.kind, resource.api_version())
 }
 
 /// Writes an object for the store, with no resourceVersion in it yet.
-pub(crate) fn encode(resource: &Resource, object: &Value) -> Bytes {
+pub(crate) fn encode(resource: &Kind, object: &Value) -> Bytes {
     let mut out = head(resource).into_bytes();
     out.extend_from_slice(VERSION);
     out.push(b'"');
@@ -92,8 +91,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Value, Status> {
 const BEGINNING: usize = 200;
 
 /// The key of a collection: all of it, or of one namespace.
-pub(crate) fn prefix(resource: &Resource, namespace: &str) -> String {
-    let (group, plural) = (resource.stored.group, resource.plural);
+pub(crate) fn prefix(resource: &Kind, namespace: &str) -> String {
+    let (group, plural) = (&*resource.stored.group, &*resource.plural);
     let group = if group.is_empty() { "core" } else { group };
     match (resource.namespaced, namespace) {
         (true, namespace) if !namespace.is_empty() => format!("/{group}/{plural}/{namespace}/"),
@@ -102,12 +101,12 @@ pub(crate) fn prefix(resource: &Resource, namespace: &str) -> String {
 }
 
 /// The key of an object.
-pub(crate) fn key(resource: &Resource, namespace: &str, name: &str) -> Arc<str> {
+pub(crate) fn key(resource: &Kind, namespace: &str, name: &str) -> Arc<str> {
     (prefix(resource, namespace) + name).into()
 }
 
 /// Where the metadata is in a stored object.
-pub(crate) fn metadata_span(resource: &Resource, stored: &[u8]) -> Option<Range<usize>> {
+pub(crate) fn metadata_span(resource: &Kind, stored: &[u8]) -> Option<Range<usize>> {
     let start = head(resource).len() + b"\"metadata\":".len();
     let mut values = serde_json::Deserializer::from_slice(stored.get(start..)?).into_iter::<IgnoredAny>();
     values.next()?.ok()?;
@@ -144,24 +143,16 @@ impl Notes {
 #[derive(Debug)]
 struct Selectable {
     labels: Vec<(String, String)>,
-    fields: Vec<(&'static str, String)>,
+    fields: Vec<(Name, String)>,
 }
 
 impl Selectable {
     /// Takes what selectors may ask of an object of this resource.
-    fn of(resource: &Resource, object: &Value) -> Self {
+    fn of(resource: &Kind, object: &Value) -> Self {
         let labels = object["metadata"]["labels"].as_object();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let labels = labels.into_iter().flatten().map(|(name, value)| (name.clone(), text(value))).collect();
-        // An object is selected in each version it is served in, by that version's names.
-        let forms = resource::all().iter().filter(|form| {
-            let kept = (form.plural, form.stored.group, form.stored.version);
-            kept == (resource.plural, resource.group, resource.version)
-        });
-        let mut fields: Vec<_> = forms.flat_map(|form| selector::fields(form, object)).collect();
-        fields.sort_unstable();
-        fields.dedup();
-        Self { labels, fields }
+        Self { labels, fields: selector::fields(resource, object) }
     }
 }
 
@@ -181,7 +172,7 @@ impl Selection {
     }
 
     /// Whether an entry is selected.
-    pub(crate) fn matches(&self, resource: &Resource, entry: &Entry) -> bool {
+    pub(crate) fn matches(&self, resource: &Kind, entry: &Entry) -> bool {
         if self.is_everything() {
             return true;
         }
@@ -198,8 +189,8 @@ mod tests {
 
     use super::*;
 
-    fn pods() -> &'static Resource {
-        api::resource::find("", "v1", "pods").expect("pods are in the table")
+    fn pods() -> &'static Kind {
+        api::kinds::find("", "v1", "pods").expect("pods are in the table")
     }
 
     #[test]

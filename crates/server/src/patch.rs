@@ -34,7 +34,7 @@ pub(crate) async fn patch(call: &Call, body: &[u8]) -> Result<Response, Status> 
             return Ok(write::answer(call, &written, &warnings));
         }
     }
-    Err(Status::modified(call.resource, &call.target.name))
+    Err(Status::modified(&call.resource, &call.target.name))
 }
 
 /// Applies the patch to `old`. `None` when that is not the latest any more.
@@ -45,8 +45,8 @@ async fn change(
     old: &Arc<Entry>,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Written>, Status> {
-    let resource = call.resource;
-    let schema = schema::kind(&resource.api_version(), resource.kind).ok_or_else(Status::no_such_resource)?;
+    let resource = &call.resource;
+    let schema = schema::kind(resource.api_version(), &resource.kind).ok_or_else(Status::no_such_resource)?;
     let stored = object::read(&old.value)?;
     let current = convert::to_served(resource, stored.clone());
     let validation = write::field_validation(call)?;
@@ -77,14 +77,14 @@ fn check_options(call: &Call, kind: PatchType) -> Result<(), Status> {
 /// Server-side apply: creates what is not there.
 async fn apply(call: &Call, body: &[u8], warnings: &mut Vec<String>) -> Result<Written, Status> {
     // The intent is of the version of the path, and so are the fields that its manager owns.
-    let resource = call.resource;
+    let resource = &call.resource;
     let version = resource.api_version();
-    let schema = schema::kind(&version, resource.kind).ok_or_else(Status::no_such_resource)?;
-    let mut intent = api::apply::intent(schema, &version, body)?;
+    let schema = schema::kind(version, &resource.kind).ok_or_else(Status::no_such_resource)?;
+    let mut intent = api::apply::intent(schema, version, body)?;
     write::fit_namespace(call, &mut intent)?;
     fit_name(call, &mut intent)?;
     let name = write::manager_name(call);
-    let manager = write::manager(call, &name, &version);
+    let manager = write::manager(call, &name, version);
     let force = call.query.flag("force");
     for _ in 0..TRIES {
         let Some(old) = call.state.get(&call.key()).await? else {
@@ -107,7 +107,7 @@ async fn apply(call: &Call, body: &[u8], warnings: &mut Vec<String>) -> Result<W
             return Ok(written);
         }
     }
-    Err(Status::modified(call.resource, &call.target.name))
+    Err(Status::modified(&call.resource, &call.target.name))
 }
 
 /// The name of the path goes into the intent; another one in it is an error.

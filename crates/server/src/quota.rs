@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use api::resource::{self, Resource};
+use api::kinds::{self, Kind};
 use api::status::Status;
 use api::strategy::admission::quota;
 use api::strategy::resources::Amounts;
@@ -27,13 +27,13 @@ pub(crate) struct Taken {
 /// Takes what a new object, or a changed one, adds; or says which quota it exceeds.
 pub(crate) async fn take(
     call: &Call,
-    resource: &Resource,
+    resource: &Kind,
     object: &Value,
     old: Option<&Value>,
 ) -> Result<Taken, Status> {
     // Upstream's quota counts no Events, and of changes only those of kinds whose
     // amounts can change.
-    let changes = matches!((resource.group, resource.kind), ("", "Service" | "PersistentVolumeClaim"))
+    let changes = matches!(resource.group_kind(), ("", "Service" | "PersistentVolumeClaim"))
         || (resource.kind == "Pod" && call.target.subresource == "resize");
     if !resource.namespaced || resource.plural == "events" || (old.is_some() && !changes) {
         return Ok(Taken::default());
@@ -63,19 +63,19 @@ pub(crate) async fn take(
     Ok(taken)
 }
 
-fn quotas() -> Result<&'static Resource, Status> {
-    resource::find("", "v1", "resourcequotas").ok_or_else(Status::no_such_resource)
+fn quotas() -> Result<&'static Kind, Status> {
+    kinds::find("", "v1", "resourcequotas").ok_or_else(Status::no_such_resource)
 }
 
 /// Charges one quota, however often it changes meanwhile. `None` when it does not count this.
 async fn take_from(
     call: &Call,
-    resource: &Resource,
+    resource: &Kind,
     object: &Value,
     mut entry: Arc<Entry>,
     delta: &Amounts,
 ) -> Result<Option<Arc<str>>, Status> {
-    let refused = |why: String| Status::forbidden(call.resource, text(object, "name"), why);
+    let refused = |why: String| Status::forbidden(&call.resource, text(object, "name"), why);
     loop {
         let counting = object::read(&entry.value)?;
         if !quota::applies(&counting, resource, object) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::resource::{self, Resource};
+use api::kinds::Kind;
 use api::selector::FieldSelector;
 use api::status::Status;
 use futures_util::future::BoxFuture;
@@ -23,6 +23,7 @@ use crate::info;
 use crate::negotiate::{self, Accepted, Format, Shape};
 use crate::path::{self, Route, Target};
 use crate::query::Query;
+use crate::registry::Registry;
 use crate::respond::Dress;
 use crate::state::State;
 use crate::subresource::connect::{self, Stream};
@@ -65,6 +66,13 @@ pub enum StartError {
     /// What a fresh cluster holds could not be written.
     #[error("failed to write what a fresh cluster holds")]
     Bootstrap(#[from] Status),
+}
+
+impl Server {
+    /// What is served, which can change.
+    pub fn registry(&self) -> &Registry {
+        &self.state.registry
+    }
 }
 
 impl Handler for Server {
@@ -120,12 +128,13 @@ async fn resource(
     target: Target,
     (guest, body): (Option<Guest>, Body),
 ) -> Result<Response, Status> {
-    let resource = resource::find(&target.group, &target.version, &target.resource);
+    let kinds = state.registry.kinds();
+    let resource = kinds.find(&target.group, &target.version, &target.resource);
     // Only these select: to the other verbs a selector means nothing, and must grant nothing.
     let selects = matches!(target.verb, "list" | "watch" | "deletecollection");
     let selector = if selects { query.text("fieldSelector") } else { "" };
-    authorize(&state, &user, &target, (resource, selector))?;
-    let resource = resource.ok_or_else(Status::no_such_resource)?;
+    authorize(&state, &user, &target, (resource.map(|kind| &**kind), selector))?;
+    let resource = resource.cloned().ok_or_else(Status::no_such_resource)?;
     let accepted = accepted(&parts, &target)?;
     let now = Timestamp::now();
     let mut call = Call { state, target, resource, query, parts, user, accepted, now };
@@ -168,7 +177,7 @@ fn authorize(
     state: &State,
     user: &User,
     target: &Target,
-    (resource, field_selector): (Option<&Resource>, &str),
+    (resource, field_selector): (Option<&Kind>, &str),
 ) -> Result<(), Status> {
     // A list or watch of one name is authorised as a request for it (upstream's request info).
     let selector = resource.and_then(|resource| FieldSelector::parse(resource, field_selector).ok());

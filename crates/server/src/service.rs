@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use api::field::{Error, ErrorList, Path};
-use api::resource::Resource;
+use api::kinds::Kind;
 use api::status::Status;
 use serde_json::{Value, json};
 use tokio::sync::MutexGuard;
@@ -102,7 +102,7 @@ fn node_port(port: &Value) -> Option<(String, u16)> {
 /// must live until the Service is written.
 pub(crate) async fn allocate<'a>(
     call: &'a Call,
-    resource: &Resource,
+    resource: &Kind,
     service: &mut Value,
     old: Option<&Value>,
 ) -> Result<Option<MutexGuard<'a, ()>>, Status> {
@@ -124,7 +124,7 @@ pub(crate) async fn allocate<'a>(
     let seed = u32::from_le_bytes(call.state.random()?);
     let errors = fill(service, range, &mut taken, seed, old);
     if !errors.is_empty() {
-        return Err(Status::invalid(call.resource, text(service, "name"), &errors));
+        return Err(Status::invalid(&call.resource, text(service, "name"), &errors));
     }
     Ok(Some(guard))
 }

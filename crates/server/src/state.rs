@@ -1,12 +1,11 @@
 //! What every request shares: the store, the configuration, randomness.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use api::discovery::Discovery;
+use api::kinds::Kind;
 use api::names;
-use api::resource::{self, Resource};
 use api::status::Status;
 use jiff::Timestamp;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -19,6 +18,7 @@ use crate::config::Config;
 use crate::inflight::InFlight;
 use crate::lookup::StoreLookup;
 use crate::object;
+use crate::registry::Registry;
 
 /// How late Events may be made durable.
 const EVENTS_WITHIN: Duration = Duration::from_secs(1);
@@ -41,7 +41,8 @@ pub(crate) struct State {
     pub(crate) writes: TaskTracker,
     /// Held while a Service is given its addresses and ports.
     pub(crate) services: tokio::sync::Mutex<()>,
-    discovery: OnceLock<Discovery>,
+    /// What is served.
+    pub(crate) registry: Registry,
     random: SystemRandom,
 }
 
@@ -55,7 +56,7 @@ impl fmt::Debug for State {
 #[derive(Debug)]
 pub(crate) struct Draft<'a> {
     /// The resource in its stored version.
-    pub(crate) resource: &'static Resource,
+    pub(crate) resource: &'a Kind,
     /// The object in its stored version.
     pub(crate) object: &'a Value,
     /// What it replaces; `None` for a new object.
@@ -73,21 +74,15 @@ impl State {
         };
         let auth = Auth::new(settings, Arc::new(StoreLookup(Arc::clone(&store))));
         Ok(Self {
+            registry: Registry::new(config.advertise.to_string()),
             in_flight: InFlight::new(config.limits),
             writes: TaskTracker::new(),
             store,
             config,
             auth,
             services: tokio::sync::Mutex::new(()),
-            discovery: OnceLock::new(),
             random: SystemRandom::new(),
         })
-    }
-
-    /// The discovery documents, made at the first question.
-    pub(crate) fn discovery(&self) -> &Discovery {
-        let address = || self.config.advertise.to_string();
-        self.discovery.get_or_init(|| Discovery::new(resource::all(), &address()))
     }
 
     /// Random bytes.
@@ -116,7 +111,7 @@ impl State {
     /// The latest state of an object, read.
     pub(crate) async fn find(
         &self,
-        resource: &Resource,
+        resource: &Kind,
         namespace: &str,
         name: &str,
     ) -> Result<Option<Value>, Status> {
@@ -142,8 +137,8 @@ impl State {
     }
 
     /// Removes an object.
-    pub(crate) async fn remove(&self, resource: &Resource, entry: &Entry) -> Result<Arc<Entry>, Error> {
-        let durability = match resource.plural {
+    pub(crate) async fn remove(&self, resource: &Kind, entry: &Entry) -> Result<Arc<Entry>, Error> {
+        let durability = match &*resource.plural {
             "events" => Durability::Within(EVENTS_WITHIN),
             _ => Durability::Now,
         };
@@ -155,7 +150,7 @@ impl State {
 }
 
 fn durability(draft: &Draft<'_>) -> Durability {
-    match (draft.resource.plural, draft.old) {
+    match (&*draft.resource.plural, draft.old) {
         ("events", _) => Durability::Within(EVENTS_WITHIN),
         ("leases", Some(old)) if changes_only(is_renewal, old, draft.object) => {
             Durability::Within(RENEWALS_WITHIN)

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use api::resource::Resource;
+use api::kinds::Kind;
 use api::table::{self, TableRow};
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -28,7 +28,7 @@ pub(crate) enum Include {
 }
 
 /// A stored object in the version of `resource`.
-pub(crate) fn served(resource: &Resource, stored: &Bytes) -> Bytes {
+pub(crate) fn served(resource: &Kind, stored: &Bytes) -> Bytes {
     if convert::is_stored_form(resource) {
         return stored.clone();
     }
@@ -40,7 +40,7 @@ pub(crate) fn served(resource: &Resource, stored: &Bytes) -> Bytes {
 
 /// A stored object in the form that was asked for, as JSON.
 pub(crate) fn object(
-    resource: &Resource,
+    resource: &Kind,
     stored: &Bytes,
     shape: Shape,
     include: Include,
@@ -55,7 +55,7 @@ pub(crate) fn object(
 
 /// A table with a single row.
 pub(crate) fn table_of_one(
-    resource: &Resource,
+    resource: &Kind,
     stored: &Bytes,
     include: Include,
     now: Timestamp,
@@ -82,7 +82,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    fn of(resource: &Resource, stored: &Bytes) -> Self {
+    fn of(resource: &Kind, stored: &Bytes) -> Self {
         let object = shown(resource, stored);
         Self {
             cells: table::row(resource, &object),
@@ -94,7 +94,7 @@ impl Row {
 
     fn write<'a>(
         &'a self,
-        resource: &Resource,
+        resource: &Kind,
         stored: &'a Bytes,
         include: Include,
         now: Timestamp,
@@ -113,7 +113,7 @@ impl Row {
         out.fresh().push(b'}');
     }
 
-    fn write_metadata<'a>(&'a self, resource: &Resource, stored: &'a Bytes, out: &mut Pieces<'a>) {
+    fn write_metadata<'a>(&'a self, resource: &Kind, stored: &'a Bytes, out: &mut Pieces<'a>) {
         let Some(span) = &self.metadata else {
             let object = shown(resource, stored);
             return out.fresh().extend_from_slice(&encode(&metadata(&object)));
@@ -128,7 +128,7 @@ impl Row {
 const PARTIAL: &[u8] = br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#;
 
 /// A table up to its rows. Later events of a watch leave the columns out.
-fn begin_table(resource: &Resource, metadata: &Value, columns: bool, out: &mut Vec<u8>) {
+fn begin_table(resource: &Kind, metadata: &Value, columns: bool, out: &mut Vec<u8>) {
     let columns = if columns { json!(table::columns(resource)) } else { Value::Null };
     out.extend_from_slice(br#"{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":"#);
     out.extend_from_slice(&encode(metadata));
@@ -142,7 +142,7 @@ const END_OF_TABLE: &[u8] = b"]}";
 
 /// A table of entries.
 pub(crate) fn table<'a>(
-    resource: &Resource,
+    resource: &Kind,
     metadata: &Value,
     entries: &'a [Arc<Entry>],
     include: Include,
@@ -173,7 +173,7 @@ pub(crate) fn table<'a>(
 }
 
 /// A row of a table that stands for no object: a bookmark.
-pub(crate) fn bookmark_table(resource: &Resource, metadata: &Value, object: &Value, columns: bool) -> Bytes {
+pub(crate) fn bookmark_table(resource: &Kind, metadata: &Value, object: &Value, columns: bool) -> Bytes {
     let mut out = Vec::new();
     begin_table(resource, metadata, columns, &mut out);
     out.extend_from_slice(&encode(&json!({ "cells": [], "object": object })));
@@ -182,11 +182,7 @@ pub(crate) fn bookmark_table(resource: &Resource, metadata: &Value, object: &Val
 }
 
 /// A list of metadata.
-pub(crate) fn metadata_list<'a>(
-    resource: &Resource,
-    metadata: &Value,
-    entries: &'a [Arc<Entry>],
-) -> Pieces<'a> {
+pub(crate) fn metadata_list<'a>(resource: &Kind, metadata: &Value, entries: &'a [Arc<Entry>]) -> Pieces<'a> {
     let mut out = Pieces::default();
     let head = br#"{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":"#;
     out.fresh().extend_from_slice(head);
@@ -213,7 +209,7 @@ pub(crate) fn metadata_list<'a>(
 
 /// A stored object for a table or a list of metadata. One that cannot be read has a name that
 /// says so, and does not take the others out of sight.
-pub(crate) fn shown(resource: &Resource, stored: &Bytes) -> Value {
+pub(crate) fn shown(resource: &Kind, stored: &Bytes) -> Value {
     match read(stored) {
         Ok(object) => convert::to_served(resource, object),
         Err(_) => json!({ "metadata": { "name": "<unreadable>" } }),
@@ -221,7 +217,7 @@ pub(crate) fn shown(resource: &Resource, stored: &Bytes) -> Value {
 }
 
 /// The item of a list: a stored object without kind and apiVersion, as upstream's typed lists have it.
-pub(crate) fn write_item<'a>(resource: &Resource, entry: &'a Entry, out: &mut Pieces<'a>) {
+pub(crate) fn write_item<'a>(resource: &Kind, entry: &'a Entry, out: &mut Pieces<'a>) {
     let head = head(resource);
     out.fresh().push(b'{');
     let kept = Notes::of(entry).filter(|_| convert::is_stored_form(resource));

@@ -4,9 +4,10 @@
 //! It reads the store's shared history when it is woken; nothing is queued for it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use api::resource::Resource;
+use api::kinds::Kind;
 use api::status::Status;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
@@ -30,7 +31,7 @@ const LASTS: Duration = Duration::from_secs(1800);
 
 /// How the objects of a watch are written.
 struct Writer {
-    resource: &'static Resource,
+    resource: Arc<Kind>,
     shape: Shape,
     include: Include,
     /// Tables name their columns in the first event only.
@@ -42,9 +43,9 @@ impl Writer {
         let object = match self.shape {
             Shape::Table => {
                 let columns = !std::mem::replace(&mut self.columns_sent, true);
-                view::table_of_one(self.resource, stored, self.include, now, columns)
+                view::table_of_one(&self.resource, stored, self.include, now, columns)
             }
-            shape => view::object(self.resource, stored, shape, self.include, now),
+            shape => view::object(&self.resource, stored, shape, self.include, now),
         };
         raw_line(out, kind, &object);
     }
@@ -54,7 +55,7 @@ impl Writer {
         if initial_events_end {
             metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }
-        let (kind, version) = (self.resource.kind, self.resource.api_version());
+        let (kind, version) = (&*self.resource.kind, self.resource.api_version());
         let object = match self.shape {
             Shape::Object => json!({ "kind": kind, "apiVersion": version, "metadata": metadata }),
             Shape::Metadata => view::metadata(&json!({ "metadata": metadata })),
@@ -62,7 +63,7 @@ impl Writer {
                 let columns = !std::mem::replace(&mut self.columns_sent, true);
                 let object = view::metadata(&json!({ "metadata": metadata }));
                 let list = json!({ "resourceVersion": revision.to_string() });
-                let table = view::bookmark_table(self.resource, &list, &object, columns);
+                let table = view::bookmark_table(&self.resource, &list, &object, columns);
                 return raw_line(out, "BOOKMARK", &table);
             }
         };
@@ -81,7 +82,7 @@ fn raw_line(out: &mut BytesMut, kind: &str, object: &[u8]) {
 
 /// What a change is to one who selects: an object that begins to match is new, one
 /// that ceases to match is gone.
-fn change(resource: &Resource, selection: &Selection, event: &Event) -> Option<(&'static str, Bytes)> {
+fn change(resource: &Kind, selection: &Selection, event: &Event) -> Option<(&'static str, Bytes)> {
     let entry = &event.entry;
     let before = event.previous.as_deref().filter(|entry| selection.matches(resource, entry));
     let after = (event.kind == EventKind::Put && selection.matches(resource, entry)).then_some(entry);
@@ -99,7 +100,7 @@ struct Running {
     writer: Writer,
     selection: Selection,
     /// Of the answer's start: what exists already, in chunks.
-    initial: VecDeque<std::sync::Arc<Entry>>,
+    initial: VecDeque<Arc<Entry>>,
     /// The bookmark that ends the initial events, still to be sent.
     initial_end: Option<u64>,
     watch: Box<dyn Watch>,
@@ -170,7 +171,7 @@ async fn begin(call: &Call, options: ListOptions) -> Result<Running, Status> {
     let lasts = options.timeout.unwrap_or_else(|| LASTS + LASTS.mul_f64(call.state.random_fraction()));
     Ok(Running {
         writer: Writer {
-            resource: call.resource,
+            resource: call.resource.clone(),
             shape: call.accepted.shape,
             include: call.include(),
             columns_sent: false,
@@ -234,12 +235,12 @@ impl Running {
         Some(out.freeze())
     }
 
-    fn write_events(&mut self, events: Result<Vec<std::sync::Arc<Event>>, store::Error>, out: &mut BytesMut) {
+    fn write_events(&mut self, events: Result<Vec<Arc<Event>>, store::Error>, out: &mut BytesMut) {
         match events {
             Ok(events) => {
                 let now = Timestamp::now();
                 for event in events {
-                    let change = change(self.writer.resource, &self.selection, &event);
+                    let change = change(&self.writer.resource, &self.selection, &event);
                     if let Some((kind, object)) = change {
                         self.writer.line(out, kind, &object, now);
                     }

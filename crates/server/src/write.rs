@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use api::decode::{self, Decoded, FieldValidation};
 use api::field::{Error, ErrorList, Path};
-use api::resource::Resource;
+use api::kinds::Kind;
 use api::status::{GroupKind, Status};
 use api::{apply, defaults, names, schema, strategy};
 use bytes::Bytes;
@@ -52,10 +52,10 @@ pub(crate) enum Tracking {
 fn track(call: &Call, tracking: Tracking, old: Option<&Value>, new: &mut Value) {
     let resource = call.resource.storage();
     let version = resource.api_version();
-    let Some(schema) = schema::kind(&version, resource.kind) else { return };
+    let Some(schema) = schema::kind(version, &resource.kind) else { return };
     if tracking == Tracking::Update {
         let name = manager_name(call);
-        apply::update(schema, old, new, manager(call, &name, &version));
+        apply::update(schema, old, new, manager(call, &name, version));
     }
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn answer(call: &Call, written: &Written, warnings: &[String]) -> Res
 
 fn decode_body(call: &Call, body: &[u8]) -> Result<Decoded, Status> {
     let media_type = call.media_type();
-    decode::decode(call.resource, body, &media_type, field_validation(call)?)
+    decode::decode(&call.resource, body, &media_type, field_validation(call)?)
 }
 
 /// The parameter `fieldValidation`.
@@ -115,7 +115,7 @@ pub(crate) async fn create_object(
     warnings: &mut Vec<String>,
 ) -> Result<Written, Status> {
     let resource = call.resource.storage();
-    let mut object = convert::to_stored(call.resource, object);
+    let mut object = convert::to_stored(&call.resource, object);
     fit_namespace(call, &mut object)?;
     if !text(&object, "resourceVersion").is_empty() {
         return Err(Status::internal("resourceVersion should not be set on objects to be created"));
@@ -133,12 +133,12 @@ pub(crate) async fn create_object(
             result => return result,
         }
     }
-    Err(Status::generate_name_conflict(call.resource, text(&object, "name")))
+    Err(Status::generate_name_conflict(&call.resource, text(&object, "name")))
 }
 
 pub(crate) async fn create_named(
     call: &Call,
-    resource: &'static Resource,
+    resource: &Kind,
     mut object: Value,
     tracking: Tracking,
     warnings: &mut Vec<String>,
@@ -155,7 +155,7 @@ pub(crate) async fn create_named(
     let name = text(&object, "name").to_owned();
     let errors = strategy::validate_create(resource, &object);
     if !errors.is_empty() {
-        return Err(Status::invalid(call.resource, &name, &errors));
+        return Err(Status::invalid(&call.resource, &name, &errors));
     }
     warnings.extend(strategy::warnings(resource, &object));
     admission::limits(call, &object, None, warnings)?;
@@ -185,7 +185,7 @@ pub(crate) async fn create_named(
 
 /// The 409 of a name that is taken; upstream says so when it will be free soon.
 fn already_exists(call: &Call, name: &str, there: Option<&Entry>) -> Status {
-    let mut status = Status::already_exists(call.resource, name);
+    let mut status = Status::already_exists(&call.resource, name);
     let going = |entry: &Entry| {
         object::read(&entry.value).is_ok_and(|there| there["metadata"]["deletionTimestamp"].is_string())
     };
@@ -237,7 +237,7 @@ pub(crate) async fn update_object(
     object: Value,
     warnings: &mut Vec<String>,
 ) -> Result<Written, Status> {
-    let mut object = convert::to_stored(call.resource, object);
+    let mut object = convert::to_stored(&call.resource, object);
     fit_namespace(call, &mut object)?;
     fit_name(call, &mut object)?;
     let given = given_version(call, &object)?;
@@ -248,7 +248,7 @@ pub(crate) async fn update_object(
         check_version(call, given, &old)?;
         match replace(call, object.clone(), &old, Tracking::Update, warnings).await? {
             Some(written) => return Ok(written),
-            None if given.is_some() => return Err(Status::modified(call.resource, &call.target.name)),
+            None if given.is_some() => return Err(Status::modified(&call.resource, &call.target.name)),
             // Unconditional: what came in between is overwritten too.
             None => {}
         }
@@ -265,7 +265,7 @@ async fn create_on_update(
         return Err(call.not_found());
     }
     if given.is_some() {
-        return Err(Status::modified(call.resource, &call.target.name));
+        return Err(Status::modified(&call.resource, &call.target.name));
     }
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.remove("resourceVersion");
@@ -295,17 +295,17 @@ fn given_version(call: &Call, object: &Value) -> Result<Option<u64>, Status> {
     given.parse().map(Some).map_err(|_| {
         let why = format!("strconv.ParseUint: parsing {given:?}: invalid syntax");
         let error = Error::invalid(&Path::new("metadata").child("resourceVersion"), given, why);
-        Status::invalid(call.resource, &call.target.name, &ErrorList(vec![error]))
+        Status::invalid(&call.resource, &call.target.name, &ErrorList(vec![error]))
     })
 }
 
 fn check_version(call: &Call, given: Option<u64>, old: &Entry) -> Result<(), Status> {
     match given {
-        Some(given) if given != old.revision => Err(Status::modified(call.resource, &call.target.name)),
+        Some(given) if given != old.revision => Err(Status::modified(&call.resource, &call.target.name)),
         None if !call.resource.unconditional_update => {
             let path = Path::new("metadata");
             let error = Error::invalid(&path.child("resourceVersion"), 0, "must be specified for an update");
-            Err(Status::invalid(call.resource, &call.target.name, &ErrorList(vec![error])))
+            Err(Status::invalid(&call.resource, &call.target.name, &ErrorList(vec![error])))
         }
         _ => Ok(()),
     }
@@ -333,7 +333,7 @@ pub(crate) async fn replace(
     apply::keep_times(&before, &mut new);
     let errors = strategy::validate_update(resource, subresource, &new, &before);
     if !errors.is_empty() {
-        return Err(Status::invalid(call.resource, &call.target.name, &errors));
+        return Err(Status::invalid(&call.resource, &call.target.name, &errors));
     }
     warnings.extend(strategy::warnings(resource, &new));
     admission::limits(call, &new, Some(&before), warnings)?;
@@ -355,7 +355,7 @@ pub(crate) fn check_patched(call: &Call, new: &Value, old: &Entry) -> Result<(),
         )));
     }
     match given_version(call, new)? {
-        Some(given) if given != old.revision => Err(Status::modified(call.resource, &call.target.name)),
+        Some(given) if given != old.revision => Err(Status::modified(&call.resource, &call.target.name)),
         _ => Ok(()),
     }
 }
@@ -366,7 +366,7 @@ fn check_uid(call: &Call, new: &Value, old: &Value) -> Result<(), Status> {
         return Ok(());
     }
     let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {stored}");
-    Err(Status::conflict(call.resource, &call.target.name, why))
+    Err(Status::conflict(&call.resource, &call.target.name, why))
 }
 
 /// Writes a prepared object, unless nothing changed: then the version stays. An

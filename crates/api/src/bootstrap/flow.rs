@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{resource, seconds};
-use crate::resource::Resource;
+use crate::kinds::Kind;
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 const VERSION: &str = "flowcontrol.apiserver.k8s.io/v1";
@@ -110,7 +110,7 @@ const SCHEMAS: &[Schema] = &[
 ];
 
 /// All of them.
-pub(super) fn objects(now: Timestamp) -> impl Iterator<Item = (&'static Resource, Value)> {
+pub(super) fn objects(now: Timestamp) -> impl Iterator<Item = (&'static Kind, Value)> {
     let levels = std::iter::once(exempt()).chain(LEVELS.iter().map(level));
     let levels = levels.map(|o| (resource(GROUP, "prioritylevelconfigurations"), o));
     levels.chain(SCHEMAS.iter().map(move |s| (resource(GROUP, "flowschemas"), schema(s, now))))

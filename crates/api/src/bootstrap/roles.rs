@@ -6,8 +6,8 @@
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use serde_json::{Map, Value, json};
 
+use crate::kinds::{Kind, find};
 use crate::rbac::aggregate;
-use crate::resource::{Resource, find};
 
 mod controllers;
 
@@ -129,7 +129,7 @@ fn binding(namespace: &str, name: &str, role: &str, subjects: &[(&str, &str)]) -
 }
 
 /// All default roles and bindings, roles first.
-pub(super) fn objects() -> impl Iterator<Item = (&'static Resource, Value)> {
+pub(super) fn objects() -> impl Iterator<Item = (&'static Kind, Value)> {
     let mut roles = cluster_roles();
     roles.extend(controllers::ROLES.iter().map(|(name, rules)| {
         let name = format!("system:controller:{name}");

@@ -18,8 +18,8 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::json::{self, Node};
+use crate::kinds::Kind;
 use crate::protobuf;
-use crate::resource::Resource;
 use crate::schema::{self, Struct, Type};
 use crate::status::Status;
 
@@ -62,12 +62,12 @@ pub struct Decoded {
 /// Reads the body of a create or replace of `resource`. `media_type` is the Content-Type
 /// header, "" when there was none.
 pub fn decode(
-    resource: &Resource,
+    resource: &Kind,
     body: &[u8],
     media_type: &str,
     validation: FieldValidation,
 ) -> Result<Decoded, Status> {
-    decode_kind(&resource.api_version(), resource.kind, body, media_type, validation)
+    decode_kind(resource.api_version(), &resource.kind, body, media_type, validation)
 }
 
 /// Reads a body that must be of one kind: subresources (Scale, Eviction, Binding), DeleteOptions.

@@ -1,10 +1,10 @@
 use serde_json::json;
 
 use super::*;
-use crate::resource;
+use crate::kinds;
 
 fn pod(body: &Value, validation: FieldValidation) -> Result<Decoded, Status> {
-    let pods = resource::find("", "v1", "pods").expect("pods are served");
+    let pods = kinds::find("", "v1", "pods").expect("pods are served");
     decode(pods, &serde_json::to_vec(body).unwrap(), "application/json", validation)
 }
 
@@ -36,7 +36,7 @@ fn unknown_fields_are_refused_when_strict_and_named_with_their_place() {
 
 #[test]
 fn duplicate_fields_are_named_and_the_last_wins() {
-    let pods = resource::find("", "v1", "pods").unwrap();
+    let pods = kinds::find("", "v1", "pods").unwrap();
     let body =
         br#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a","name":"b","labels":{"x":"1","x":"2"}}}"#;
     let decoded = decode(pods, body, "", FieldValidation::Warn).unwrap();
@@ -124,7 +124,7 @@ fn decoding_twice_changes_nothing() {
 
 #[test]
 fn secrets_with_bad_base64_are_refused() {
-    let secrets = resource::find("", "v1", "secrets").unwrap();
+    let secrets = kinds::find("", "v1", "secrets").unwrap();
     let error = decode(secrets, br#"{"data":{"a":"***"}}"#, "", FieldValidation::Strict).unwrap_err();
     assert_eq!(
         error.message,
@@ -135,7 +135,7 @@ fn secrets_with_bad_base64_are_refused() {
 
 #[test]
 fn other_kinds_versions_and_broken_bodies_are_refused() {
-    let pods = resource::find("", "v1", "pods").unwrap();
+    let pods = kinds::find("", "v1", "pods").unwrap();
     for (body, message) in [
         (
             "{broken",
@@ -166,7 +166,7 @@ fn other_kinds_versions_and_broken_bodies_are_refused() {
 
 #[test]
 fn yaml_is_read_like_json() {
-    let pods = resource::find("", "v1", "pods").unwrap();
+    let pods = kinds::find("", "v1", "pods").unwrap();
     let body = b"apiVersion: v1\nkind: Pod\nmetadata: {name: page}\nspec:\n  containers:\n  - name: c\n    ports: [{containerPort: 80}]\n";
     let decoded = decode(pods, body, "application/yaml", FieldValidation::Strict).unwrap().object;
     assert_eq!(decoded["spec"]["containers"][0]["ports"][0]["containerPort"], 80);
@@ -174,7 +174,7 @@ fn yaml_is_read_like_json() {
 
 #[test]
 fn deep_bodies_are_refused_and_not_followed() {
-    let pods = resource::find("", "v1", "pods").unwrap();
+    let pods = kinds::find("", "v1", "pods").unwrap();
     for depth in [400, 1_000, 1_900, 100_000] {
         let body = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         for media_type in ["application/json", "application/yaml"] {

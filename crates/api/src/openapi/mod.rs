@@ -14,7 +14,7 @@ use ring::digest;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::resource::{self, Resource};
+use crate::kinds::{GroupVersion, Kind, Kinds};
 
 mod gnostic;
 mod paths;
@@ -35,11 +35,11 @@ pub struct Document {
 }
 
 /// The index `/openapi/v3`: one URL with its hash for each group-version.
-pub fn v3_index() -> Value {
+pub fn v3_index(kinds: &Kinds) -> Value {
     let mut entries = Map::new();
-    for (group, version) in group_versions() {
-        let path = path_of(group, version);
-        let url = format!("/openapi/v3/{path}?hash={}", hash(3, group, version));
+    for gv in kinds.group_versions() {
+        let path = path_of(gv);
+        let url = format!("/openapi/v3/{path}?hash={}", hash(3, of_version(kinds, gv)));
         entries.insert(path, json!({ "serverRelativeURL": url }));
     }
     json!({ "paths": entries })
@@ -47,36 +47,36 @@ pub fn v3_index() -> Value {
 
 /// The hash of a group-version's document without making it, for `If-None-Match`.
 /// `path` is what follows `/openapi/v3/`, such as `apis/apps/v1`.
-pub fn v3_hash(path: &str) -> Option<String> {
-    let (group, version) = known_path(path)?;
-    Some(hash(3, group, version))
+pub fn v3_hash(kinds: &Kinds, path: &str) -> Option<String> {
+    let gv = known_path(kinds, path)?;
+    Some(hash(3, of_version(kinds, gv)))
 }
 
 /// The document of a group-version.
-pub fn v3(path: &str) -> Option<Document> {
-    let (group, version) = known_path(path)?;
-    let served: Vec<&Resource> = resources(group, version).collect();
+pub fn v3(kinds: &Kinds, path: &str) -> Option<Document> {
+    let gv = known_path(kinds, path)?;
+    let served: Vec<&Kind> = of_version(kinds, gv).collect();
     let definitions = definitions();
     let schemas = pick(&definitions, &roots(&served), 3);
     let mut paths = Map::new();
-    served.iter().for_each(|resource| paths::add(&mut paths, resource, paths::Dialect::V3));
+    served.iter().for_each(|kind| paths::add(&mut paths, kind, paths::Dialect::V3));
     let document = json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": VERSION},
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"BearerToken": bearer()}},
     });
-    Some(Document { body: document.to_string().into_bytes(), hash: hash(3, group, version) })
+    Some(Document { body: document.to_string().into_bytes(), hash: hash(3, served.into_iter()) })
 }
 
 /// The hash of [`v2`] without making it.
-pub fn v2_hash() -> String {
-    hash(2, "", "")
+pub fn v2_hash(kinds: &Kinds) -> String {
+    hash(2, every(kinds))
 }
 
 /// The one document of OpenAPI v2, all group-versions together.
-pub fn v2() -> Document {
-    Document { body: v2_document().to_string().into_bytes(), hash: v2_hash() }
+pub fn v2(kinds: &Kinds) -> Document {
+    Document { body: v2_document(kinds).to_string().into_bytes(), hash: v2_hash(kinds) }
 }
 
 /// The media types under which clients ask for [`v2_protobuf`]: the first is no valid one
@@ -87,16 +87,16 @@ pub const V2_PROTOBUF: [&str; 2] = [
 ];
 
 /// [`v2`] as gnostic's message `openapi.v2.Document`.
-pub fn v2_protobuf() -> Document {
-    Document { body: gnostic::encode(&v2_document()), hash: v2_hash() }
+pub fn v2_protobuf(kinds: &Kinds) -> Document {
+    Document { body: gnostic::encode(&v2_document(kinds)), hash: v2_hash(kinds) }
 }
 
-fn v2_document() -> Value {
+fn v2_document(kinds: &Kinds) -> Value {
     let definitions = definitions();
-    let served: Vec<&Resource> = resource::all().iter().collect();
+    let served: Vec<&Kind> = every(kinds).collect();
     let schemas = pick(&definitions, &roots(&served), 2);
     let mut paths = Map::new();
-    served.iter().for_each(|resource| paths::add(&mut paths, resource, paths::Dialect::V2));
+    served.iter().for_each(|kind| paths::add(&mut paths, kind, paths::Dialect::V2));
     json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": VERSION},
@@ -111,34 +111,32 @@ fn bearer() -> Value {
     json!({"type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication"})
 }
 
-fn group_versions() -> BTreeSet<(&'static str, &'static str)> {
-    resource::all().iter().map(|resource| (resource.group, resource.version)).collect()
+fn every(kinds: &Kinds) -> impl Iterator<Item = &Kind> {
+    kinds.all().iter().map(|kind| &**kind)
 }
 
-fn resources(group: &str, version: &str) -> impl Iterator<Item = &'static Resource> {
-    resource::all().iter().filter(move |resource| resource.group == group && resource.version == version)
+fn of_version<'a>(kinds: &'a Kinds, gv: &'a GroupVersion) -> impl Iterator<Item = &'a Kind> {
+    every(kinds).filter(|kind| kind.group == gv.group && kind.version == gv.version)
 }
 
-fn path_of(group: &str, version: &str) -> String {
-    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+fn path_of(gv: &GroupVersion) -> String {
+    if gv.group.is_empty() { format!("api/{}", gv.version) } else { format!("apis/{}", gv.api_version()) }
 }
 
-fn known_path(path: &str) -> Option<(&'static str, &'static str)> {
-    group_versions().into_iter().find(|(group, version)| path_of(group, version) == path)
+fn known_path<'a>(kinds: &'a Kinds, path: &str) -> Option<&'a GroupVersion> {
+    kinds.group_versions().iter().find(|gv| path_of(gv) == path)
 }
 
 /// SHA-512 over everything a document is made from.
-fn hash(dialect: u8, group: &str, version: &str) -> String {
+fn hash<'a>(dialect: u8, kinds: impl Iterator<Item = &'a Kind>) -> String {
     static BASE: OnceLock<digest::Digest> = OnceLock::new();
     let base = BASE.get_or_init(|| digest::digest(&digest::SHA512, DEFINITIONS));
     let mut context = digest::Context::new(&digest::SHA512);
     context.update(base.as_ref());
     context.update(&[dialect]);
     context.update(env!("CARGO_PKG_VERSION").as_bytes());
-    for resource in
-        resource::all().iter().filter(|r| dialect == 2 || (r.group == group && r.version == version))
-    {
-        context.update(format!("{resource:?}").as_bytes());
+    for kind in kinds {
+        context.update(format!("{kind:?}").as_bytes());
     }
     context.finish().as_ref().iter().fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02X}");
@@ -154,17 +152,17 @@ fn definitions() -> BTreeMap<String, Box<RawValue>> {
 }
 
 /// The definitions that a document begins from.
-fn roots(served: &[&Resource]) -> BTreeSet<&'static str> {
+fn roots(served: &[&Kind]) -> BTreeSet<&'static str> {
     let mut names = BTreeSet::new();
     let mut add = |api_version: &str, kind: &str| {
         names.extend(crate::schema::kind(api_version, kind).map(|schema| schema.name));
     };
     for resource in served {
         let api_version = resource.api_version();
-        add(&api_version, resource.kind);
-        add(&api_version, &format!("{}List", resource.kind));
-        for sub in resource.subresources {
-            add(&paths::api_version(sub.group, sub.version), sub.kind);
+        add(api_version, &resource.kind);
+        add(api_version, &format!("{}List", resource.kind));
+        for sub in &resource.subresources {
+            add(&paths::api_version(&sub.group, &sub.version), &sub.kind);
         }
     }
     for kind in ["DeleteOptions", "Status", "WatchEvent"] {
@@ -259,9 +257,10 @@ fn move_references(schema: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinds::{all, built_in};
 
     fn document(path: &str) -> Value {
-        serde_json::from_slice(&v3(path).expect("the group-version is served").body).unwrap()
+        serde_json::from_slice(&v3(built_in(), path).expect("the group-version is served").body).unwrap()
     }
 
     fn dangling(document: &Value, prefix: &str, schemas: &Value) -> Vec<String> {
@@ -283,9 +282,9 @@ mod tests {
 
     #[test]
     fn every_group_version_of_the_index_has_a_document_without_dangling_references() {
-        let index = v3_index();
+        let index = v3_index(built_in());
         for (path, entry) in index["paths"].as_object().unwrap() {
-            let made = v3(path).unwrap();
+            let made = v3(built_in(), path).unwrap();
             assert!(entry["serverRelativeURL"].as_str().unwrap().ends_with(&format!("?hash={}", made.hash)));
             let document = document(path);
             let schemas = &document["components"]["schemas"];
@@ -324,12 +323,12 @@ mod tests {
 
     #[test]
     fn v2_has_every_served_kind_and_no_dangling_reference() {
-        let document: Value = serde_json::from_slice(&v2().body).unwrap();
+        let document: Value = serde_json::from_slice(&v2(built_in()).body).unwrap();
         let definitions = &document["definitions"];
         assert_eq!(dangling(&document, LOCAL, definitions), Vec::<String>::new());
-        for resource in resource::all() {
-            let schema = crate::schema::kind(&resource.api_version(), resource.kind);
-            assert!(definitions.get(schema.expect(resource.kind).name).is_some(), "{}", resource.kind);
+        for resource in all() {
+            let schema = crate::schema::kind(resource.api_version(), &resource.kind);
+            assert!(definitions.get(schema.expect(&resource.kind).name).is_some(), "{}", resource.kind);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::resource::{Resource, Subresource};
+use crate::kinds::{Kind, Subresource};
 use crate::schema;
 
 /// Which version of OpenAPI is written.
@@ -31,8 +31,8 @@ pub(super) fn api_version(group: &str, version: &str) -> String {
 }
 
 /// Adds the paths of one resource and its subresources.
-pub(super) fn add(paths: &mut Map<String, Value>, resource: &Resource, dialect: Dialect) {
-    let base = match resource.group {
+pub(super) fn add(paths: &mut Map<String, Value>, resource: &Kind, dialect: Dialect) {
+    let base = match &*resource.group {
         "" => format!("/api/{}", resource.version),
         group => format!("/apis/{group}/{}", resource.version),
     };
@@ -60,7 +60,7 @@ pub(super) fn add(paths: &mut Map<String, Value>, resource: &Resource, dialect: 
     ]);
     let item = format!("{collection}/{{name}}");
     put(paths, &item, &on_item, &target, resource.namespaced);
-    for sub in resource.subresources {
+    for sub in &resource.subresources {
         add_subresource(paths, &item, resource, sub, dialect);
     }
 }
@@ -68,7 +68,7 @@ pub(super) fn add(paths: &mut Map<String, Value>, resource: &Resource, dialect: 
 fn add_subresource(
     paths: &mut Map<String, Value>,
     item: &str,
-    resource: &Resource,
+    resource: &Kind,
     sub: &Subresource,
     dialect: Dialect,
 ) {
@@ -78,22 +78,23 @@ fn add_subresource(
 }
 
 impl Target<'_> {
-    fn of_resource(resource: &Resource, dialect: Dialect) -> Target<'_> {
+    fn of_resource(resource: &Kind, dialect: Dialect) -> Target<'_> {
         let version = resource.api_version();
-        let named = |kind: &str| schema::kind(&version, kind).map(|schema| schema.name);
+        let named = |kind: &str| schema::kind(version, kind).map(|schema| schema.name);
         Target {
-            group: resource.group,
-            version: resource.version,
-            kind: resource.kind,
-            schema: named(resource.kind),
+            group: &resource.group,
+            version: &resource.version,
+            kind: &resource.kind,
+            schema: named(&resource.kind),
             list: named(&format!("{}List", resource.kind)),
             dialect,
         }
     }
 
     fn of_subresource(sub: &Subresource, dialect: Dialect) -> Target<'_> {
-        let schema = schema::kind(&api_version(sub.group, sub.version), sub.kind).map(|schema| schema.name);
-        Target { group: sub.group, version: sub.version, kind: sub.kind, schema, list: None, dialect }
+        let schema =
+            schema::kind(&api_version(&sub.group, &sub.version), &sub.kind).map(|schema| schema.name);
+        Target { group: &sub.group, version: &sub.version, kind: &sub.kind, schema, list: None, dialect }
     }
 
     fn reference(&self, name: &str) -> Value {
@@ -355,7 +356,7 @@ fn operation_id(verb: Verb, path: &str, target: &Target<'_>, namespaced: bool) -
 
 impl Target<'_> {
     fn is_namespaced(&self) -> bool {
-        let resource = crate::resource::by_kind(&api_version(self.group, self.version), self.kind);
+        let resource = crate::kinds::by_kind(&api_version(self.group, self.version), self.kind);
         resource.is_some_and(|resource| resource.namespaced)
     }
 }

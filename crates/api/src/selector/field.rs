@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Labels, ParseError};
 use crate::field::go_quote;
-use crate::resource::{Resource, SelectableField};
+use crate::kinds::{Kind, Name, SelectableField};
 
 const NAME: &str = "metadata.name";
 const NAMESPACE: &str = "metadata.namespace";
@@ -37,7 +37,7 @@ impl FieldSelector {
     }
 
     /// Reads the `fieldSelector` of a query; unknown fields are refused as the kind refuses them.
-    pub fn parse(resource: &Resource, text: &str) -> Result<Self, ParseError> {
+    pub fn parse(resource: &Kind, text: &str) -> Result<Self, ParseError> {
         let mut terms = Vec::new();
         for part in split_terms(text) {
             if part.is_empty() {
@@ -150,12 +150,12 @@ fn unescape(value: &str) -> Result<String, ParseError> {
 }
 
 /// The field's present name, or the refusal in the words of the kind.
-fn supported(resource: &Resource, field: &str) -> Result<String, ParseError> {
+fn supported(resource: &Kind, field: &str) -> Result<String, ParseError> {
     let known = resource.selectable_fields.iter().any(|f| f.name == field);
     if known || field == NAME || field == NAMESPACE {
         return Ok(field.to_owned());
     }
-    match (resource.group, resource.kind) {
+    match resource.group_kind() {
         // The name of spec.nodeName in the oldest clients.
         ("", "Pod") if field == "spec.host" => Ok("spec.nodeName".to_owned()),
         ("batch", "Job") => {
@@ -178,12 +178,13 @@ fn supported(resource: &Resource, field: &str) -> Result<String, ParseError> {
     }
 }
 
-/// The selectable fields of an object, sorted by name: what [`FieldSelector::matches`] takes.
-pub fn fields(resource: &Resource, object: &Value) -> Vec<(&'static str, String)> {
+/// The selectable fields of an object, sorted by name: what [`FieldSelector::matches`] takes. The object
+/// is of the stored version, and the fields those of every version it is served in.
+pub fn fields(storage: &Kind, object: &Value) -> Vec<(Name, String)> {
     let metadata = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
-    let mut pairs = vec![(NAME, metadata("name")), (NAMESPACE, metadata("namespace"))];
-    pairs.extend(resource.selectable_fields.iter().map(|f| (f.name, field_value(f, object))));
-    pairs.sort_by_key(|(name, _)| *name);
+    let mut pairs = vec![(NAME.into(), metadata("name")), (NAMESPACE.into(), metadata("namespace"))];
+    pairs.extend(storage.noted_fields().iter().map(|f| (f.name.clone(), field_value(f, object))));
+    pairs.sort_unstable();
     pairs
 }
 
@@ -201,9 +202,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::resource::find;
+    use crate::kinds::find;
 
-    fn pods() -> &'static Resource {
+    fn pods() -> &'static Kind {
         find("", "v1", "pods").unwrap()
     }
 
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_refused_in_the_words_of_the_kind() {
-        let error = |r: &Resource, text: &str| FieldSelector::parse(r, text).unwrap_err().to_string();
+        let error = |r: &Kind, text: &str| FieldSelector::parse(r, text).unwrap_err().to_string();
         assert_eq!(error(pods(), "data.x=1"), "field label not supported: data.x");
         assert_eq!(
             error(find("", "v1", "configmaps").unwrap(), "data.x=1"),
@@ -256,7 +257,8 @@ mod tests {
             [("", "involvedObject.name=p,source=kubelet"), ("events.k8s.io", "regarding.name=p")]
         {
             let resource = find(group, "v1", "events").unwrap();
-            assert!(FieldSelector::parse(resource, selector).unwrap().matches(&fields(resource, &event)));
+            let fields = fields(resource.storage(), &event);
+            assert!(FieldSelector::parse(resource, selector).unwrap().matches(&fields));
         }
     }
 }

@@ -491,7 +491,7 @@ fn named(text: &str, index: usize) -> Option<u32> {
 mod tests {
     use super::*;
     use crate::defaults;
-    use crate::resource::by_kind;
+    use crate::kinds::by_kind;
     use crate::strategy::{validate_create, validate_update};
     use serde_json::json;
 

@@ -114,10 +114,10 @@ fn check_conditions(object: &Value, path: &Path<'_>, errors: &mut ErrorList) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::{Resource, find};
+    use crate::kinds::{Kind, find};
     use crate::strategy;
 
-    fn requests() -> &'static Resource {
+    fn requests() -> &'static Kind {
         find("certificates.k8s.io", "v1", "certificatesigningrequests").unwrap()
     }
 

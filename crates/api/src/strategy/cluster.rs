@@ -213,7 +213,7 @@ fn binding(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
 
 #[cfg(test)]
 mod tests {
-    use crate::resource::by_kind;
+    use crate::kinds::by_kind;
     use crate::strategy::validate_create;
     use serde_json::json;
 

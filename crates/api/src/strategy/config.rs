@@ -144,7 +144,7 @@ fn not_an_object(bytes: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::by_kind;
+    use crate::kinds::by_kind;
     use crate::strategy::{validate_create, validate_update};
     use serde_json::json;
 

@@ -4,14 +4,14 @@ use serde_json::{Map, Value, json};
 
 use super::{certificates, pod, service};
 use crate::defaults;
-use crate::resource::Resource;
+use crate::kinds::Kind;
 use crate::validate::meta::same;
 
 type Object = Map<String, Value>;
 
 /// Whether changes of the kind's wishes are counted in `metadata.generation`.
-fn counts_generation(resource: &Resource) -> bool {
-    match (resource.group, resource.kind) {
+fn counts_generation(resource: &Kind) -> bool {
+    match resource.group_kind() {
         ("", kind) => matches!(kind, "Pod" | "PodTemplate" | "ReplicationController"),
         ("apps", kind) => kind != "ControllerRevision",
         (
@@ -28,14 +28,14 @@ fn counts_generation(resource: &Resource) -> bool {
 }
 
 /// Whether a client may give the status when it creates the object: nodes register themselves with theirs.
-fn keeps_status_on_create(resource: &Resource) -> bool {
-    resource.group.is_empty() && matches!(resource.kind, "Node" | "Event")
+fn keeps_status_on_create(resource: &Kind) -> bool {
+    resource.group.is_empty() && matches!(&*resource.kind, "Node" | "Event")
 }
 
 /// Prepares a new object: generation 1, a fresh status, and what its kind adds.
 ///
 /// The server writes name, uid, creationTimestamp and resourceVersion itself.
-pub fn prepare_create(resource: &Resource, object: &mut Value) {
+pub fn prepare_create(resource: &Kind, object: &mut Value) {
     let initial = resource.has_status().then(|| initial_status(resource));
     let Some(fields) = object.as_object_mut() else { return };
     let metadata = metadata(fields);
@@ -49,7 +49,7 @@ pub fn prepare_create(resource: &Resource, object: &mut Value) {
     if let Some(status) = initial.filter(|_| !keeps_status_on_create(resource)) {
         replace(fields, "status", status);
     }
-    match (resource.group, resource.kind) {
+    match resource.group_kind() {
         ("", "Pod") => pod::prepare_create(fields),
         ("", "Namespace") => namespace_finalizer(fields),
         ("", "Service") => service::prepare_create(fields),
@@ -58,7 +58,7 @@ pub fn prepare_create(resource: &Resource, object: &mut Value) {
 }
 
 /// The status that the defaults give an object that says nothing.
-fn initial_status(resource: &Resource) -> Option<Value> {
+fn initial_status(resource: &Kind) -> Option<Value> {
     let mut bare = json!({"apiVersion": resource.api_version(), "kind": resource.kind});
     defaults::apply(resource, &mut bare);
     bare.get_mut("status").map(Value::take)
@@ -75,10 +75,10 @@ fn namespace_finalizer(namespace: &mut Object) {
 }
 
 /// Prepares a changed object: keeps what this way of writing may not touch, and counts the generation.
-pub fn prepare_update(resource: &Resource, subresource: Option<&str>, new: &mut Value, old: &Value) {
+pub fn prepare_update(resource: &Kind, subresource: Option<&str>, new: &mut Value, old: &Value) {
     let (Some(fields), Some(before)) = (new.as_object_mut(), old.as_object()) else { return };
     keep_identity(metadata(fields), before);
-    match (resource.group, resource.kind, subresource) {
+    match (&*resource.group, &*resource.kind, subresource) {
         ("", "Pod", Some("ephemeralcontainers" | "resize")) => pod::prepare_part(subresource, fields, before),
         ("certificates.k8s.io", "CertificateSigningRequest", _) => {
             certificates::prepare_update(subresource, fields, before);
@@ -89,7 +89,7 @@ pub fn prepare_update(resource: &Resource, subresource: Option<&str>, new: &mut 
             if resource.has_status() {
                 keep(fields, before, &["status"]);
             }
-            match (resource.group, kind) {
+            match (&*resource.group, kind) {
                 ("", "Namespace") => keep_finalizers(fields, before),
                 ("", "Service") => service::prepare_update(fields, before),
                 _ => {}
@@ -105,7 +105,7 @@ pub fn prepare_update(resource: &Resource, subresource: Option<&str>, new: &mut 
 }
 
 /// A write to the status leaves everything else but labels, annotations and finalizers as it is.
-fn keep_for_status(resource: &Resource, new: &mut Object, old: &Object) {
+fn keep_for_status(resource: &Kind, new: &mut Object, old: &Object) {
     let names: Vec<String> = new.keys().chain(old.keys()).cloned().collect();
     for name in
         names.iter().filter(|name| !matches!(name.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
@@ -115,12 +115,12 @@ fn keep_for_status(resource: &Resource, new: &mut Object, old: &Object) {
     let old_meta = old.get("metadata").and_then(Value::as_object);
     let metadata = metadata(new);
     if matches!(
-        (resource.group, resource.kind),
+        resource.group_kind(),
         ("", "Pod" | "ReplicationController") | ("apps" | "batch" | "networking.k8s.io", _)
     ) {
         replace(metadata, "ownerReferences", old_meta.and_then(|meta| meta.get("ownerReferences")).cloned());
     }
-    if matches!((resource.group, resource.kind), ("apps", "Deployment")) {
+    if matches!(resource.group_kind(), ("apps", "Deployment")) {
         replace(metadata, "labels", old_meta.and_then(|meta| meta.get("labels")).cloned());
     }
 }
@@ -152,7 +152,7 @@ fn keep_identity(new: &mut Object, old: &Object) {
 }
 
 /// Whether what the user wishes differs: the spec, or for kinds without one everything but metadata and status.
-fn wishes_differ(resource: &Resource, new: &Object, old: &Object) -> bool {
+fn wishes_differ(resource: &Kind, new: &Object, old: &Object) -> bool {
     if new.contains_key("spec") || old.contains_key("spec") {
         return !same(new.get("spec"), old.get("spec"));
     }
@@ -190,7 +190,7 @@ pub(super) fn keep(new: &mut Object, old: &Object, names: &[&str]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::by_kind;
+    use crate::kinds::by_kind;
 
     fn updated(
         api_version: &str,

@@ -350,7 +350,7 @@ fn traffic(spec: View<'_>, kind: &str, errors: &mut ErrorList) {
 mod tests {
     use super::*;
     use crate::defaults;
-    use crate::resource::by_kind;
+    use crate::kinds::by_kind;
     use crate::strategy::{
         prepare_create as prepare, prepare_update as prepare_again, validate_create, validate_update,
     };

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use api::resource::Resource;
+use api::kinds::Kind;
 
 use crate::census::{Metadata, Owner, Seen};
 
@@ -15,7 +15,7 @@ pub(super) const FOREGROUND: &str = "foregroundDeletion";
 /// An object of the graph.
 #[derive(Debug, Clone)]
 pub(super) struct Item {
-    pub(super) resource: &'static Resource,
+    pub(super) resource: &'static Kind,
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) owners: Vec<Owner>,
@@ -47,7 +47,7 @@ impl Waits {
 }
 
 impl Item {
-    fn of(resource: &'static Resource, metadata: &Metadata) -> Self {
+    fn of(resource: &'static Kind, metadata: &Metadata) -> Self {
         Self {
             resource,
             namespace: metadata.namespace.clone(),
@@ -77,7 +77,7 @@ pub(super) struct Graph {
 
 impl Graph {
     /// Takes in what was seen; answers the uids that are to be looked at.
-    pub(super) fn see(&mut self, resource: &'static Resource, seen: &Seen<'_>) -> Vec<String> {
+    pub(super) fn see(&mut self, resource: &'static Kind, seen: &Seen<'_>) -> Vec<String> {
         match seen {
             Seen::Present(metadata) => self.present(resource, metadata),
             Seen::Gone(metadata) => self.gone(&metadata.uid),
@@ -85,7 +85,7 @@ impl Graph {
         }
     }
 
-    fn present(&mut self, resource: &'static Resource, metadata: &Metadata) -> Vec<String> {
+    fn present(&mut self, resource: &'static Kind, metadata: &Metadata) -> Vec<String> {
         let (item, uid) = (Item::of(resource, metadata), &metadata.uid);
         let old = self.take(uid);
         let unchanged = old.as_ref().is_some_and(|old| old.owners == item.owners && old.state == item.state);
@@ -108,7 +108,7 @@ impl Graph {
         look
     }
 
-    fn complete(&mut self, resource: &'static Resource, uids: &HashSet<String>) -> Vec<String> {
+    fn complete(&mut self, resource: &'static Kind, uids: &HashSet<String>) -> Vec<String> {
         let left = |(uid, item): (&String, &Item)| {
             (std::ptr::eq(item.resource, resource) && !uids.contains(uid)).then(|| uid.clone())
         };
@@ -160,8 +160,8 @@ impl Graph {
 mod tests {
     use super::*;
 
-    fn pods() -> &'static Resource {
-        api::resource::find("", "v1", "pods").expect("in the table")
+    fn pods() -> &'static Kind {
+        api::kinds::find("", "v1", "pods").expect("in the table")
     }
 
     fn object(uid: &str, owners: &[&str]) -> Metadata {

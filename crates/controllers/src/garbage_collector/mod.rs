@@ -13,7 +13,7 @@ mod graph;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use api::resource::{self, Resource};
+use api::kinds::{self, Kind};
 use client::{Client, Error, object_path};
 use http::Method;
 use serde_json::{Value, json};
@@ -169,7 +169,7 @@ impl Collector {
     async fn standing(&self, item: &Item, owner: &Owner) -> Result<Standing, Error> {
         // Of a kind that is not served nothing can be said; and nobody in a namespace
         // owns what is in none.
-        let Some(kind) = resource::by_kind(&owner.api_version, &owner.kind) else {
+        let Some(kind) = kinds::by_kind(&owner.api_version, &owner.kind) else {
             return Ok(Standing::Solid);
         };
         if kind.namespaced && item.namespace.is_empty() {
@@ -200,7 +200,7 @@ impl Collector {
             "preconditions": {"uid": live.uid, "resourceVersion": live.resource_version},
         });
         tracing::debug!(
-            kind = item.resource.kind,
+            kind = &*item.resource.kind,
             name = item.name,
             policy,
             "deleting what has lost its owners"
@@ -234,9 +234,9 @@ async fn read(client: &Client, path: &str) -> Result<Option<Metadata>, Error> {
     }
 }
 
-fn path(resource: &Resource, namespace: &str, name: &str) -> String {
+fn path(resource: &Kind, namespace: &str, name: &str) -> String {
     let namespace = if resource.namespaced { namespace } else { "" };
-    object_path(resource.group, resource.version, resource.plural, namespace, name)
+    object_path(&resource.group, &resource.version, &resource.plural, namespace, name)
 }
 
 fn path_of(item: &Item) -> String {
@@ -259,8 +259,8 @@ mod tests {
 
     #[test]
     fn the_owner_of_an_object_is_looked_for_in_its_namespace_or_in_none() {
-        let node = resource::by_kind("v1", "Node").expect("known");
-        let pod = resource::by_kind("v1", "Pod").expect("known");
+        let node = kinds::by_kind("v1", "Node").expect("known");
+        let pod = kinds::by_kind("v1", "Pod").expect("known");
         assert_eq!(path(node, "a", "n"), "/api/v1/nodes/n");
         assert_eq!(path(pod, "a", "n"), "/api/v1/namespaces/a/pods/n");
     }

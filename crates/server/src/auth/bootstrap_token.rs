@@ -1,7 +1,7 @@
 //! Bootstrap tokens: `abcdef.0123456789abcdef`, kept as Secrets of kube-system, with which
 //! a node that joins asks for its certificate.
 
-use api::resource::find;
+use api::kinds::find;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;

@@ -1,8 +1,8 @@
 //! Nobody may grant what they do not hold: the check of writes to roles and bindings.
 
 use api::field::go_quote;
+use api::kinds::Kind;
 use api::rbac::{compact, describe, quoted_list, uncovered};
-use api::resource::Resource;
 use api::status::Status;
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef};
 use serde_json::Value;
@@ -15,7 +15,7 @@ impl Auth {
     pub fn check_escalation(
         &self,
         user: &User,
-        resource: &Resource,
+        resource: &Kind,
         new: &Value,
         old: Option<&Value>,
     ) -> Result<(), Status> {
@@ -27,10 +27,10 @@ impl Auth {
         let on = |verb| Attributes {
             namespace,
             name,
-            ..Attributes::resource(user, verb, resource.group, "v1", resource.plural)
+            ..Attributes::resource(user, verb, &resource.group, "v1", &resource.plural)
         };
         let unchanged = |field: &str| old.is_some_and(|old| old.get(field) == new.get(field));
-        let wanted = match resource.plural {
+        let wanted = match &*resource.plural {
             "roles" | "clusterroles" => {
                 let aggregates = !new["aggregationRule"].is_null() && !unchanged("aggregationRule");
                 if unchanged("rules") && !aggregates || self.decide(&on("escalate")).is_allowed() {
@@ -44,7 +44,7 @@ impl Auth {
                     return Ok(());
                 }
                 self.rules_of_binding(new, namespace).map_err(|error| {
-                    let role: (&str, &str) = (resource.group, resource.plural);
+                    let role: (&str, &str) = (&*resource.group, &*resource.plural);
                     Status::forbidden(role, name, error)
                 })?
             }

@@ -28,7 +28,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use api::resource::Resource;
+use api::kinds::Kind;
 use api::status::Status;
 use bytes::Bytes;
 
@@ -39,10 +39,10 @@ pub use user::User;
 /// from memory, with the newest committed state.
 pub trait Lookup: Send + Sync + 'static {
     /// One object as it is stored; `namespace` is empty for cluster-scoped resources.
-    fn get(&self, resource: &'static Resource, namespace: &str, name: &str) -> Option<Bytes>;
+    fn get(&self, resource: &Kind, namespace: &str, name: &str) -> Option<Bytes>;
 
     /// All objects of a resource, of all namespaces.
-    fn list(&self, resource: &'static Resource) -> Vec<Bytes>;
+    fn list(&self, resource: &Kind) -> Vec<Bytes>;
 
     /// The Pods whose `spec.nodeName` is this node.
     fn pods_on_node(&self, node: &str) -> Vec<Bytes>;
@@ -176,7 +176,7 @@ impl Auth {
     }
 
     /// To be called whenever an object of this resource was written, before the write is answered.
-    pub fn changed(&self, resource: &Resource) {
+    pub fn changed(&self, resource: &Kind) {
         if resource.group == "rbac.authorization.k8s.io" {
             self.rbac.forget();
         }

@@ -3,7 +3,7 @@
 //! Instead of keeping a graph of everything, the Pods of the node are read when they
 //! are needed: a node has at most a few hundred, and asks for their parts seldom.
 
-use api::resource::find;
+use api::kinds::find;
 use api::selector::FieldSelector;
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::{

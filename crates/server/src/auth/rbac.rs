@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use api::field::go_quote;
+use api::kinds::{Kind, find};
 use api::rbac::{Action, aggregate, allows};
-use api::resource::{Resource, find};
 use bytes::Bytes;
 use k8s_openapi::api::rbac::v1::{
     ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
@@ -18,7 +18,7 @@ use super::{Attributes, Decision, Lookup, User};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
-fn resource(plural: &str) -> &'static Resource {
+fn resource(plural: &str) -> &'static Kind {
     find(GROUP, "v1", plural).expect("the RBAC resources are in the table")
 }
 

@@ -1,7 +1,7 @@
 //! The reviews: kinds that are created, answered at once and kept nowhere.
 
 use api::field::{Error, ErrorList, Path};
-use api::resource::{Resource, find};
+use api::kinds::{Kind, find};
 use api::status::Status;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
@@ -18,13 +18,13 @@ impl Auth {
     /// with its status, for a 201. `namespace` is the path's, empty for cluster scope.
     pub fn review(
         &self,
-        resource: &Resource,
+        resource: &Kind,
         namespace: &str,
         user: &User,
         mut object: Value,
         now: Timestamp,
     ) -> Result<Value, Status> {
-        let status = match resource.kind {
+        let status = match &*resource.kind {
             "SelfSubjectReview" => {
                 object["metadata"] = json!({"creationTimestamp": seconds(now)});
                 json!({"userInfo": user.to_json()})
@@ -90,7 +90,7 @@ impl Auth {
         Ok(Value::Object(status))
     }
 
-    fn subject_access_review(&self, resource: &Resource, spec: &Value) -> Result<Value, Status> {
+    fn subject_access_review(&self, resource: &Kind, spec: &Value) -> Result<Value, Status> {
         let list = |field: &str| serde_json::from_value(spec[field].clone()).unwrap_or_default();
         let user = User {
             name: spec["user"].as_str().unwrap_or_default().to_owned(),
@@ -107,7 +107,7 @@ impl Auth {
         self.access_review(resource, &user, spec)
     }
 
-    fn access_review(&self, resource: &Resource, user: &User, spec: &Value) -> Result<Value, Status> {
+    fn access_review(&self, resource: &Kind, user: &User, spec: &Value) -> Result<Value, Status> {
         let (wanted, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
         check_one(resource, wanted, path)?;
         let of = |field: &str| wanted[field].as_str().unwrap_or_default();
@@ -289,7 +289,7 @@ fn check_duration(seconds: i64) -> Result<(), Status> {
 }
 
 /// Exactly one of the two kinds of attributes must be there.
-fn check_one(resource: &Resource, wanted: &Value, path: &Value) -> Result<(), Status> {
+fn check_one(resource: &Kind, wanted: &Value, path: &Value) -> Result<(), Status> {
     let spec = Path::new("spec");
     let error = match (wanted.is_null(), path.is_null()) {
         (false, false) => Error::invalid(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use api::resource::{Resource, find};
+use api::kinds::{Kind, find};
 use bytes::Bytes;
 use http::Request;
 use jiff::{SignedDuration, Timestamp};
@@ -31,14 +31,14 @@ impl World {
 }
 
 impl Lookup for World {
-    fn get(&self, resource: &'static Resource, namespace: &str, name: &str) -> Option<Bytes> {
-        let key = (resource.plural.to_owned(), namespace.to_owned(), name.to_owned());
+    fn get(&self, resource: &Kind, namespace: &str, name: &str) -> Option<Bytes> {
+        let key = (resource.plural.to_string(), namespace.to_owned(), name.to_owned());
         self.objects.lock().unwrap().get(&key).cloned()
     }
 
-    fn list(&self, resource: &'static Resource) -> Vec<Bytes> {
+    fn list(&self, resource: &Kind) -> Vec<Bytes> {
         let objects = self.objects.lock().unwrap();
-        objects.iter().filter(|((p, _, _), _)| p == resource.plural).map(|(_, b)| b.clone()).collect()
+        objects.iter().filter(|((p, _, _), _)| *p == resource.plural).map(|(_, b)| b.clone()).collect()
     }
 
     fn pods_on_node(&self, node: &str) -> Vec<Bytes> {
@@ -361,7 +361,7 @@ fn fresh() -> Arc<World> {
         now: now(),
     };
     for (resource, object) in api::bootstrap::objects(&inputs) {
-        world.put(resource.plural, object);
+        world.put(&resource.plural, object);
     }
     world
 }

@@ -1,7 +1,7 @@
 //! `pods/binding`: the scheduler's decision.
 
 use api::field::{Error, ErrorList, Path};
-use api::resource;
+use api::kinds;
 use api::status::{GroupKind, Status};
 use serde_json::{Value, json};
 use wire::Response;
@@ -44,7 +44,7 @@ fn check(binding: &Value) -> ErrorList {
 }
 
 async fn assign(call: &Call, name: &str, binding: &Value) -> Result<(), Status> {
-    let pods = resource::find("", "v1", "pods").ok_or_else(Status::no_such_resource)?;
+    let pods = kinds::find("", "v1", "pods").ok_or_else(Status::no_such_resource)?;
     let key = object::key(pods, &call.target.namespace, name);
     loop {
         let entry = call.state.get(&key).await?.ok_or_else(|| Status::not_found(pods, name))?;

@@ -83,7 +83,7 @@ async fn checked(call: &Call, response: Response) -> Result<Response, Status> {
         StatusCode::NOT_FOUND => {
             // The node does not know the Pod yet, or no more.
             let mut status = Status::no_such_resource();
-            let (resource, name) = (call.resource.plural, &call.target.name);
+            let (resource, name) = (&*call.resource.plural, &call.target.name);
             status.message = format!("{} ( {resource}/log {name})", status.message);
             status
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::resource::{self, Resource};
+use api::kinds::{self, Kind};
 use api::selector::LabelSelector;
 use api::status::Status;
 use serde_json::{Value, json};
@@ -65,8 +65,8 @@ fn may_ignore_budgets(pod: &Value) -> bool {
         || pod["metadata"]["deletionTimestamp"].is_string()
 }
 
-fn budgets() -> Result<&'static Resource, Status> {
-    resource::find("policy", "v1", "poddisruptionbudgets").ok_or_else(Status::no_such_resource)
+fn budgets() -> Result<&'static Kind, Status> {
+    kinds::find("policy", "v1", "poddisruptionbudgets").ok_or_else(Status::no_such_resource)
 }
 
 /// The one budget whose selector matches the Pod.
@@ -160,7 +160,7 @@ async fn announce(call: &Call, entry: &Entry, mut pod: Value) -> Result<bool, St
         "message": "Eviction API: evicting",
     });
     set_condition(&mut pod, condition, &seconds(call.now));
-    match call.state.write(Draft { resource: call.resource, object: &pod, old: Some(entry) }).await {
+    match call.state.write(Draft { resource: &call.resource, object: &pod, old: Some(entry) }).await {
         Ok(_) => Ok(true),
         Err(store::Error::Conflict(_)) => Ok(false),
         Err(err) => Err(store_failed(err)),

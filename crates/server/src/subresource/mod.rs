@@ -7,6 +7,7 @@ pub(crate) mod proxy;
 pub(crate) mod scale;
 
 use api::decode;
+use api::kinds::GroupVersion;
 use api::status::Status;
 use serde_json::Value;
 use wire::Response;
@@ -18,14 +19,11 @@ use crate::write::field_validation;
 /// Decodes a body of the subresource's own kind.
 fn decode_body(call: &Call, body: &[u8], warnings: &mut Vec<String>) -> Result<Value, Status> {
     let (version, kind) = match call.subresource() {
-        Some(subresource) => {
-            let (group, version) = (subresource.group, subresource.version);
-            (
-                if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") },
-                subresource.kind,
-            )
+        Some(part) => {
+            let (group, version) = (part.group.clone(), part.version.clone());
+            (GroupVersion { group, version }.api_version(), &part.kind)
         }
-        None => (call.resource.api_version(), call.resource.kind),
+        None => (call.resource.api_version().into(), &call.resource.kind),
     };
     let decoded = decode::decode_kind(&version, kind, body, &call.media_type(), field_validation(call)?)?;
     warnings.extend(decoded.warnings);
@@ -47,7 +45,7 @@ pub(crate) fn review(call: &Call, body: &[u8]) -> Result<Response, Status> {
     let mut warnings = Vec::new();
     let object = decode_body(call, body, &mut warnings)?;
     let answer =
-        call.state.auth.review(call.resource, &call.target.namespace, &call.user, object, call.now)?;
+        call.state.auth.review(&call.resource, &call.target.namespace, &call.user, object, call.now)?;
     created(call, &answer, &warnings)
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use api::resource;
+use api::kinds;
 use api::status::Status;
 use http::{HeaderValue, Uri, header};
 use http_body_util::BodyExt;
@@ -32,7 +32,7 @@ pub(crate) async fn proxy(call: &mut Call, body: Body) -> Result<Response, Statu
         path = format!("{path}?{query}");
     }
     call.target.name = name.to_owned();
-    let (host, port) = match call.resource.kind {
+    let (host, port) = match &*call.resource.kind {
         "Node" => return hand_over(call, name, &path, body).await,
         "Pod" => pod_address(call, port).await?,
         _ => service_address(call, port).await?,
@@ -112,7 +112,7 @@ async fn service_address(call: &Call, port: &str) -> Result<(String, u16), Statu
     let wanted = if port.is_empty() && ports.len() == 1 { ports.first() } else { ports.iter().find(matches) };
     let none = || Status::service_unavailable(format!("no endpoints available for service {name:?}"));
     let port_name = wanted.ok_or_else(none)?["name"].as_str().unwrap_or_default().to_owned();
-    let slices = resource::find("discovery.k8s.io", "v1", "endpointslices").ok_or_else(none)?;
+    let slices = kinds::find("discovery.k8s.io", "v1", "endpointslices").ok_or_else(none)?;
     let prefix = object::prefix(slices, &call.target.namespace);
     let page = call.state.store.range(Range { prefix, ..Range::default() }).await.map_err(store_failed)?;
     let slices = page.entries.iter().filter_map(|entry| object::read(&entry.value).ok());

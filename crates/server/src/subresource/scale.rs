@@ -88,7 +88,7 @@ async fn change(
         check(call, &scale)?;
         let given = text(&scale, "resourceVersion");
         if !given.is_empty() && given != text(&object, "resourceVersion") {
-            return Err(Status::modified(call.resource, &call.target.name));
+            return Err(Status::modified(&call.resource, &call.target.name));
         }
         object["spec"]["replicas"] = scale["spec"]["replicas"].as_i64().unwrap_or(0).into();
         if let Some(written) = write::replace(call, object, &old, Tracking::Update, &mut warnings).await? {
@@ -97,7 +97,7 @@ async fn change(
             return Ok(response);
         }
     }
-    Err(Status::modified(call.resource, &call.target.name))
+    Err(Status::modified(&call.resource, &call.target.name))
 }
 
 fn check(call: &Call, scale: &Value) -> Result<(), Status> {

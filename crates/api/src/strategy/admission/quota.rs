@@ -2,23 +2,23 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::kinds::{Kind, Kinds};
 use crate::quantity::{Format, Quantity};
-use crate::resource::{self, Resource};
 use crate::strategy::resources::{Amounts, add, amounts, pod_limits, pod_requests, qos_class};
 use crate::validate::view::View;
 
 /// What an object adds to the usage of its namespace, by the names that quotas use.
-pub fn usage(resource: &Resource, object: &Value) -> Amounts {
+pub fn usage(resource: &Kind, object: &Value) -> Amounts {
     let one = || Quantity::from_value(1, Format::DecimalSi);
     let mut total = Amounts::new();
     let group = if resource.group.is_empty() { String::new() } else { format!(".{}", resource.group) };
     total.insert(format!("count/{}{group}", resource.plural), one());
-    match (resource.group, resource.kind) {
+    match resource.group_kind() {
         ("", "Pod") => pod(object, &mut total),
         ("", "Service") => service(object, &mut total),
         ("", "PersistentVolumeClaim") => claim(object, &mut total),
         ("", "ConfigMap" | "Secret" | "ReplicationController" | "ResourceQuota") => {
-            total.insert(resource.plural.to_owned(), one());
+            total.insert(resource.plural.to_string(), one());
         }
         _ => {}
     }
@@ -77,13 +77,13 @@ fn claim(object: &Value, total: &mut Amounts) {
 }
 
 /// Whether objects of a kind add to what a quota calls `name`.
-pub fn concerns(resource: &Resource, name: &str) -> bool {
+pub fn concerns(resource: &Kind, name: &str) -> bool {
     if let Some(counted) = name.strip_prefix("count/") {
         let (plural, group) = counted.split_once('.').unwrap_or((counted, ""));
-        return (plural, group) == (resource.plural, resource.group);
+        return (plural, group) == (&*resource.plural, &*resource.group);
     }
     let storage = name == "requests.storage" || name.contains(".storageclass.storage.k8s.io/");
-    match (resource.group, resource.kind) {
+    match resource.group_kind() {
         ("", "Pod") => {
             let prefixed =
                 ["requests.", "limits.", "hugepages-"].iter().any(|prefix| name.starts_with(prefix));
@@ -97,9 +97,13 @@ pub fn concerns(resource: &Resource, name: &str) -> bool {
 }
 
 /// The status of a quota: what it allows, and what `objects` of the kinds it concerns use.
-pub fn status<'a>(quota: &Value, objects: impl IntoIterator<Item = (&'a Resource, &'a Value)>) -> Value {
+pub fn status<'a>(
+    kinds: &Kinds,
+    quota: &Value,
+    objects: impl IntoIterator<Item = (&'a Kind, &'a Value)>,
+) -> Value {
     let hard = amounts(View::new(quota).get("spec"), "hard");
-    let known = |name: &str| resource::all().iter().any(|resource| concerns(resource, name));
+    let known = |name: &str| kinds.all().iter().any(|kind| concerns(kind, name));
     let mut used: Amounts =
         hard.keys().filter(|name| known(name)).map(|name| (name.clone(), Quantity::default())).collect();
     for (resource, object) in objects {
@@ -132,7 +136,7 @@ pub fn difference(new: &Amounts, old: &Amounts) -> Amounts {
 }
 
 /// Whether a quota counts this object: its scopes choose among Pods.
-pub fn applies(quota: &Value, resource: &Resource, object: &Value) -> bool {
+pub fn applies(quota: &Value, resource: &Kind, object: &Value) -> bool {
     let spec = View::new(quota).get("spec");
     if resource.kind != "Pod" {
         return !spec.has_items("scopes") && !spec.get("scopeSelector").is_set();
@@ -242,7 +246,7 @@ pub fn missing(quota: &Value, pod: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::by_kind;
+    use crate::kinds::{built_in, by_kind};
 
     #[test]
     fn the_status_counts_what_the_quota_names() {
@@ -250,7 +254,8 @@ mod tests {
         let (maps, pods) = (by_kind("v1", "ConfigMap").expect("known"), by_kind("v1", "Pod").expect("known"));
         let pod = json!({"spec": {"containers": [{"resources": {"requests": {"memory": "64Mi"}}}]}});
         let map = json!({});
-        let counted = status(&quota, [(maps, &map), (maps, &map), (pods, &pod)]);
+        let objects: [(&Kind, _); 3] = [(maps, &map), (maps, &map), (pods, &pod)];
+        let counted = status(built_in(), &quota, objects);
         assert_eq!(
             counted["used"],
             json!({"configmaps": "2", "count/deployments.apps": "0", "requests.memory": "64Mi", "pods": "1"})

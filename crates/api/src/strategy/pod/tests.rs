@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::defaults;
-use crate::resource::{Resource, by_kind};
+use crate::kinds::{Kind, by_kind};
 use crate::strategy::{prepare_create, prepare_update, validate_create, validate_update, warnings};
 
-fn pods() -> &'static Resource {
+fn pods() -> &'static Kind {
     by_kind("v1", "Pod").expect("Pods are known")
 }
 
