@@ -113,7 +113,7 @@ fn structure(
 ) {
     let go = name.rsplit('.').next().unwrap_or(name);
     let atomic = definition["x-kubernetes-map-type"] == "atomic";
-    writeln!(out, "static S{number}: Struct = Struct{{name:{name:?},go:{go:?},atomic:{atomic},fields:&[")
+    writeln!(out, "static S{number}: Struct = Struct{{name:Cow::Borrowed({name:?}),go:Cow::Borrowed({go:?}),atomic:{atomic},preserve_unknown:false,fields:Cow::Borrowed(&[")
         .expect("writing to a string");
     let mut fields = Vec::new();
     for (field_name, schema) in definition["properties"].as_object().into_iter().flatten() {
@@ -121,7 +121,7 @@ fn structure(
         fields.push(field_name.to_lowercase());
     }
     let numbers = numbers(&name.to_lowercase(), &fields, messages);
-    writeln!(out, "],numbers:{numbers}}};").expect("writing to a string");
+    writeln!(out, "]),numbers:{numbers}}};").expect("writing to a string");
 }
 
 fn field(out: &mut String, name: &str, schema: &Value, index: &BTreeMap<&str, usize>) {
@@ -135,7 +135,7 @@ fn field(out: &mut String, name: &str, schema: &Value, index: &BTreeMap<&str, us
     let strategy = schema["x-kubernetes-patch-strategy"].as_str().unwrap_or_default();
     writeln!(
         out,
-        "Field{{name:{name:?},go:{:?},ty:{},pointer:{},omit:{omit},merge_key:{:?},merge:{},retain_keys:{},atomic:{}}},",
+        "Field{{name:Cow::Borrowed({name:?}),go:Cow::Borrowed({:?}),ty:Held::Static({}),pointer:{},omit:{omit},merge_key:{:?},merge:{},retain_keys:{},atomic:{},nullable:false,default:None}},",
         go.trim_start_matches('*'),
         type_of(schema, index),
         go.starts_with('*'),
@@ -153,12 +153,12 @@ fn type_of(schema: &Value, index: &BTreeMap<&str, usize>) -> String {
     }
     match (schema["type"].as_str(), schema["format"].as_str()) {
         (Some("array"), _) => format!(
-            "Type::List(&List{{item:{},kind:{}}})",
+            "Type::List(&List{{item:Held::Static({}),kind:{}}})",
             type_of(&schema["items"], index),
             list_kind(schema)
         ),
         (Some("object"), _) if schema["additionalProperties"].is_object() => format!(
-            "Type::Map(&MapOf{{value:{},atomic:{}}})",
+            "Type::Map(&MapOf{{value:Held::Static({}),atomic:{}}})",
             type_of(&schema["additionalProperties"], index),
             schema["x-kubernetes-map-type"] == "atomic"
         ),
@@ -176,13 +176,13 @@ fn list_kind(schema: &Value) -> String {
     match schema["x-kubernetes-list-type"].as_str() {
         Some("set") => "ListKind::Set".into(),
         Some("map") => {
-            let keys: Vec<&str> = schema["x-kubernetes-list-map-keys"]
+            let keys: Vec<String> = schema["x-kubernetes-list-map-keys"]
                 .as_array()
                 .into_iter()
                 .flatten()
-                .filter_map(Value::as_str)
+                .filter_map(|key| Some(format!("Cow::Borrowed({:?})", key.as_str()?)))
                 .collect();
-            format!("ListKind::Map(&{keys:?})")
+            format!("ListKind::Map(Cow::Borrowed(&[{}]))", keys.join(","))
         }
         _ => "ListKind::Atomic".into(),
     }

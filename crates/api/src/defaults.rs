@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::kinds::Kind;
 use crate::quantity::Quantity;
+use crate::schema::Type;
 
 /// Fills in what `object` leaves open.
 pub fn apply(resource: &Kind, object: &mut Value) {
@@ -23,6 +24,30 @@ pub fn apply(resource: &Kind, object: &mut Value) {
         ("", kind) => core::apply(kind, object),
         ("apps" | "batch" | "autoscaling", kind) => apps::apply(kind, object),
         (_, kind) => other::apply(kind, object),
+    }
+    if resource.definition().is_some() {
+        of_schema(Type::Struct(resource.schema()), object);
+    }
+}
+
+/// Fills in the defaults that a schema of the kind's own says, also below what it fills in.
+fn of_schema(ty: Type<'_>, value: &mut Value) {
+    match (ty, value) {
+        (Type::Struct(schema), Value::Object(object)) => {
+            for field in &*schema.fields {
+                if let Some(default) = &field.default {
+                    object.entry(&*field.name).or_insert_with(|| Value::clone(default));
+                }
+                object.get_mut(&*field.name).into_iter().for_each(|value| of_schema(field.ty.get(), value));
+            }
+        }
+        (Type::List(list), Value::Array(items)) => {
+            items.iter_mut().for_each(|item| of_schema(list.item.get(), item));
+        }
+        (Type::Map(map), Value::Object(entries)) => {
+            entries.values_mut().for_each(|value| of_schema(map.value.get(), value));
+        }
+        _ => {}
     }
 }
 

@@ -6,7 +6,12 @@
 //! of [`all`] is the order of discovery.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::{Arc, LazyLock};
+
+use serde_json::{Value, json};
+
+use crate::schema::{self, Struct};
 
 mod core;
 mod groups;
@@ -93,6 +98,24 @@ pub struct SelectableField {
     pub absent: &'static str,
 }
 
+/// Where the schema of a kind is.
+enum Schema {
+    /// In the tables of this program.
+    Embedded(&'static Struct),
+    /// Here, with its OpenAPI definition.
+    Own(Struct, Value),
+}
+
+impl fmt::Debug for Schema {
+    /// By its name, and the definition that tells it from others of that name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded(schema) => f.write_str(&schema.name),
+            Self::Own(schema, definition) => write!(f, "{} {definition}", schema.name),
+        }
+    }
+}
+
 /// One resource in one version: its names, and what the generic paths of the server need to know of it.
 #[derive(Debug)]
 pub struct Kind {
@@ -128,6 +151,7 @@ pub struct Kind {
     /// Whether deletion gives a grace period (Pods).
     pub graceful_delete: bool,
     api_version: Name,
+    schema: Schema,
     /// The kind of [`Kind::stored`], unless that is this one.
     storage: Option<Arc<Kind>>,
     /// Of a kind that is stored: what selectors may ask in any version that its objects are served in.
@@ -179,6 +203,42 @@ impl Kind {
     /// Whether objects are kept in this version.
     pub fn is_storage(&self) -> bool {
         self.storage.is_none()
+    }
+
+    /// The type of its objects.
+    pub fn schema(&self) -> &Struct {
+        match &self.schema {
+            Schema::Embedded(schema) => schema,
+            Schema::Own(schema, _) => schema,
+        }
+    }
+
+    /// The OpenAPI definition of its objects, unless it is among those of the build. References are
+    /// those of OpenAPI v2.
+    pub fn definition(&self) -> Option<&Value> {
+        match &self.schema {
+            Schema::Embedded(_) => None,
+            Schema::Own(_, definition) => Some(definition),
+        }
+    }
+
+    /// The name of the OpenAPI definition of a list of its objects.
+    pub fn list_definition(&self) -> Option<Name> {
+        match &self.schema {
+            Schema::Embedded(_) => {
+                schema::kind(&self.api_version, &format!("{}List", self.kind)).map(|list| list.name.clone())
+            }
+            Schema::Own(schema, _) => Some(Name::Owned(format!("{}List", schema.name))),
+        }
+    }
+
+    /// The type of what a subresource takes and gives.
+    pub fn schema_of(&self, part: &Subresource) -> Option<&Struct> {
+        if (&part.group, &part.version, &part.kind) == (&self.group, &self.version, &self.kind) {
+            return Some(self.schema());
+        }
+        let gv = GroupVersion { group: part.group.clone(), version: part.version.clone() };
+        schema::kind(&gv.api_version(), &part.kind)
     }
 
     /// What selectors may ask of stored objects, whatever version they are asked in.
@@ -235,11 +295,13 @@ impl Kind {
         singular: impl Into<Name>,
     ) -> Self {
         let stored = GroupVersion { group: group.into(), version: version.into() };
+        let (api_version, kind) = (stored.api_version(), kind.into());
         Self {
             group: stored.group.clone(),
             version: stored.version.clone(),
-            api_version: stored.api_version(),
-            kind: kind.into(),
+            schema: schema_of(&stored, &kind),
+            api_version,
+            kind,
             plural: plural.into(),
             singular: singular.into(),
             namespaced: false,
@@ -293,6 +355,11 @@ impl Kind {
         Self { stored: GroupVersion { group: group.into(), version: version.into() }, ..self }
     }
 
+    /// Objects are of this type, which OpenAPI describes by this definition.
+    pub fn described(self, schema: Struct, definition: Value) -> Self {
+        Self { schema: Schema::Own(schema, definition), ..self }
+    }
+
     /// PUT without a resourceVersion is refused.
     pub fn conditional_update(self) -> Self {
         Self { unconditional_update: false, ..self }
@@ -312,6 +379,22 @@ impl Kind {
         self.graceful_delete = true;
         self
     }
+}
+
+/// The embedded schema of a kind; of one that has none every field is kept as it is.
+fn schema_of(gv: &GroupVersion, kind: &Name) -> Schema {
+    if let Some(schema) = schema::kind(&gv.api_version(), kind) {
+        return Schema::Embedded(schema);
+    }
+    let group = gv.group.rsplit('.').collect::<Vec<_>>().join(".");
+    let name = format!("{group}.{}.{kind}", gv.version);
+    let schema = Struct::object(name, kind.clone(), Vec::new()).preserving_unknown();
+    let definition = json!({
+        "type": "object",
+        "x-kubernetes-preserve-unknown-fields": true,
+        "x-kubernetes-group-version-kind": [{"group": gv.group, "version": gv.version, "kind": kind}],
+    });
+    Schema::Own(schema, definition)
 }
 
 fn cluster(

@@ -44,7 +44,7 @@ pub enum Error {
     },
     /// It is of a type whose protobuf form this program does not know.
     #[error("no protobuf form is known of {0}, send it as JSON")]
-    Unknown(&'static str),
+    Unknown(String),
     /// Free-form JSON in it cannot be read.
     #[error("{0}")]
     Json(String),
@@ -90,19 +90,14 @@ fn type_meta(bytes: &[u8]) -> Result<(String, String), Error> {
 }
 
 /// Reads the message of a struct. Without its numbers nothing of it would be kept.
-fn whole(
-    bytes: &[u8],
-    schema: &'static Struct,
-    into: &mut Map<String, Value>,
-    depth: usize,
-) -> Result<(), Error> {
+fn whole(bytes: &[u8], schema: &Struct, into: &mut Map<String, Value>, depth: usize) -> Result<(), Error> {
     let numbers = &schema.numbers;
     if numbers.fields.is_empty()
         && numbers.embedded.is_empty()
         && !schema.fields.is_empty()
         && !bytes.is_empty()
     {
-        return Err(Error::Unknown(schema.go));
+        return Err(Error::Unknown(schema.go.to_string()));
     }
     message(bytes, numbers, schema, into, depth)
 }
@@ -112,7 +107,7 @@ fn whole(
 fn message(
     bytes: &[u8],
     numbers: &Numbers,
-    schema: &'static Struct,
+    schema: &Struct,
     into: &mut Map<String, Value>,
     depth: usize,
 ) -> Result<(), Error> {
@@ -132,10 +127,10 @@ fn message(
 
 /// Adds an occurrence of a field to its object.
 fn put(wire: Wire<'_>, field: &Field, into: &mut Map<String, Value>, depth: usize) -> Result<(), Error> {
-    let Some(value) = value(wire, field.ty, into.remove(field.name), depth)? else { return Ok(()) };
+    let Some(value) = value(wire, field.ty.get(), into.remove(&*field.name), depth)? else { return Ok(()) };
     let zero = !field.pointer && field.omit != Omit::Never && is_zero(&value);
     if !zero {
-        into.insert(field.name.to_owned(), value);
+        into.insert(field.name.to_string(), value);
     }
     Ok(())
 }
@@ -153,7 +148,7 @@ fn is_zero(value: &Value) -> bool {
 }
 
 /// The value of a field; `before` is what earlier occurrences made (lists and maps grow).
-fn value(wire: Wire<'_>, ty: Type, before: Option<Value>, depth: usize) -> Result<Option<Value>, Error> {
+fn value(wire: Wire<'_>, ty: Type<'_>, before: Option<Value>, depth: usize) -> Result<Option<Value>, Error> {
     Ok(Some(match ty {
         Type::Bool => Value::Bool(wire.number()? != 0),
         Type::Int32 | Type::Int64 => (wire.number()? as i64).into(),
@@ -180,12 +175,12 @@ fn value(wire: Wire<'_>, ty: Type, before: Option<Value>, depth: usize) -> Resul
             whole(wire.bytes()?, schema, &mut object, depth + 1)?;
             Value::Object(object)
         }
-        Type::List(list) => return list_item(wire, list.item, before, depth).map(Some),
-        Type::Map(map) => return map_entry(wire.bytes()?, map.value, before, depth).map(Some),
+        Type::List(list) => return list_item(wire, list.item.get(), before, depth).map(Some),
+        Type::Map(map) => return map_entry(wire.bytes()?, map.value.get(), before, depth).map(Some),
     }))
 }
 
-fn list_item(wire: Wire<'_>, item: Type, before: Option<Value>, depth: usize) -> Result<Value, Error> {
+fn list_item(wire: Wire<'_>, item: Type<'_>, before: Option<Value>, depth: usize) -> Result<Value, Error> {
     let mut items = match before {
         Some(Value::Array(items)) => items,
         _ => Vec::new(),
@@ -203,7 +198,7 @@ fn list_item(wire: Wire<'_>, item: Type, before: Option<Value>, depth: usize) ->
     Ok(Value::Array(items))
 }
 
-fn map_entry(bytes: &[u8], of: Type, before: Option<Value>, depth: usize) -> Result<Value, Error> {
+fn map_entry(bytes: &[u8], of: Type<'_>, before: Option<Value>, depth: usize) -> Result<Value, Error> {
     let mut map = match before {
         Some(Value::Object(map)) => map,
         _ => Map::new(),
@@ -216,7 +211,7 @@ fn map_entry(bytes: &[u8], of: Type, before: Option<Value>, depth: usize) -> Res
             let mut items = Value::Array(Vec::new());
             let mut fields = Fields(wire.bytes()?);
             while let Some((_, field)) = fields.next()? {
-                items = list_item(field, list.item, Some(items), depth)?;
+                items = list_item(field, list.item.get(), Some(items), depth)?;
             }
             Some(items)
         }
@@ -370,7 +365,7 @@ mod tests {
             .filter(|(version, ..)| !version.contains("beta") && !version.contains("alpha"))
             .filter(|(.., schema)| schema.name.starts_with("io.k8s.api.") && !schema.name.starts_with(newer))
             .filter(|(.., schema)| !schema.numbers.fields.iter().any(|field| field.0 == 1))
-            .map(|(.., schema)| schema.name)
+            .map(|(.., schema)| &*schema.name)
             .collect();
         assert!(missing.is_empty(), "{missing:?}");
     }
@@ -388,7 +383,7 @@ mod tests {
         let sent = body("apiextensions.k8s.io/v1", "CustomResourceDefinition", &spec);
         let version = "apiextensions.k8s.io/v1";
         let refused = read(&sent, version, "CustomResourceDefinition");
-        assert_eq!(refused, Err(Error::Unknown("CustomResourceDefinition")));
+        assert_eq!(refused, Err(Error::Unknown("CustomResourceDefinition".to_owned())));
     }
 
     #[test]

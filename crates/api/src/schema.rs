@@ -3,24 +3,37 @@
 //! The tables are made at build time from `openapi/definitions.json` and lie in the
 //! executable's read-only pages, so looking something up costs neither memory nor
 //! time to load. Field names are sorted: a lookup is a binary search.
+//!
+//! A kind that is registered while the program runs brings a schema of its own, made of
+//! the same types: their names are text of either sort, and what a field holds is a
+//! reference into the tables or shared ([`Held`]). Whoever walks a schema sees [`Type`]s only.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::kinds::Name;
 
 /// A Go struct of the API: an object with named fields.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Struct {
     /// The name in OpenAPI documents, such as `io.k8s.api.core.v1.Container`.
-    pub name: &'static str,
+    pub name: Name,
     /// The Go type without its package, as decoding errors name it: `Container`.
-    pub go: &'static str,
+    pub go: Name,
     /// Applied and owned as one (`x-kubernetes-map-type: atomic`).
     pub atomic: bool,
     /// All fields, sorted by name; inlined structs are flattened.
-    pub fields: &'static [Field],
+    pub fields: Cow<'static, [Field]>,
+    /// Fields that are not among them are kept (`x-kubernetes-preserve-unknown-fields`).
+    pub preserve_unknown: bool,
     /// The numbers of the fields in protobuf.
     pub(crate) numbers: Numbers,
 }
 
 /// To which field of a [`Struct`] the numbers of a protobuf message belong; both lists are sorted.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Numbers {
     /// Number, and the place in [`Struct::fields`].
     pub(crate) fields: &'static [(u16, u16)],
@@ -29,14 +42,14 @@ pub(crate) struct Numbers {
 }
 
 /// One field of a [`Struct`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Field {
     /// The JSON name.
-    pub name: &'static str,
+    pub name: Name,
     /// The Go type with the pointer taken off, as decoding errors name it: `v1.PullPolicy`.
-    pub go: &'static str,
+    pub go: Name,
     /// What it holds.
-    pub ty: Type,
+    pub ty: Held,
     /// A Go pointer: absent and zero differ.
     pub pointer: bool,
     /// When encoding leaves it out.
@@ -49,6 +62,10 @@ pub struct Field {
     pub retain_keys: bool,
     /// Applied and owned as one at this place, whatever its type says.
     pub atomic: bool,
+    /// `null` is a value (`nullable`), not absence.
+    pub nullable: bool,
+    /// The value when it is absent. Built-in kinds have rules for that (`crate::defaults`).
+    pub default: Option<Arc<Value>>,
 }
 
 /// When Go's encoder leaves a field out.
@@ -64,7 +81,7 @@ pub enum Omit {
 
 /// The type of a value.
 #[derive(Debug, Clone, Copy)]
-pub enum Type {
+pub enum Type<'s> {
     /// true or false.
     Bool,
     /// A 32-bit signed integer.
@@ -88,47 +105,119 @@ pub enum Type {
     /// Any JSON: RawExtension, FieldsV1, apiextensions' JSON.
     Any,
     /// An object with named fields.
-    Struct(&'static Struct),
+    Struct(&'s Struct),
     /// A list.
-    List(&'static List),
+    List(&'s List),
     /// An object with free keys.
-    Map(&'static MapOf),
+    Map(&'s MapOf),
+}
+
+/// A type as a schema keeps it.
+#[derive(Debug, Clone)]
+pub enum Held {
+    /// A plain type, or one of the embedded tables.
+    Static(Type<'static>),
+    /// An object with named fields, of a schema that was made at run time.
+    Struct(Arc<Struct>),
+    /// A list of such a schema.
+    List(Arc<List>),
+    /// An object with free keys of such a schema.
+    Map(Arc<MapOf>),
+}
+
+impl Held {
+    /// The type.
+    pub fn get(&self) -> Type<'_> {
+        match self {
+            Held::Static(ty) => *ty,
+            Held::Struct(schema) => Type::Struct(schema),
+            Held::List(list) => Type::List(list),
+            Held::Map(map) => Type::Map(map),
+        }
+    }
 }
 
 /// A list type.
 #[derive(Debug)]
 pub struct List {
     /// What each item is.
-    pub item: Type,
+    pub item: Held,
     /// How appliers share it.
     pub kind: ListKind,
 }
 
 /// `x-kubernetes-list-type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListKind {
     /// Owned and replaced as one; also what a list without a mark is.
     Atomic,
     /// Scalars, each owned by its value.
     Set,
     /// Objects, each owned by these keys.
-    Map(&'static [&'static str]),
+    Map(Cow<'static, [Name]>),
 }
 
 /// A map with text keys.
 #[derive(Debug)]
 pub struct MapOf {
     /// What each value is.
-    pub value: Type,
+    pub value: Held,
     /// Owned and replaced as one.
     pub atomic: bool,
 }
 
 impl Struct {
     /// The field of this JSON name; names are case-sensitive.
-    pub fn field(&self, name: &str) -> Option<&'static Field> {
-        let at = self.fields.binary_search_by(|field| field.name.cmp(name)).ok()?;
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        let at = self.fields.binary_search_by(|field| (*field.name).cmp(name)).ok()?;
         Some(&self.fields[at])
+    }
+
+    /// The type of a whole object with these fields, which is not among the embedded: apiVersion, kind
+    /// and metadata are added.
+    pub fn object(name: impl Into<Name>, go: impl Into<Name>, fields: Vec<Field>) -> Self {
+        let every = kind("v1", "ConfigMap").expect("it has a schema");
+        let common = ["apiVersion", "kind", "metadata"];
+        let common = common.iter().filter_map(|name| every.field(name)).cloned();
+        Self { name: name.into(), go: go.into(), ..Self::part(common.chain(fields).collect()) }
+    }
+
+    /// The type of a part of such an object. Of two fields of one name the first counts.
+    pub fn part(mut fields: Vec<Field>) -> Self {
+        fields.sort_by(|a, b| a.name.cmp(&b.name));
+        fields.dedup_by(|a, b| a.name == b.name);
+        Self {
+            name: Name::Borrowed(""),
+            go: Name::Borrowed(""),
+            atomic: false,
+            fields: fields.into(),
+            preserve_unknown: false,
+            numbers: Numbers { fields: &[], embedded: &[] },
+        }
+    }
+
+    /// The same, which keeps fields that it does not name.
+    pub fn preserving_unknown(self) -> Self {
+        Self { preserve_unknown: true, ..self }
+    }
+}
+
+impl Field {
+    /// A field that may be absent, as those of custom kinds are.
+    pub fn optional(name: impl Into<Name>, ty: Held) -> Self {
+        Self {
+            name: name.into(),
+            go: Name::Borrowed(""),
+            ty,
+            pointer: true,
+            omit: Omit::Empty,
+            merge_key: "",
+            merge: false,
+            retain_keys: false,
+            atomic: false,
+            nullable: false,
+            default: None,
+        }
     }
 }
 
@@ -155,9 +244,9 @@ mod tests {
         for field in fields {
             let next = here.field(field).expect("the field exists");
             found = Some(next);
-            here = match next.ty {
+            here = match next.ty.get() {
                 Type::Struct(inner) => inner,
-                Type::List(List { item: Type::Struct(inner), .. }) => inner,
+                Type::List(List { item: Held::Static(Type::Struct(inner)), .. }) => inner,
                 _ => here,
             };
         }
@@ -170,8 +259,8 @@ mod tests {
         assert_eq!((containers.merge_key, containers.merge), ("name", true));
         let ports = path("v1", "Pod", &["spec", "containers", "ports"]);
         assert_eq!(ports.merge_key, "containerPort");
-        let Type::List(list) = ports.ty else { panic!("ports is a list") };
-        assert_eq!(list.kind, ListKind::Map(&["containerPort", "protocol"]));
+        let Type::List(list) = ports.ty.get() else { panic!("ports is a list") };
+        assert_eq!(list.kind, ListKind::Map(["containerPort".into(), "protocol".into()].to_vec().into()));
     }
 
     #[test]
@@ -184,7 +273,7 @@ mod tests {
     #[test]
     fn go_types_tell_pointers_and_named_strings() {
         let policy = path("v1", "Pod", &["spec", "containers", "imagePullPolicy"]);
-        assert_eq!((policy.go, policy.pointer, policy.omit), ("v1.PullPolicy", false, Omit::Empty));
+        assert_eq!((&*policy.go, policy.pointer, policy.omit), ("v1.PullPolicy", false, Omit::Empty));
         assert!(path("apps/v1", "Deployment", &["spec", "replicas"]).pointer);
         assert_eq!(path("v1", "Pod", &["metadata", "creationTimestamp"]).omit, Omit::Zero);
     }

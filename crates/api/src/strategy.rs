@@ -25,7 +25,6 @@ use serde_json::Value;
 
 use crate::field::ErrorList;
 use crate::kinds::Kind;
-use crate::schema;
 use crate::validate::meta::{object_meta, object_meta_update};
 use crate::validate::times;
 use crate::validate::view::View;
@@ -56,9 +55,7 @@ pub fn validate_create(resource: &Kind, object: &Value) -> ErrorList {
 
 /// What no typed reader can do without is there.
 fn readable(resource: &Kind, object: &Value, errors: &mut ErrorList) {
-    if let Some(schema) = schema::kind(resource.api_version(), &resource.kind) {
-        times::required(schema, object, errors);
-    }
+    times::required(resource.schema(), object, errors);
 }
 
 /// Everything that is wrong with changing `old` into `new`, through a subresource or the object itself.

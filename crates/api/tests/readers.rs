@@ -160,7 +160,7 @@ fn hostile(chance: &mut Chance<'_>) -> Value {
     }
 }
 
-fn value(ty: Type, chance: &mut Chance<'_>, levels: usize) -> Value {
+fn value(ty: Type<'_>, chance: &mut Chance<'_>, levels: usize) -> Value {
     if chance.next() % 16 == 15 {
         return hostile(chance);
     }
@@ -208,21 +208,21 @@ fn value(ty: Type, chance: &mut Chance<'_>, levels: usize) -> Value {
         },
         Type::Struct(schema) if levels < 12 => structure(schema, chance, levels + 1),
         Type::Struct(_) => json!({}),
-        Type::List(list) => (0..chance.next() % 3).map(|_| value(list.item, chance, levels)).collect(),
+        Type::List(list) => (0..chance.next() % 3).map(|_| value(list.item.get(), chance, levels)).collect(),
         Type::Map(map) => {
             let names = ["a", "b", "example.com/c", "\u{0}", ""];
             let entries = (0..chance.next() % 3)
-                .map(|_| ((*chance.pick(&names)).to_owned(), value(map.value, chance, levels)));
+                .map(|_| ((*chance.pick(&names)).to_owned(), value(map.value.get(), chance, levels)));
             Value::Object(entries.collect())
         }
     }
 }
 
-fn structure(schema: &'static Struct, chance: &mut Chance<'_>, levels: usize) -> Value {
+fn structure(schema: &Struct, chance: &mut Chance<'_>, levels: usize) -> Value {
     let mut object = Map::new();
-    for field in schema.fields {
+    for field in &*schema.fields {
         if chance.next() % 3 == 1 {
-            object.insert(field.name.to_owned(), value(field.ty, chance, levels));
+            object.insert(field.name.to_string(), value(field.ty.get(), chance, levels));
         }
     }
     Value::Object(object)

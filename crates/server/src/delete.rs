@@ -98,9 +98,10 @@ fn decode_options(call: &Call, body: &[u8]) -> Result<Value, Status> {
     let read = |version: &str, body: &[u8]| {
         decode::decode_kind(version, "DeleteOptions", body, &media_type, FieldValidation::Ignore)
     };
+    let is_own = |given: &Value| *given == "meta.k8s.io/v1" || *given == call.resource.api_version();
     let under_own_name = || {
         let mut options: Value = serde_json::from_slice(body).ok()?;
-        let given = options.get_mut("apiVersion").filter(|given| *given == "meta.k8s.io/v1")?;
+        let given = options.get_mut("apiVersion").filter(|given| is_own(given))?;
         *given = "v1".into();
         read("v1", &serde_json::to_vec(&options).ok()?).ok()
     };

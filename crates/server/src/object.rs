@@ -178,7 +178,11 @@ impl Selection {
         }
         let Some(notes) = Notes::of(entry) else { return false };
         let take = || Selectable::of(resource.storage(), &read(&entry.value).unwrap_or_default());
-        let object = notes.selectable.get_or_init(take);
+        let taken = notes.selectable.get_or_init(take);
+        // What was noted before the kind was registered anew may lack what is asked now.
+        let lacks = |name: &str| !taken.fields.iter().any(|(known, _)| known == name);
+        let again = self.fields.terms().any(|(name, ..)| lacks(name)).then(take);
+        let object = again.as_ref().unwrap_or(taken);
         self.labels.matches(&object.labels) && self.fields.matches(&object.fields)
     }
 }

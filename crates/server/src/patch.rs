@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use api::field::{Error, ErrorList, Path};
 use api::patch::{self, PatchType};
-use api::schema;
 use api::status::{GroupKind, Status};
 use serde_json::Value;
 use store::Entry;
@@ -46,7 +45,7 @@ async fn change(
     warnings: &mut Vec<String>,
 ) -> Result<Option<Written>, Status> {
     let resource = &call.resource;
-    let schema = schema::kind(resource.api_version(), &resource.kind).ok_or_else(Status::no_such_resource)?;
+    let schema = resource.schema();
     let stored = object::read(&old.value)?;
     let current = convert::to_served(resource, stored.clone());
     let validation = write::field_validation(call)?;
@@ -79,7 +78,7 @@ async fn apply(call: &Call, body: &[u8], warnings: &mut Vec<String>) -> Result<W
     // The intent is of the version of the path, and so are the fields that its manager owns.
     let resource = &call.resource;
     let version = resource.api_version();
-    let schema = schema::kind(version, &resource.kind).ok_or_else(Status::no_such_resource)?;
+    let schema = resource.schema();
     let mut intent = api::apply::intent(schema, version, body)?;
     write::fit_namespace(call, &mut intent)?;
     fit_name(call, &mut intent)?;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::kinds::Kind;
+use api::kinds::{Kind, Kinds};
 use api::status::Status;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
@@ -104,6 +104,8 @@ struct Running {
     /// The bookmark that ends the initial events, still to be sent.
     initial_end: Option<u64>,
     watch: Box<dyn Watch>,
+    /// What is served: a watch ends with its kind.
+    kinds: tokio::sync::watch::Receiver<Arc<Kinds>>,
     bookmarks: Option<Interval>,
     until: Instant,
     ended: bool,
@@ -180,6 +182,7 @@ async fn begin(call: &Call, options: ListOptions) -> Result<Running, Status> {
         initial,
         initial_end: initial_end.filter(|_| options.bookmarks),
         watch,
+        kinds: call.state.registry.subscribe(),
         bookmarks,
         until: Instant::now() + lasts.min(Duration::from_secs(86_400 * 365)),
         ended: false,
@@ -203,6 +206,8 @@ impl Running {
                     let revision = self.watch.progress();
                     self.writer.bookmark(&mut out, revision, false);
                 }
+                // Cancel-safe: it only looks, again and again.
+                () = withdrawn(&mut self.kinds, &self.writer.resource) => self.ended = true,
                 () = tokio::time::sleep_until(self.until) => {
                     self.ended = true;
                     if self.bookmarks.is_some() {
@@ -251,6 +256,14 @@ impl Running {
                 raw_line(out, "ERROR", &crate::state::store_failed(err).to_json());
             }
         }
+    }
+}
+
+/// Waits until a kind is served no more.
+async fn withdrawn(kinds: &mut tokio::sync::watch::Receiver<Arc<Kinds>>, kind: &Arc<Kind>) {
+    if kinds.wait_for(|kinds| !kinds.serves(kind)).await.is_err() {
+        // The server is gone, and with it whoever could withdraw something.
+        std::future::pending::<()>().await;
     }
 }
 

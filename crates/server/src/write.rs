@@ -10,7 +10,7 @@ use api::decode::{self, Decoded, FieldValidation};
 use api::field::{Error, ErrorList, Path};
 use api::kinds::Kind;
 use api::status::{GroupKind, Status};
-use api::{apply, defaults, names, schema, strategy};
+use api::{apply, defaults, names, strategy};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use store::Entry;
@@ -52,10 +52,9 @@ pub(crate) enum Tracking {
 fn track(call: &Call, tracking: Tracking, old: Option<&Value>, new: &mut Value) {
     let resource = call.resource.storage();
     let version = resource.api_version();
-    let Some(schema) = schema::kind(version, &resource.kind) else { return };
     if tracking == Tracking::Update {
         let name = manager_name(call);
-        apply::update(schema, old, new, manager(call, &name, version));
+        apply::update(resource.schema(), old, new, manager(call, &name, version));
     }
 }
 

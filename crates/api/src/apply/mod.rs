@@ -79,7 +79,7 @@ pub fn manager_name(parameter: &str, user_agent: &str) -> String {
 ///
 /// A client may send managedFields: a valid list replaces the old one, a list with one
 /// empty entry clears it, and anything else is taken for ignorance and ignored.
-pub fn update(schema: &'static Struct, old: Option<&Value>, new: &mut Value, manager: Manager<'_>) {
+pub fn update(schema: &Struct, old: Option<&Value>, new: &mut Value, manager: Manager<'_>) {
     let empty;
     let live = match old {
         Some(old) => old,
@@ -100,7 +100,7 @@ pub fn update(schema: &'static Struct, old: Option<&Value>, new: &mut Value, man
 }
 
 fn record_update(
-    schema: &'static Struct,
+    schema: &Struct,
     live: &Value,
     new: &Value,
     mut managed: Managed,
@@ -134,7 +134,7 @@ fn ignored(subresource: &str) -> Set {
 /// Conflicts are 409 with one cause for each field, unless `force`. `intent` comes from
 /// [`intent`].
 pub fn apply(
-    schema: &'static Struct,
+    schema: &Struct,
     live: Option<&Value>,
     intent: &Value,
     manager: Manager<'_>,
@@ -164,11 +164,11 @@ pub fn apply(
 /// Reads the body of an apply: only what it says, without zero values. `api_version` is
 /// that of the request. What the schema does not know is refused whatever the field
 /// validation, because the merge could not place it.
-pub fn intent(schema: &'static Struct, api_version: &str, body: &[u8]) -> Result<Value, Status> {
+pub fn intent(schema: &Struct, api_version: &str, body: &[u8]) -> Result<Value, Status> {
     let unreadable = |why| Status::bad_request(format!("error decoding YAML: {why}"));
     match decode::intent(schema, body).map_err(unreadable)? {
         Err(Misfit { namespace, name, why }) => {
-            Err(untyped((&namespace, &name), api_version, schema.go, &why))
+            Err(untyped((&namespace, &name), api_version, &schema.go, &why))
         }
         Ok(intent) => match intent["apiVersion"].as_str().unwrap_or_default() {
             version if version == api_version => Ok(intent),
@@ -180,12 +180,12 @@ pub fn intent(schema: &'static Struct, api_version: &str, body: &[u8]) -> Result
 }
 
 /// The path element of a list item, as structured-merge-diff writes it.
-pub(crate) fn list_element(item: &Value, kind: ListKind) -> Result<String, String> {
+pub(crate) fn list_element(item: &Value, kind: &ListKind) -> Result<String, String> {
     typed::element(item, kind)
 }
 
 struct Attempt<'a> {
-    schema: &'static Struct,
+    schema: &'a Struct,
     live: &'a Value,
     intent: &'a Value,
     manager: Manager<'a>,
@@ -287,12 +287,7 @@ fn conflict(conflicts: &[(Identity, Set)]) -> Status {
 }
 
 /// Whether all conflicts are about fields that `kubectl apply` set from the client side.
-fn may_upgrade(
-    schema: &'static Struct,
-    live: &Value,
-    manager: Manager<'_>,
-    conflicts: &[(Identity, Set)],
-) -> bool {
+fn may_upgrade(schema: &Struct, live: &Value, manager: Manager<'_>, conflicts: &[(Identity, Set)]) -> bool {
     if manager.name != "kubectl" {
         return false;
     }

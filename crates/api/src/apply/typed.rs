@@ -27,28 +27,28 @@ impl Comparison {
 
 /// The granular shape of a type; `None` for leaves.
 #[derive(Clone, Copy)]
-enum Shape {
-    Struct(&'static Struct),
-    Map(Type),
-    List(Type, ListKind),
+enum Shape<'s> {
+    Struct(&'s Struct),
+    Map(Type<'s>),
+    List(Type<'s>, &'s ListKind),
 }
 
-fn shape(ty: Type) -> Option<Shape> {
+fn shape(ty: Type<'_>) -> Option<Shape<'_>> {
     match ty {
         Type::Struct(schema) if !schema.atomic => Some(Shape::Struct(schema)),
-        Type::Map(map) if !map.atomic => Some(Shape::Map(map.value)),
-        Type::List(list) if list.kind != ListKind::Atomic => Some(Shape::List(list.item, list.kind)),
+        Type::Map(map) if !map.atomic => Some(Shape::Map(map.value.get())),
+        Type::List(list) if list.kind != ListKind::Atomic => Some(Shape::List(list.item.get(), &list.kind)),
         _ => None,
     }
 }
 
-impl Shape {
+impl<'s> Shape<'s> {
     /// The type of a field, and whether it is granular there.
-    fn child(self, name: &str) -> Child {
+    fn child(self, name: &str) -> Child<'s> {
         match self {
             Shape::Struct(schema) => match schema.field(name) {
                 Some(field) if field.atomic => Child { shape: None, named: true },
-                Some(field) => Child { shape: shape(field.ty), named: true },
+                Some(field) => Child { shape: shape(field.ty.get()), named: true },
                 None => Child { shape: None, named: false },
             },
             Shape::Map(ty) | Shape::List(ty, _) => Child { shape: shape(ty), named: false },
@@ -56,22 +56,22 @@ impl Shape {
     }
 }
 
-struct Child {
-    shape: Option<Shape>,
+struct Child<'s> {
+    shape: Option<Shape<'s>>,
     /// A field of a struct, not a key of a map.
     named: bool,
 }
 
 /// The fields that an object has, as a manager would own them. List items without their keys are
 /// passed over: what a client applies is checked when it is read, the rest was accepted before.
-pub(super) fn fields(object: &Value, schema: &'static Struct) -> Set {
+pub(super) fn fields(object: &Value, schema: &Struct) -> Set {
     let mut set = Set::default();
     collect(object, Some(Shape::Struct(schema)), &mut set);
     set.member = false;
     set
 }
 
-fn collect(value: &Value, shape: Option<Shape>, set: &mut Set) {
+fn collect(value: &Value, shape: Option<Shape<'_>>, set: &mut Set) {
     match (shape, value) {
         (None, _) => set.member = true,
         (Some(shape @ (Shape::Struct(_) | Shape::Map(_))), Value::Object(map)) => {
@@ -96,14 +96,14 @@ fn collect(value: &Value, shape: Option<Shape>, set: &mut Set) {
 }
 
 /// How `new` differs from `old`.
-pub(super) fn compare(old: &Value, new: &Value, schema: &'static Struct) -> Comparison {
+pub(super) fn compare(old: &Value, new: &Value, schema: &Struct) -> Comparison {
     let mut out = Comparison::default();
     out.compare(Some(old), Some(new), Some(Shape::Struct(schema)));
     out
 }
 
 impl Comparison {
-    fn compare(&mut self, old: Option<&Value>, new: Option<&Value>, shape: Option<Shape>) {
+    fn compare(&mut self, old: Option<&Value>, new: Option<&Value>, shape: Option<Shape<'_>>) {
         if old == new {
             return;
         }
@@ -143,7 +143,13 @@ impl Comparison {
 
     /// Compares what stands at an element. The sets grow from the leaves, so that a long element is
     /// written once and not for each path through it.
-    fn descend(&mut self, element: String, old: Option<&Value>, new: Option<&Value>, shape: Option<Shape>) {
+    fn descend(
+        &mut self,
+        element: String,
+        old: Option<&Value>,
+        new: Option<&Value>,
+        shape: Option<Shape<'_>>,
+    ) {
         let mut inner = Comparison::default();
         inner.compare(old, new, shape);
         let into = [&mut self.added, &mut self.modified, &mut self.removed];
@@ -173,22 +179,22 @@ fn is_empty(value: Option<&Value>) -> bool {
     }
 }
 
-fn index(value: Option<&Value>, kind: ListKind) -> BTreeMap<String, &Value> {
+fn index<'a>(value: Option<&'a Value>, kind: &ListKind) -> BTreeMap<String, &'a Value> {
     let items = value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     items.iter().filter_map(|item| Some((element(item, kind).ok()?, item))).collect()
 }
 
 /// The path element of a list item; the error is structured-merge-diff's.
-pub(super) fn element(item: &Value, kind: ListKind) -> Result<String, String> {
+pub(super) fn element(item: &Value, kind: &ListKind) -> Result<String, String> {
     let ListKind::Map(keys) = kind else { return Ok(format!("v:{item}")) };
     let mut found = Map::new();
-    for key in keys {
-        let value = match item.get(*key) {
+    for key in &**keys {
+        let value = match item.get(&**key) {
             Some(value) if !value.is_null() => value.clone(),
             // The only key with a default in the schemas: ports default to TCP.
-            _ if *key == "protocol" => "TCP".into(),
+            _ if key == "protocol" => "TCP".into(),
             // The only key that may be absent: of a device that is not shared.
-            _ if *key == "shareID" => continue,
+            _ if key == "shareID" => continue,
             _ => {
                 return Err(format!(
                     "associative list with keys has an element that omits key field \"{key}\" \
@@ -196,17 +202,17 @@ pub(super) fn element(item: &Value, kind: ListKind) -> Result<String, String> {
                 ));
             }
         };
-        found.insert((*key).to_owned(), value);
+        found.insert(key.to_string(), value);
     }
     Ok(format!("k:{}", Value::Object(found)))
 }
 
 /// The live object with the applied one laid over it.
-pub(super) fn merge(live: &Value, applied: &Value, schema: &'static Struct) -> Value {
+pub(super) fn merge(live: &Value, applied: &Value, schema: &Struct) -> Value {
     merge_values(Some(live), Some(applied), Some(Shape::Struct(schema))).unwrap_or(Value::Null)
 }
 
-fn merge_values(live: Option<&Value>, applied: Option<&Value>, shape: Option<Shape>) -> Option<Value> {
+fn merge_values(live: Option<&Value>, applied: Option<&Value>, shape: Option<Shape<'_>>) -> Option<Value> {
     let (Some(old), Some(new)) = (live, applied) else { return applied.or(live).cloned() };
     match (shape, old, new) {
         (Some(shape @ (Shape::Struct(_) | Shape::Map(_))), Value::Object(old), Value::Object(new)) => {
@@ -226,7 +232,7 @@ fn merge_values(live: Option<&Value>, applied: Option<&Value>, shape: Option<Sha
 
 /// Items in the order of the applied list; those that only the live one has keep their
 /// place relative to their neighbours.
-fn merge_lists(old: &[Value], new: &[Value], ty: Type, kind: ListKind) -> Vec<Value> {
+fn merge_lists(old: &[Value], new: &[Value], ty: Type<'_>, kind: &ListKind) -> Vec<Value> {
     let key = |item: &Value| element(item, kind).unwrap_or_default();
     let old: Vec<(String, &Value)> = old.iter().map(|item| (key(item), item)).collect();
     let new: Vec<(String, &Value)> = new.iter().map(|item| (key(item), item)).collect();
@@ -267,11 +273,11 @@ fn positions<'a>(list: &'a [(String, &Value)]) -> HashMap<&'a str, usize> {
 
 /// The object without the members of `set`. Containers that become empty become null,
 /// which decoding drops.
-pub(super) fn remove(object: &Value, set: &Set, schema: &'static Struct) -> Value {
+pub(super) fn remove(object: &Value, set: &Set, schema: &Struct) -> Value {
     remove_from(object, set, Some(Shape::Struct(schema)))
 }
 
-fn remove_from(value: &Value, set: &Set, shape: Option<Shape>) -> Value {
+fn remove_from(value: &Value, set: &Set, shape: Option<Shape<'_>>) -> Value {
     match (shape, value) {
         (Some(shape @ (Shape::Struct(_) | Shape::Map(_))), Value::Object(map)) if !map.is_empty() => {
             let mut out = Map::new();
@@ -295,7 +301,7 @@ fn remove_from(value: &Value, set: &Set, shape: Option<Shape>) -> Value {
     }
 }
 
-fn without(item: &Value, subset: Option<&Set>, shape: Option<Shape>) -> Option<Value> {
+fn without(item: &Value, subset: Option<&Set>, shape: Option<Shape<'_>>) -> Option<Value> {
     match subset {
         Some(subset) if subset.member => None,
         Some(subset) => Some(remove_from(item, subset, shape)),
@@ -305,11 +311,11 @@ fn without(item: &Value, subset: Option<&Set>, shape: Option<Shape>) -> Option<V
 
 /// The set with every struct field on the way to a member made a member too. Ownership
 /// does not list those, but taking fields out must.
-pub(super) fn with_named_fields(set: &Set, schema: &'static Struct) -> Set {
+pub(super) fn with_named_fields(set: &Set, schema: &Struct) -> Set {
     name_fields(set, Some(Shape::Struct(schema)))
 }
 
-fn name_fields(set: &Set, shape: Option<Shape>) -> Set {
+fn name_fields(set: &Set, shape: Option<Shape<'_>>) -> Set {
     let mut out = Set { member: set.member, children: BTreeMap::new() };
     for (element, child) in &set.children {
         let inner = match (shape, element.strip_prefix("f:")) {

@@ -67,13 +67,23 @@ pub fn decode(
     media_type: &str,
     validation: FieldValidation,
 ) -> Result<Decoded, Status> {
-    decode_kind(resource.api_version(), &resource.kind, body, media_type, validation)
+    let known = (resource.api_version(), &*resource.kind, Some(resource.schema()));
+    decode_known(known, body, media_type, validation)
 }
 
 /// Reads a body that must be of one kind: subresources (Scale, Eviction, Binding), DeleteOptions.
 pub fn decode_kind(
     api_version: &str,
     kind: &str,
+    body: &[u8],
+    media_type: &str,
+    validation: FieldValidation,
+) -> Result<Decoded, Status> {
+    decode_known((api_version, kind, schema::kind(api_version, kind)), body, media_type, validation)
+}
+
+fn decode_known(
+    (api_version, kind, known): (&str, &str, Option<&Struct>),
     body: &[u8],
     media_type: &str,
     validation: FieldValidation,
@@ -101,7 +111,9 @@ pub fn decode_kind(
             "{sent_kind} in version \"{version}\" cannot be handled as a {kind}: {why}"
         ))
     };
-    let Some(schema) = schema::kind(&sent_version, &sent_kind) else {
+    let expected = sent_version == api_version && sent_kind == kind;
+    let known = if expected { known } else { schema::kind(&sent_version, &sent_kind) };
+    let Some(schema) = known else {
         return Err(refused(not_registered(&sent_version, &sent_kind)));
     };
     let mut decoded = typed(node, schema, walk::Purpose::Object, validation).map_err(refused)?;
@@ -120,18 +132,14 @@ pub fn decode_kind(
 
 /// Brings a value that is already in memory (the result of a patch) into the form that
 /// decoding gives. The error is the sentence of Go's decoder, for the caller to frame.
-pub fn canonical(
-    schema: &'static Struct,
-    value: &Value,
-    validation: FieldValidation,
-) -> Result<Decoded, String> {
+pub fn canonical(schema: &Struct, value: &Value, validation: FieldValidation) -> Result<Decoded, String> {
     typed(Node::from_value(value), schema, walk::Purpose::Object, validation)
 }
 
 /// As [`canonical`], for the result of a strategic merge patch: errors are those of
 /// upstream's converter.
 pub(crate) fn converted(
-    schema: &'static Struct,
+    schema: &Struct,
     value: &Value,
     validation: FieldValidation,
 ) -> Result<Decoded, String> {
@@ -139,7 +147,7 @@ pub(crate) fn converted(
 }
 
 /// An object of the kind in which nothing is set, as Go's encoder writes it.
-pub(crate) fn empty(schema: &'static Struct) -> Value {
+pub(crate) fn empty(schema: &Struct) -> Value {
     walk::zero(Type::Struct(schema))
 }
 
@@ -152,7 +160,7 @@ pub(crate) struct Misfit {
 
 /// Reads the body of a server-side apply (YAML or JSON): only what it says. The first
 /// error is that the body cannot be read, the second that it does not fit the schema.
-pub(crate) fn intent(schema: &'static Struct, body: &[u8]) -> Result<Result<Value, Misfit>, String> {
+pub(crate) fn intent(schema: &Struct, body: &[u8]) -> Result<Result<Value, Misfit>, String> {
     let node = match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
         // YAML has objects in braces too, which are no JSON where their keys lack quotes.
         Some(b'{') => json::parse(body).or_else(|_| yaml::parse(body))?,
@@ -169,7 +177,7 @@ pub(crate) fn intent(schema: &'static Struct, body: &[u8]) -> Result<Result<Valu
 
 fn typed(
     node: Node<'_>,
-    schema: &'static Struct,
+    schema: &Struct,
     purpose: walk::Purpose,
     validation: FieldValidation,
 ) -> Result<Decoded, String> {

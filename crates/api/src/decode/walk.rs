@@ -49,7 +49,7 @@ pub(super) enum Purpose {
 }
 
 /// Reads `node` as `schema`. The error is the sentence of Go's decoder.
-pub(super) fn walk(node: Node<'_>, schema: &'static Struct, purpose: Purpose) -> Result<Walked, String> {
+pub(super) fn walk(node: Node<'_>, schema: &Struct, purpose: Purpose) -> Result<Walked, String> {
     let mut walker = Walker { purpose, depth_max: OBJECT_DEPTH_MAX, ..Walker::default() };
     let go = go_name(Type::Struct(schema));
     let value = walker.value(node, Type::Struct(schema), &go)?;
@@ -63,7 +63,7 @@ pub(super) fn walk(node: Node<'_>, schema: &'static Struct, purpose: Purpose) ->
 }
 
 #[derive(Default)]
-struct Walker {
+struct Walker<'s> {
     purpose: Purpose,
     strict: Vec<String>,
     /// Wrong types: Go's decoder reports the first, structured-merge-diff all of them.
@@ -74,15 +74,15 @@ struct Walker {
     depth: usize,
     depth_max: usize,
     /// The Go struct that is being read, and the names of the fields that lead there.
-    context: Option<&'static str>,
-    fields: Vec<&'static str>,
+    context: Option<&'s str>,
+    fields: Vec<&'s str>,
     /// The place for strict errors, with list indexes and map keys: `spec.containers[0]`.
     path: String,
 }
 
-impl Walker {
+impl<'s> Walker<'s> {
     /// The canonical value; `None` stands for Go's zero value.
-    fn value(&mut self, node: Node<'_>, ty: Type, go: &str) -> Result<Option<Value>, String> {
+    fn value(&mut self, node: Node<'_>, ty: Type<'s>, go: &str) -> Result<Option<Value>, String> {
         if matches!(node, Node::Null) {
             return Ok(None);
         }
@@ -93,7 +93,7 @@ impl Walker {
             }
             (Type::Struct(schema), Node::Object(entries)) => self.open(|it| it.structure(schema, entries)),
             (Type::List(list), Node::Array(items)) => self.open(|it| it.list(list, items, go)),
-            (Type::Map(map), Node::Object(entries)) => self.open(|it| it.map(map.value, entries, go)),
+            (Type::Map(map), Node::Object(entries)) => self.open(|it| it.map(map.value.get(), entries, go)),
             (ty, node) => self.scalar(node, ty, go),
         }
     }
@@ -115,7 +115,7 @@ impl Walker {
         Ok(Some(value))
     }
 
-    fn scalar(&mut self, node: Node<'_>, ty: Type, go: &str) -> Result<Option<Value>, String> {
+    fn scalar(&mut self, node: Node<'_>, ty: Type<'s>, go: &str) -> Result<Option<Value>, String> {
         match (ty, node) {
             (Type::Bool, Node::Bool(value)) => Ok(Some(Value::Bool(value))),
             (Type::String, Node::String(text)) => Ok(Some(Value::String(text.into_owned()))),
@@ -190,40 +190,56 @@ impl Walker {
 
     fn structure(
         &mut self,
-        schema: &'static Struct,
+        schema: &'s Struct,
         entries: Vec<(std::borrow::Cow<'_, str>, Node<'_>)>,
     ) -> Result<Value, String> {
         let mut read: Vec<Option<Value>> = vec![None; schema.fields.len()];
         let mut seen = vec![false; schema.fields.len()];
+        let mut unknown = Map::new();
         let outer = (self.context, self.depth_max);
         if schema.go == "ManagedFieldsEntry" {
             self.depth_max = json::MAX_DEPTH;
         }
         for (key, node) in entries {
-            let Ok(at) = schema.fields.binary_search_by(|field| field.name.cmp(&key)) else {
-                self.unknown(&key);
+            let Ok(at) = schema.fields.binary_search_by(|field| (*field.name).cmp(&key)) else {
+                match schema.preserve_unknown {
+                    true => self.preserve(&key, node, &mut unknown)?,
+                    false => self.unknown(&key),
+                }
                 continue;
             };
             let field = &schema.fields[at];
             if std::mem::replace(&mut seen[at], true) {
-                self.strict("duplicate field", field.name);
+                self.strict("duplicate field", &field.name);
             }
-            self.context = Some(schema.go);
-            self.fields.push(field.name);
-            let length = self.enter_key(field.name);
-            read[at] = self.value(node, field.ty, field.go)?;
+            self.context = Some(&schema.go);
+            self.fields.push(&field.name);
+            let length = self.enter_key(&field.name);
+            let null = (field.nullable && matches!(node, Node::Null)).then_some(Value::Null);
+            read[at] = self.value(node, field.ty.get(), &field.go)?.or(null);
             self.path.truncate(length);
             self.fields.pop();
         }
         (self.context, self.depth_max) = outer;
-        Ok(match self.purpose {
+        let mut known = match self.purpose {
             Purpose::Object | Purpose::Converted => encode(schema, read),
             Purpose::Intent => said(schema, read),
-        })
+        };
+        known.extend(unknown);
+        Ok(Value::Object(known))
     }
 
-    fn list(&mut self, list: &List, items: Vec<Node<'_>>, go: &str) -> Result<Value, String> {
-        let item = list.item;
+    /// Keeps a field that the schema does not name, as it is.
+    fn preserve(&mut self, key: &str, node: Node<'_>, into: &mut Map<String, Value>) -> Result<(), String> {
+        self.fits(node.depth())?;
+        if into.insert(key.to_owned(), node.into_value()).is_some() {
+            self.strict("duplicate field", key);
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, list: &'s List, items: Vec<Node<'_>>, go: &str) -> Result<Value, String> {
+        let item = list.item.get();
         let fallback;
         let go = match go.strip_prefix("[]") {
             Some(inner) => inner.trim_start_matches('*'),
@@ -237,7 +253,7 @@ impl Walker {
         for (index, node) in items.into_iter().enumerate() {
             let length = self.path.len();
             if self.purpose == Purpose::Intent && list.kind != ListKind::Atomic {
-                match self.place(&node, index, list.kind, &mut seen) {
+                match self.place(&node, index, &list.kind, &mut seen) {
                     Some(shown) => self.path.push_str(&shown),
                     None => break,
                 }
@@ -256,7 +272,7 @@ impl Walker {
         &mut self,
         node: &Node<'_>,
         index: usize,
-        kind: ListKind,
+        kind: &ListKind,
         seen: &mut HashSet<String>,
     ) -> Option<String> {
         let element = match item_element(node, kind) {
@@ -275,7 +291,7 @@ impl Walker {
 
     fn map(
         &mut self,
-        ty: Type,
+        ty: Type<'s>,
         entries: Vec<(std::borrow::Cow<'_, str>, Node<'_>)>,
         go: &str,
     ) -> Result<Value, String> {
@@ -333,16 +349,16 @@ impl Walker {
 }
 
 /// The fields that were said, and no others.
-fn said(schema: &'static Struct, read: Vec<Option<Value>>) -> Value {
+fn said(schema: &Struct, read: Vec<Option<Value>>) -> Map<String, Value> {
     let fields = schema.fields.iter().zip(read);
-    Value::Object(fields.filter_map(|(field, value)| Some((field.name.to_owned(), value?))).collect())
+    fields.filter_map(|(field, value)| Some((field.name.to_string(), value?))).collect()
 }
 
 /// What identifies an applied item among its like; reads no more of it than that.
-fn item_element(item: &Node<'_>, kind: ListKind) -> Result<String, String> {
+fn item_element(item: &Node<'_>, kind: &ListKind) -> Result<String, String> {
     let value = match (kind, item) {
         (ListKind::Map(keys), Node::Object(_)) => {
-            let keys = keys.iter().filter_map(|key| Some(((*key).to_owned(), item.get(key)?.clone())));
+            let keys = keys.iter().filter_map(|key| Some((key.to_string(), item.get(key)?.clone())));
             Value::Object(keys.map(|(key, value)| (key, value.into_value())).collect())
         }
         (ListKind::Map(_), Node::Null) => {
@@ -380,7 +396,7 @@ fn converted_integer(text: &str, go: &str) -> Result<Option<i64>, String> {
 }
 
 /// The complaint of upstream's converter about a value of the wrong type.
-fn not_convertible(ty: Type, node: &Node<'_>, go: &str) -> String {
+fn not_convertible(ty: Type<'_>, node: &Node<'_>, go: &str) -> String {
     let from = match node {
         Node::Number(text) if text.parse::<i64>().is_ok() => "int64",
         Node::Number(_) => "float64",
@@ -400,7 +416,7 @@ fn not_convertible(ty: Type, node: &Node<'_>, go: &str) -> String {
 }
 
 /// The complaint of structured-merge-diff about a value of the wrong type.
-fn expected(ty: Type, node: Node<'_>) -> String {
+fn expected(ty: Type<'_>, node: Node<'_>) -> String {
     let value = node.into_value();
     match ty {
         Type::Struct(_) | Type::Map(_) => format!("expected map, got &{{{}}}", plain(&value)),
@@ -418,35 +434,35 @@ fn plain(value: &Value) -> String {
 }
 
 /// What Go's encoder writes for a struct whose fields have these values.
-fn encode(schema: &'static Struct, read: Vec<Option<Value>>) -> Value {
+fn encode(schema: &Struct, read: Vec<Option<Value>>) -> Map<String, Value> {
     let mut out = Map::new();
     for (field, value) in schema.fields.iter().zip(read) {
         if let Some(value) = encode_field(field, value) {
-            out.insert(field.name.to_owned(), value);
+            out.insert(field.name.to_string(), value);
         }
     }
-    Value::Object(out)
+    out
 }
 
 fn encode_field(field: &Field, value: Option<Value>) -> Option<Value> {
     match value {
         Some(value) if field.pointer || field.omit == Omit::Never => Some(value),
-        Some(value) => (!is_empty(&value, field.ty)).then_some(value),
+        Some(value) => (!is_empty(&value, field.ty.get())).then_some(value),
         None if field.pointer => (field.omit == Omit::Never).then_some(Value::Null),
-        None => match (field.omit, field.ty) {
+        None => match (field.omit, field.ty.get()) {
             (Omit::Zero, _) => None,
             // `omitempty` never leaves out a struct, and these are structs in Go.
             (_, Type::Struct(_) | Type::Time | Type::MicroTime | Type::Quantity | Type::IntOrString) => {
-                Some(zero(field.ty))
+                Some(zero(field.ty.get()))
             }
             (Omit::Empty, _) => None,
-            (Omit::Never, _) => Some(zero(field.ty)),
+            (Omit::Never, _) => Some(zero(field.ty.get())),
         },
     }
 }
 
 /// Empty in the sense of `omitempty`.
-fn is_empty(value: &Value, ty: Type) -> bool {
+fn is_empty(value: &Value, ty: Type<'_>) -> bool {
     match (ty, value) {
         (Type::Bool, Value::Bool(value)) => !value,
         (Type::String | Type::Bytes, Value::String(text)) => text.is_empty(),
@@ -459,19 +475,19 @@ fn is_empty(value: &Value, ty: Type) -> bool {
 
 /// Go's zero value of a type, encoded. Struct types cannot contain themselves by value
 /// in Go, so this ends.
-pub(super) fn zero(ty: Type) -> Value {
+pub(super) fn zero(ty: Type<'_>) -> Value {
     match ty {
         Type::Bool => false.into(),
         Type::Int32 | Type::Int64 | Type::IntOrString | Type::Float => 0.into(),
         Type::String => "".into(),
         Type::Quantity => "0".into(),
-        Type::Struct(schema) => encode(schema, vec![None; schema.fields.len()]),
+        Type::Struct(schema) => Value::Object(encode(schema, vec![None; schema.fields.len()])),
         Type::Bytes | Type::Time | Type::MicroTime | Type::Any | Type::List(_) | Type::Map(_) => Value::Null,
     }
 }
 
 /// The Go name of a type where no field tells it.
-fn go_name(ty: Type) -> String {
+fn go_name(ty: Type<'_>) -> String {
     match ty {
         Type::Bool => "bool".into(),
         Type::Int32 => "int32".into(),
@@ -489,7 +505,7 @@ fn go_name(ty: Type) -> String {
             let kind = parts.next().unwrap_or_default();
             format!("{}.{kind}", parts.next().unwrap_or_default())
         }
-        Type::List(list) => format!("[]{}", go_name(list.item)),
-        Type::Map(map) => format!("map[string]{}", go_name(map.value)),
+        Type::List(list) => format!("[]{}", go_name(list.item.get())),
+        Type::Map(map) => format!("map[string]{}", go_name(map.value.get())),
     }
 }

@@ -56,8 +56,7 @@ pub fn v3_hash(kinds: &Kinds, path: &str) -> Option<String> {
 pub fn v3(kinds: &Kinds, path: &str) -> Option<Document> {
     let gv = known_path(kinds, path)?;
     let served: Vec<&Kind> = of_version(kinds, gv).collect();
-    let definitions = definitions();
-    let schemas = pick(&definitions, &roots(&served), 3);
+    let schemas = pick(&definitions(&served), &roots(&served), 3);
     let mut paths = Map::new();
     served.iter().for_each(|kind| paths::add(&mut paths, kind, paths::Dialect::V3));
     let document = json!({
@@ -92,9 +91,8 @@ pub fn v2_protobuf(kinds: &Kinds) -> Document {
 }
 
 fn v2_document(kinds: &Kinds) -> Value {
-    let definitions = definitions();
     let served: Vec<&Kind> = every(kinds).collect();
-    let schemas = pick(&definitions, &roots(&served), 2);
+    let schemas = pick(&definitions(&served), &roots(&served), 2);
     let mut paths = Map::new();
     served.iter().for_each(|kind| paths::add(&mut paths, kind, paths::Dialect::V2));
     json!({
@@ -144,29 +142,56 @@ fn hash<'a>(dialect: u8, kinds: impl Iterator<Item = &'a Kind>) -> String {
     })
 }
 
-/// Every definition, as text.
-fn definitions() -> BTreeMap<String, Box<RawValue>> {
+/// Every definition, as text: those of the build, and what kinds bring.
+fn definitions(served: &[&Kind]) -> BTreeMap<String, Box<RawValue>> {
+    let mut all = embedded();
+    for kind in served {
+        let Some(definition) = kind.definition() else { continue };
+        let own =
+            [(Some(kind.schema().name.clone()), definition.clone()), (kind.list_definition(), list(kind))];
+        for (name, definition) in own {
+            let text = serde_json::value::to_raw_value(&definition).ok();
+            all.extend(name.map(String::from).zip(text));
+        }
+    }
+    all
+}
+
+/// The definition of a list of a kind that brings its own.
+fn list(kind: &Kind) -> Value {
+    let reference = |name: &str| json!({ "$ref": format!("{LOCAL}{name}") });
+    let text = json!({"type": "string"});
+    json!({
+        "type": "object",
+        "required": ["items"],
+        "properties": {
+            "apiVersion": text,
+            "kind": text,
+            "metadata": reference("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"),
+            "items": {"type": "array", "items": reference(&kind.schema().name)},
+        },
+        "x-kubernetes-group-version-kind":
+            [{"group": kind.group, "version": kind.version, "kind": format!("{}List", kind.kind)}],
+    })
+}
+
+fn embedded() -> BTreeMap<String, Box<RawValue>> {
     let mut text = String::new();
     flate2::read::ZlibDecoder::new(DEFINITIONS).read_to_string(&mut text).expect("the build compressed it");
     serde_json::from_str(&text).expect("the build wrote JSON")
 }
 
 /// The definitions that a document begins from.
-fn roots(served: &[&Kind]) -> BTreeSet<&'static str> {
+fn roots(served: &[&Kind]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    let mut add = |api_version: &str, kind: &str| {
-        names.extend(crate::schema::kind(api_version, kind).map(|schema| schema.name));
-    };
-    for resource in served {
-        let api_version = resource.api_version();
-        add(api_version, &resource.kind);
-        add(api_version, &format!("{}List", resource.kind));
-        for sub in &resource.subresources {
-            add(&paths::api_version(&sub.group, &sub.version), &sub.kind);
-        }
+    for kind in served {
+        names.insert(kind.schema().name.to_string());
+        names.extend(kind.list_definition().map(String::from));
+        let parts = kind.subresources.iter().filter_map(|part| kind.schema_of(part));
+        names.extend(parts.map(|schema| schema.name.to_string()));
     }
     for kind in ["DeleteOptions", "Status", "WatchEvent"] {
-        add("v1", kind);
+        names.extend(crate::schema::kind("v1", kind).map(|schema| schema.name.to_string()));
     }
     names
 }
@@ -174,11 +199,11 @@ fn roots(served: &[&Kind]) -> BTreeSet<&'static str> {
 /// The roots and all they refer to, in the form of a dialect.
 fn pick(
     definitions: &BTreeMap<String, Box<RawValue>>,
-    roots: &BTreeSet<&str>,
+    roots: &BTreeSet<String>,
     dialect: u8,
 ) -> Map<String, Value> {
     let mut out = Map::new();
-    let mut queue: Vec<String> = roots.iter().map(|name| (*name).to_owned()).collect();
+    let mut queue: Vec<String> = roots.iter().cloned().collect();
     queue.push("io.k8s.apimachinery.pkg.apis.meta.v1.Patch".to_owned());
     while let Some(name) = queue.pop() {
         let Some(text) = definitions.get(&name).filter(|_| !out.contains_key(&name)) else { continue };
@@ -328,7 +353,7 @@ mod tests {
         assert_eq!(dangling(&document, LOCAL, definitions), Vec::<String>::new());
         for resource in all() {
             let schema = crate::schema::kind(resource.api_version(), &resource.kind);
-            assert!(definitions.get(schema.expect(&resource.kind).name).is_some(), "{}", resource.kind);
+            assert!(definitions.get(&*schema.expect(&resource.kind).name).is_some(), "{}", resource.kind);
         }
     }
 }

@@ -2,8 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::kinds::{Kind, Subresource};
-use crate::schema;
+use crate::kinds::{Kind, Name, Subresource};
 
 /// Which version of OpenAPI is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,14 +19,10 @@ struct Target<'a> {
     version: &'a str,
     kind: &'a str,
     /// The OpenAPI name of the kind; `None` for text streams and options.
-    schema: Option<&'static str>,
-    list: Option<&'static str>,
+    schema: Option<Name>,
+    list: Option<Name>,
+    namespaced: bool,
     dialect: Dialect,
-}
-
-/// `v1` or `apps/v1`.
-pub(super) fn api_version(group: &str, version: &str) -> String {
-    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
 
 /// Adds the paths of one resource and its subresources.
@@ -72,29 +67,28 @@ fn add_subresource(
     sub: &Subresource,
     dialect: Dialect,
 ) {
-    let target = Target::of_subresource(sub, dialect);
+    let target = Target::of_subresource(resource, sub, dialect);
     let verbs: Vec<Verb> = sub.verbs.iter().filter_map(|verb| Verb::of(verb)).collect();
     put(paths, &format!("{item}/{}", sub.name), &verbs, &target, resource.namespaced);
 }
 
 impl Target<'_> {
     fn of_resource(resource: &Kind, dialect: Dialect) -> Target<'_> {
-        let version = resource.api_version();
-        let named = |kind: &str| schema::kind(version, kind).map(|schema| schema.name);
         Target {
             group: &resource.group,
             version: &resource.version,
             kind: &resource.kind,
-            schema: named(&resource.kind),
-            list: named(&format!("{}List", resource.kind)),
+            schema: Some(resource.schema().name.clone()),
+            list: resource.list_definition(),
+            namespaced: resource.namespaced,
             dialect,
         }
     }
 
-    fn of_subresource(sub: &Subresource, dialect: Dialect) -> Target<'_> {
-        let schema =
-            schema::kind(&api_version(&sub.group, &sub.version), &sub.kind).map(|schema| schema.name);
-        Target { group: &sub.group, version: &sub.version, kind: &sub.kind, schema, list: None, dialect }
+    fn of_subresource<'a>(resource: &Kind, part: &'a Subresource, dialect: Dialect) -> Target<'a> {
+        let schema = resource.schema_of(part).map(|schema| schema.name.clone());
+        let (group, version, kind) = (&*part.group, &*part.version, &*part.kind);
+        Target { group, version, kind, schema, list: None, namespaced: false, dialect }
     }
 
     fn reference(&self, name: &str) -> Value {
@@ -259,7 +253,7 @@ fn body_types(verb: Verb) -> &'static [&'static str] {
 
 fn body_schema(verb: Verb, target: &Target<'_>) -> Option<Value> {
     match verb {
-        Verb::Create | Verb::Replace => target.schema.map(|name| target.reference(name)),
+        Verb::Create | Verb::Replace => target.schema.as_deref().map(|name| target.reference(name)),
         Verb::Patch => Some(target.reference("io.k8s.apimachinery.pkg.apis.meta.v1.Patch")),
         Verb::Delete | Verb::DeleteCollection => {
             Some(target.reference("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"))
@@ -270,9 +264,9 @@ fn body_schema(verb: Verb, target: &Target<'_>) -> Option<Value> {
 
 fn responses(verb: Verb, target: &Target<'_>) -> Value {
     let name = match verb {
-        Verb::List => target.list,
+        Verb::List => target.list.as_deref(),
         Verb::Delete | Verb::DeleteCollection => Some("io.k8s.apimachinery.pkg.apis.meta.v1.Status"),
-        _ => target.schema,
+        _ => target.schema.as_deref(),
     };
     let answer = |text: &str| match (name, target.dialect) {
         (None, _) => json!({ "description": text }),
@@ -347,16 +341,9 @@ fn operation_id(verb: Verb, path: &str, target: &Target<'_>, namespaced: bool) -
     let place = if namespaced { "Namespaced" } else { "" };
     let sub = path.split("{name}/").nth(1).map(capital).unwrap_or_default();
     let everywhere = match verb == Verb::List && !namespaced && !path.contains("{namespace}") {
-        true if target.is_namespaced() => "ForAllNamespaces",
+        true if target.namespaced => "ForAllNamespaces",
         _ => "",
     };
     let group = capital(&group_word(target.group));
     format!("{word}{group}{}{place}{}{sub}{everywhere}", capital(target.version), target.kind)
-}
-
-impl Target<'_> {
-    fn is_namespaced(&self) -> bool {
-        let resource = crate::kinds::by_kind(&api_version(self.group, self.version), self.kind);
-        resource.is_some_and(|resource| resource.namespaced)
-    }
 }

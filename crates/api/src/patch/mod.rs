@@ -73,7 +73,7 @@ pub fn merge(patch: &[u8], current: &Value) -> Result<Value, Status> {
 }
 
 /// Strategic merge: the result, not yet decoded.
-pub fn strategic(schema: &'static Struct, patch: &[u8], current: &Value) -> Result<Value, Status> {
+pub fn strategic(schema: &Struct, patch: &[u8], current: &Value) -> Result<Value, Status> {
     let (patch, _) = object(patch)?;
     strategic::apply(schema, patch, current)
 }
@@ -81,7 +81,7 @@ pub fn strategic(schema: &'static Struct, patch: &[u8], current: &Value) -> Resu
 /// A whole patch of an object of `schema`'s kind: apply, then decode the result.
 /// Not for [`PatchType::Apply`], whose body is an object of its own.
 pub fn patch(
-    schema: &'static Struct,
+    schema: &Struct,
     patch_type: PatchType,
     body: &[u8],
     current: &Value,
@@ -112,12 +112,12 @@ pub fn patch(
 }
 
 /// One of decode's ways to read a value as a kind.
-type Reader = fn(&'static Struct, &Value, FieldValidation) -> Result<Decoded, String>;
+type Reader = fn(&Struct, &Value, FieldValidation) -> Result<Decoded, String>;
 
 /// Decodes the result; `shown` is what the error shows as the invalid value.
 fn finish(
     read: Reader,
-    schema: &'static Struct,
+    schema: &Struct,
     patched: &Value,
     mut strict: Vec<String>,
     validation: FieldValidation,

@@ -29,7 +29,7 @@ const BAD_DELETE: &str = "invalid patch format of primitive list";
 type Object = Map<String, Value>;
 
 /// Applies `patch` to an object of `schema`'s kind.
-pub(super) fn apply(schema: &'static Struct, patch: Object, current: &Value) -> Result<Value, Status> {
+pub(super) fn apply(schema: &Struct, patch: Object, current: &Value) -> Result<Value, Status> {
     let original = match current {
         Value::Object(map) => map.clone(),
         _ => Object::new(),
@@ -38,32 +38,32 @@ pub(super) fn apply(schema: &'static Struct, patch: Object, current: &Value) -> 
 }
 
 /// How the field `name` of a value of type `ty` is patched.
-struct Rule {
-    ty: Type,
+struct Rule<'s> {
+    ty: Type<'s>,
     merge: bool,
     merge_key: &'static str,
 }
 
-fn rule(ty: Type, name: &str) -> Rule {
+fn rule<'s>(ty: Type<'s>, name: &str) -> Rule<'s> {
     let free = |ty| Rule { ty, merge: false, merge_key: "" };
     match ty {
         Type::Struct(schema) => match schema.field(name) {
-            Some(Field { ty, merge, merge_key, .. }) => Rule { ty: *ty, merge: *merge, merge_key },
+            Some(Field { ty, merge, merge_key, .. }) => Rule { ty: ty.get(), merge: *merge, merge_key },
             None => free(Type::Any),
         },
-        Type::Map(map) => free(map.value),
+        Type::Map(map) => free(map.value.get()),
         _ => free(Type::Any),
     }
 }
 
-fn item_type(ty: Type) -> Type {
+fn item_type(ty: Type<'_>) -> Type<'_> {
     match ty {
-        Type::List(list) => list.item,
+        Type::List(list) => list.item.get(),
         _ => Type::Any,
     }
 }
 
-fn merge_map(mut original: Object, mut patch: Object, ty: Type) -> Result<Object, Status> {
+fn merge_map(mut original: Object, mut patch: Object, ty: Type<'_>) -> Result<Object, Status> {
     if let Some(directive) = patch.remove(DIRECTIVE) {
         return match directive.as_str() {
             Some("replace") => Ok(patch),
@@ -119,7 +119,7 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), Status> 
 }
 
 /// The lists that come with a `$setElementOrder/`: merged, then put in that order.
-fn merge_ordered(original: &mut Object, patch: &mut Object, ty: Type) -> Result<(), Status> {
+fn merge_ordered(original: &mut Object, patch: &mut Object, ty: Type<'_>) -> Result<(), Status> {
     let orders: Vec<String> = patch.keys().filter(|key| key.starts_with(ELEMENT_ORDER)).cloned().collect();
     for directive in orders {
         let name = &directive[ELEMENT_ORDER.len()..];
@@ -180,7 +180,7 @@ fn check_order(patch: &[Value], order: &[Value], merge_key: &str) -> Result<(), 
 fn merge_list(
     original: Vec<Value>,
     patch: Vec<Value>,
-    rule: &Rule,
+    rule: &Rule<'_>,
     deleting: bool,
 ) -> Result<Vec<Value>, Status> {
     if original.is_empty() && patch.is_empty() {
@@ -213,7 +213,7 @@ fn merge_scalars(original: Vec<Value>, patch: Vec<Value>, deleting: bool) -> Vec
     in_order(merged, &patch, &original, "")
 }
 
-fn merge_objects(original: Vec<Value>, patch: Vec<Value>, rule: &Rule) -> Result<Vec<Value>, Status> {
+fn merge_objects(original: Vec<Value>, patch: Vec<Value>, rule: &Rule<'_>) -> Result<Vec<Value>, Status> {
     let server_order = original.clone();
     let mut merged = original;
     let mut plain = Vec::new();
@@ -254,7 +254,7 @@ fn merge_item(
     merged: &mut Vec<Value>,
     at: &mut HashMap<String, usize>,
     item: Value,
-    ty: Type,
+    ty: Type<'_>,
     merge_key: &str,
 ) -> Result<(), Status> {
     let key = identity(&item, merge_key).ok_or_else(|| no_merge_key(&item, merge_key))?;

@@ -14,8 +14,8 @@ use crate::field::{Error, ErrorList, Path};
 use crate::schema::{self, Field, Omit, Struct, Type};
 
 /// Adds an error for each required time that an object of `schema`'s type lacks.
-pub(crate) fn required(schema: &'static Struct, object: &Value, errors: &mut ErrorList) {
-    if holders().contains(schema.name) {
+pub(crate) fn required(schema: &Struct, object: &Value, errors: &mut ErrorList) {
+    if holders().contains(&*schema.name) {
         fields(schema, object, None, errors);
     }
 }
@@ -23,7 +23,7 @@ pub(crate) fn required(schema: &'static Struct, object: &Value, errors: &mut Err
 fn is_required(field: &Field) -> bool {
     // An Event of before events.k8s.io has no `eventTime`, and every reader knows that.
     field.name != "eventTime"
-        && matches!(field.ty, Type::Time | Type::MicroTime)
+        && matches!(field.ty.get(), Type::Time | Type::MicroTime)
         && !field.pointer
         && field.omit == Omit::Never
 }
@@ -52,55 +52,55 @@ fn search(
     seen: &mut HashSet<&'static str>,
     holders: &mut HashSet<&'static str>,
 ) -> bool {
-    if seen.insert(schema.name) {
+    if seen.insert(&schema.name) {
         let mut holds = false;
-        for field in schema.fields {
-            let inner = structure(field.ty).is_some_and(|inner| search(inner, seen, holders));
+        for field in &*schema.fields {
+            let inner = structure(field.ty.get()).is_some_and(|inner| search(inner, seen, holders));
             holds |= inner || is_required(field);
         }
         if holds {
-            holders.insert(schema.name);
+            holders.insert(&schema.name);
         }
     }
-    holders.contains(schema.name)
+    holders.contains(&*schema.name)
 }
 
 /// The struct in a type, below lists and maps.
-fn structure(ty: Type) -> Option<&'static Struct> {
+fn structure(ty: Type<'_>) -> Option<&Struct> {
     match ty {
         Type::Struct(schema) => Some(schema),
-        Type::List(list) => structure(list.item),
-        Type::Map(map) => structure(map.value),
+        Type::List(list) => structure(list.item.get()),
+        Type::Map(map) => structure(map.value.get()),
         _ => None,
     }
 }
 
-fn fields(schema: &'static Struct, object: &Value, path: Option<&Path<'_>>, errors: &mut ErrorList) {
+fn fields(schema: &Struct, object: &Value, path: Option<&Path<'_>>, errors: &mut ErrorList) {
     let Value::Object(map) = object else { return };
-    for field in schema.fields {
-        let path = path.map_or(Path::new(field.name), |path| path.child(field.name));
-        let value = map.get(field.name).unwrap_or(&Value::Null);
+    for field in &*schema.fields {
+        let path = path.map_or(Path::new(&field.name), |path| path.child(&field.name));
+        let value = map.get(&*field.name).unwrap_or(&Value::Null);
         if is_required(field) {
             if value.is_null() {
                 errors.push(Error::required(&path, "must be set"));
             }
-        } else if structure(field.ty).is_some_and(|inner| holders().contains(inner.name)) {
-            values(field.ty, value, &path, errors);
+        } else if structure(field.ty.get()).is_some_and(|inner| holders().contains(&*inner.name)) {
+            values(field.ty.get(), value, &path, errors);
         }
     }
 }
 
-fn values(ty: Type, value: &Value, path: &Path<'_>, errors: &mut ErrorList) {
+fn values(ty: Type<'_>, value: &Value, path: &Path<'_>, errors: &mut ErrorList) {
     match (ty, value) {
         (Type::Struct(schema), Value::Object(_)) => fields(schema, value, Some(path), errors),
         (Type::List(list), Value::Array(items)) => {
             for (index, item) in items.iter().enumerate() {
-                values(list.item, item, &path.index(index), errors);
+                values(list.item.get(), item, &path.index(index), errors);
             }
         }
         (Type::Map(map), Value::Object(entries)) => {
             for (key, entry) in entries {
-                values(map.value, entry, &path.key(key), errors);
+                values(map.value.get(), entry, &path.key(key), errors);
             }
         }
         _ => {}

@@ -115,6 +115,11 @@ impl Cluster {
         Answer { code: parts.status.as_u16(), headers: parts.headers, body, text }
     }
 
+    /// What is served.
+    pub(crate) fn registry(&self) -> &server::Registry {
+        self.server.registry()
+    }
+
     /// The store itself, without the server.
     pub(crate) fn store(&self) -> &Embedded {
         &self.store
