@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::kinds::{self, Kind};
+use api::kinds::{Kind, Kinds};
 use client::{Client, Error, Watch, WatchEvent, object_path};
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -66,7 +66,7 @@ pub(crate) enum Seen<'a> {
     Complete(&'a HashSet<String>),
 }
 
-type Listener = Box<dyn Fn(&'static Kind, &Seen<'_>) + Send + Sync>;
+type Listener = Box<dyn Fn(&Arc<Kind>, &Seen<'_>) + Send + Sync>;
 
 /// Collects listeners, then watches every kind for them.
 #[derive(Default)]
@@ -86,56 +86,128 @@ impl Ready {
     }
 }
 
-/// How many kinds are still to be seen. Made before the census starts, for its listeners.
+/// How much is still to be seen: at first what kinds there are. Made before the census starts, for
+/// its listeners.
 pub(crate) fn readiness() -> (watch::Sender<usize>, Ready) {
-    let (sender, receiver) = watch::channel(kinds().count());
+    let (sender, receiver) = watch::channel(1);
     (sender, Ready(receiver))
 }
 
 /// The kinds whose objects can be listed, watched and deleted, each in the version it is
 /// kept in. Events come and go too often, and nobody owns through them.
-pub(crate) fn kinds() -> impl Iterator<Item = &'static Kind> {
+pub(crate) fn followed(kinds: &Kinds) -> impl Iterator<Item = &Arc<Kind>> {
     let can = |one: &Kind| ["list", "watch", "delete"].iter().all(|verb| one.has_verb(verb));
-    kinds::all()
+    kinds
+        .all()
         .iter()
-        .map(|one| &**one)
         .filter(move |one| one.is_stored() && one.is_storage() && one.plural != "events" && can(one))
+}
+
+/// A kind that is watched, and how to stop that.
+struct Followed {
+    kind: Arc<Kind>,
+    withdrawn: CancellationToken,
 }
 
 impl Census {
     /// Calls `listener` for all that is seen.
-    pub(crate) fn listen(&mut self, listener: impl Fn(&'static Kind, &Seen<'_>) + Send + Sync + 'static) {
+    pub(crate) fn listen(&mut self, listener: impl Fn(&Arc<Kind>, &Seen<'_>) + Send + Sync + 'static) {
         self.listeners.push(Box::new(listener));
     }
 
-    /// Watches every kind until `shutdown`.
+    /// Watches every kind until `shutdown`, also those that are registered meanwhile.
     pub(crate) fn start(
         self,
         client: &Client,
+        kinds: watch::Receiver<Arc<Kinds>>,
         missing: watch::Sender<usize>,
         tasks: &mut JoinSet<()>,
         shutdown: &CancellationToken,
     ) {
-        let (census, missing) = (Arc::new(self), Arc::new(missing));
-        for resource in kinds() {
-            let (census, missing) = (census.clone(), missing.clone());
-            let (client, shutdown) = (client.clone(), shutdown.clone());
-            tasks.spawn(async move {
-                // Cancel-safe: a watch that is dropped ends, and nothing else is held.
-                shutdown.run_until_cancelled(census.follow(&client, resource, &missing)).await;
-            });
+        let (client, shutdown) = (client.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            // Cancel-safe: the watches are owned by what is dropped, and nothing else is held.
+            shutdown.run_until_cancelled(Arc::new(self).run(client, kinds, Arc::new(missing))).await;
+        });
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        client: Client,
+        mut kinds: watch::Receiver<Arc<Kinds>>,
+        missing: Arc<watch::Sender<usize>>,
+    ) {
+        let (mut tasks, mut following) = (JoinSet::new(), Vec::new());
+        let served = kinds.borrow_and_update().clone();
+        self.adapt(&served, &mut following, &mut tasks, &client, &missing);
+        missing.send_modify(|missing| *missing = missing.saturating_sub(1));
+        while kinds.changed().await.is_ok() {
+            let served = kinds.borrow_and_update().clone();
+            self.adapt(&served, &mut following, &mut tasks, &client, &missing);
+            while tasks.try_join_next().is_some() {}
+        }
+        // Nobody is left who could register or withdraw.
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// Stops to watch what is not served any more, and begins with what is new.
+    fn adapt(
+        self: &Arc<Self>,
+        served: &Kinds,
+        following: &mut Vec<Followed>,
+        tasks: &mut JoinSet<()>,
+        client: &Client,
+        missing: &Arc<watch::Sender<usize>>,
+    ) {
+        following.retain(|one| {
+            let kept = served.serves(&one.kind);
+            if !kept {
+                one.withdrawn.cancel();
+            }
+            kept
+        });
+        for kind in followed(served) {
+            if following.iter().any(|one| Arc::ptr_eq(&one.kind, kind)) {
+                continue;
+            }
+            let withdrawn = CancellationToken::new();
+            following.push(Followed { kind: kind.clone(), withdrawn: withdrawn.clone() });
+            missing.send_modify(|missing| *missing += 1);
+            let (census, client, kind) = (self.clone(), client.clone(), kind.clone());
+            let missing = missing.clone();
+            tasks.spawn(async move { census.follow_until(&client, &kind, &missing, withdrawn).await });
         }
     }
 
-    fn tell(&self, resource: &'static Kind, seen: &Seen<'_>) {
-        self.listeners.iter().for_each(|listener| listener(resource, seen));
+    fn tell(&self, kind: &Arc<Kind>, seen: &Seen<'_>) {
+        self.listeners.iter().for_each(|listener| listener(kind, seen));
     }
 
-    async fn follow(&self, client: &Client, resource: &'static Kind, missing: &watch::Sender<usize>) {
+    /// Watches a kind until it is withdrawn: then nothing of it is there any more.
+    async fn follow_until(
+        &self,
+        client: &Client,
+        kind: &Arc<Kind>,
+        missing: &watch::Sender<usize>,
+        withdrawn: CancellationToken,
+    ) {
         let mut position = Position { version: None, counted: false };
+        // Cancel-safe: a watch that is dropped ends, and what was told is told.
+        withdrawn.run_until_cancelled(self.follow(client, kind, &mut position, missing)).await;
+        position.count(missing);
+        self.tell(kind, &Seen::Complete(&HashSet::new()));
+    }
+
+    async fn follow(
+        &self,
+        client: &Client,
+        resource: &Arc<Kind>,
+        position: &mut Position,
+        missing: &watch::Sender<usize>,
+    ) {
         let mut pause = PAUSE_MIN;
         loop {
-            match self.follow_once(client, resource, &mut position, missing).await {
+            match self.follow_once(client, resource, position, missing).await {
                 Ok(()) => pause = PAUSE_MIN,
                 Err(error) => {
                     tracing::debug!(kind = &*resource.kind, %error, "watch failed");
@@ -151,7 +223,7 @@ impl Census {
     async fn follow_once(
         &self,
         client: &Client,
-        resource: &'static Kind,
+        resource: &Arc<Kind>,
         position: &mut Position,
         missing: &watch::Sender<usize>,
     ) -> Result<(), Error> {
@@ -176,9 +248,7 @@ impl Census {
                 WatchEvent::Bookmark { resource_version, initial_events_end } => {
                     if initial_events_end && let Some(uids) = initial.take() {
                         self.tell(resource, &Seen::Complete(&uids));
-                        if !std::mem::replace(&mut position.counted, true) {
-                            missing.send_modify(|missing| *missing = missing.saturating_sub(1));
-                        }
+                        position.count(missing);
                     }
                     position.version = initial.is_none().then_some(resource_version);
                 }
@@ -196,6 +266,13 @@ struct Position {
 }
 
 impl Position {
+    /// Counts the kind as seen.
+    fn count(&mut self, missing: &watch::Sender<usize>) {
+        if !std::mem::replace(&mut self.counted, true) {
+            missing.send_modify(|missing| *missing = missing.saturating_sub(1));
+        }
+    }
+
     fn path(&self, resource: &Kind) -> String {
         let path = object_path(&resource.group, &resource.version, &resource.plural, "", "");
         let from = match &self.version {
@@ -212,7 +289,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_followed_once() {
-        let kinds: Vec<_> = kinds().map(|one| (&*one.group, &*one.plural)).collect();
+        let kinds: Vec<_> = followed(api::kinds::built_in()).map(|one| (&*one.group, &*one.plural)).collect();
         let mut unique = kinds.clone();
         unique.sort_unstable();
         unique.dedup();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use api::kinds::Kinds;
 use client::events::{EventType, Recorder, reference};
 use client::{Client, ListOptions, Object, Reflector};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -13,7 +14,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -36,14 +37,19 @@ pub struct Config {
     pub remove_tree: fn(&Path) -> Result<(), String>,
 }
 
-/// Runs all controllers until `shutdown`.
-pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
+/// Runs all controllers until `shutdown`, on the kinds that the server says it serves.
+pub async fn run(
+    client: Client,
+    kinds: watch::Receiver<Arc<Kinds>>,
+    config: Config,
+    shutdown: CancellationToken,
+) {
     let api = client.named("kube-controller-manager");
     let mut tasks = JoinSet::new();
     let caches = Caches::spawn(&api, &mut tasks, &shutdown);
     let ready = shutdown.run_until_cancelled(caches.ready());
     if client::tasks::beside(&mut tasks, ready).await.is_some() {
-        let context = Arc::new(Context { client: api, config, caches, shutdown });
+        let context = Arc::new(Context { client: api, kinds, config, caches, shutdown });
         namespace::spawn(&context, &mut tasks);
         service_account::spawn(&context, &mut tasks);
         node_lifecycle::spawn(&context, &mut tasks);
@@ -55,13 +61,15 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
         let (mut census, (missing, ready)) = (Census::default(), census::readiness());
         garbage_collector::spawn(&context, &mut census, ready, &mut tasks);
         resource_quota::spawn(&context, &mut census, &mut tasks);
-        census.start(&context.client, missing, &mut tasks, &context.shutdown);
+        census.start(&context.client, context.kinds.clone(), missing, &mut tasks, &context.shutdown);
     }
     client::tasks::finish(tasks).await;
 }
 
 pub(crate) struct Context {
     pub(crate) client: Client,
+    /// What is served.
+    pub(crate) kinds: watch::Receiver<Arc<Kinds>>,
     pub(crate) config: Config,
     pub(crate) caches: Caches,
     pub(crate) shutdown: CancellationToken,

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::kinds;
 use api::selector::LabelSelector;
 use client::events::{EventType, Recorder};
-use client::{Change, Client, Error, object_path};
+use client::{Change, Error, object_path};
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -59,7 +58,7 @@ async fn sync(context: Arc<Context>, recorder: Recorder, key: String) -> Result<
     if pods.is_empty() {
         say(&recorder, &*budget, EventType::Normal, "NoPods", "No matching pods found".to_owned());
     }
-    let scale = expected(&context.client, &budget, &pods).await?;
+    let scale = expected(&context, &budget, &pods).await?;
     let now = Timestamp::now();
     let status = status(&budget, &pods, scale, now);
     let again = status.disrupted_pods.as_ref().and_then(|pods| pods.values().map(|time| time.0).min());
@@ -76,7 +75,7 @@ async fn sync(context: Arc<Context>, recorder: Recorder, key: String) -> Result<
 
 /// How many Pods the budget reckons with: those of the controllers of its Pods, or just its
 /// Pods where it says how many must stay.
-async fn expected(client: &Client, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<i32, Error> {
+async fn expected(context: &Context, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<i32, Error> {
     let spec = budget.spec.as_ref();
     let counts_pods = matches!(spec.and_then(|spec| spec.min_available.as_ref()), Some(IntOrString::Int(_)))
         && spec.is_some_and(|spec| spec.max_unavailable.is_none());
@@ -90,7 +89,7 @@ async fn expected(client: &Client, budget: &PodDisruptionBudget, pods: &[Arc<Pod
             continue;
         }
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        if let Some((uid, replicas)) = scale(client, namespace, owner).await? {
+        if let Some((uid, replicas)) = scale(context, namespace, owner).await? {
             scales.insert(uid, replicas);
             // A ReplicaSet counts as its Deployment; it is asked for only once.
             scales.entry(owner.uid.clone()).or_insert(0);
@@ -105,17 +104,17 @@ fn controller(owners: Option<&[OwnerReference]>) -> Option<&OwnerReference> {
 
 /// The uid and the replicas of a controller; of the Deployment when it is a ReplicaSet of one.
 async fn scale(
-    client: &Client,
+    context: &Context,
     namespace: &str,
     owner: &OwnerReference,
 ) -> Result<Option<(String, i32)>, Error> {
-    let Some(object) = read(client, namespace, owner).await? else { return Ok(None) };
+    let Some(object) = read(context, namespace, owner).await? else { return Ok(None) };
     let owners: Vec<OwnerReference> =
         serde_json::from_value(object["metadata"]["ownerReferences"].clone()).unwrap_or_default();
     let above =
         controller(Some(&owners)).filter(|above| above.kind == "Deployment" && owner.kind == "ReplicaSet");
     let (uid, object) = match above {
-        Some(above) => match read(client, namespace, above).await? {
+        Some(above) => match read(context, namespace, above).await? {
             Some(deployment) => (above.uid.clone(), deployment),
             None => (owner.uid.clone(), object),
         },
@@ -126,13 +125,14 @@ async fn scale(
 }
 
 /// The object an owner reference means, if it is there and can be scaled.
-async fn read(client: &Client, namespace: &str, owner: &OwnerReference) -> Result<Option<Value>, Error> {
-    let Some(kind) = kinds::by_kind(&owner.api_version, &owner.kind) else { return Ok(None) };
+async fn read(context: &Context, namespace: &str, owner: &OwnerReference) -> Result<Option<Value>, Error> {
+    let kinds = context.kinds.borrow().clone();
+    let Some(kind) = kinds.by_kind(&owner.api_version, &owner.kind) else { return Ok(None) };
     if kind.subresource("scale").is_none() {
         return Ok(None);
     }
     let path = object_path(&kind.group, &kind.version, &kind.plural, namespace, &owner.name);
-    let object: Value = match client.raw(Method::GET, &path, "", Default::default()).await {
+    let object: Value = match context.client.raw(Method::GET, &path, "", Default::default()).await {
         Err(error) if error.is_not_found() => return Ok(None),
         answer => serde_json::from_slice(&answer?).map_err(|source| Error::Decode { path, source })?,
     };

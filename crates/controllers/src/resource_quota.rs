@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::kinds::{self, Kind};
+use api::kinds::Kind;
 use api::strategy::admission::quota;
 use client::{Change, Client, Error, object_path};
 use http::Method;
@@ -80,15 +80,15 @@ async fn sync(context: Arc<Context>, key: String) -> Result<Next, Error> {
         other => other?,
     };
     let mut objects = Vec::new();
-    for kind in census::kinds().filter(|kind| kind.namespaced && is_limited(&counting, kind)) {
+    let kinds = context.kinds.borrow().clone();
+    for kind in census::followed(&kinds).filter(|kind| kind.namespaced && is_limited(&counting, kind)) {
         let path = object_path(&kind.group, &kind.version, &kind.plural, namespace, "");
         let mut listed = read(client, &path).await?;
         if let Value::Array(items) = listed["items"].take() {
             objects.extend(items.into_iter().map(|item| (kind, item)));
         }
     }
-    let status =
-        quota::status(kinds::built_in(), &counting, objects.iter().map(|(kind, object)| (*kind, object)));
+    let status = quota::status(&kinds, &counting, objects.iter().map(|(kind, object)| (&***kind, object)));
     if counting["status"] != status {
         counting["status"] = status;
         let body = counting.to_string().into_bytes().into();
@@ -128,8 +128,11 @@ mod tests {
     #[test]
     fn only_kinds_that_the_quota_names_are_listed() {
         let counting = json!({"spec": {"hard": {"limits.memory": "1Gi", "count/jobs.batch": "3"}}});
-        let limited: Vec<_> =
-            census::kinds().filter(|kind| is_limited(&counting, kind)).map(|kind| &*kind.plural).collect();
+        let kinds = api::kinds::built_in();
+        let limited: Vec<_> = census::followed(kinds)
+            .filter(|kind| is_limited(&counting, kind))
+            .map(|kind| &*kind.plural)
+            .collect();
         assert_eq!(limited, ["pods", "jobs"]);
     }
 }

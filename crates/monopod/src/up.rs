@@ -72,8 +72,9 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     let local_node = Arc::new(LocalNode::new(&settings.node_name));
     let store = Arc::new(open_store(&ground)?);
     let health = Health::new(store.clone(), &ground.data_dir);
-    let server: Arc<dyn Handler> =
-        start_server(&ground, store.clone(), &health, address, local_node.clone()).await?;
+    let server = start_server(&ground, store.clone(), &health, address, local_node.clone()).await?;
+    let kinds = server.registry().subscribe();
+    let server: Arc<dyn Handler> = server;
     let tls = ground.authority.server_config(ground.certificate.clone())?;
     rooms.serve("API", listener, tls.clone(), server.clone());
     rooms.keep_fresh(ground.certificate.clone());
@@ -100,7 +101,7 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
         volumes_dir: ground.data_dir.join("volumes"),
         remove_tree: |path| sys::beneath::remove_tree(path).map_err(|error| error.to_string()),
     };
-    rooms.run("controllers", controllers::run(manager, volumes, shutdown.clone()));
+    rooms.run("controllers", controllers::run(manager, kinds, volumes, shutdown.clone()));
     let services = network::Config {
         instance: instance::id(&ground.data_dir),
         node: &settings.node_name,

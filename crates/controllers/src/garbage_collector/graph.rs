@@ -2,6 +2,7 @@
 //! are in it: most objects of a cluster are neither.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use api::kinds::Kind;
 
@@ -15,7 +16,7 @@ pub(super) const FOREGROUND: &str = "foregroundDeletion";
 /// An object of the graph.
 #[derive(Debug, Clone)]
 pub(super) struct Item {
-    pub(super) resource: &'static Kind,
+    pub(super) resource: Arc<Kind>,
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) owners: Vec<Owner>,
@@ -47,9 +48,9 @@ impl Waits {
 }
 
 impl Item {
-    fn of(resource: &'static Kind, metadata: &Metadata) -> Self {
+    fn of(resource: &Arc<Kind>, metadata: &Metadata) -> Self {
         Self {
-            resource,
+            resource: resource.clone(),
             namespace: metadata.namespace.clone(),
             name: metadata.name.clone(),
             owners: metadata.owner_references.clone().unwrap_or_default(),
@@ -77,7 +78,7 @@ pub(super) struct Graph {
 
 impl Graph {
     /// Takes in what was seen; answers the uids that are to be looked at.
-    pub(super) fn see(&mut self, resource: &'static Kind, seen: &Seen<'_>) -> Vec<String> {
+    pub(super) fn see(&mut self, resource: &Arc<Kind>, seen: &Seen<'_>) -> Vec<String> {
         match seen {
             Seen::Present(metadata) => self.present(resource, metadata),
             Seen::Gone(metadata) => self.gone(&metadata.uid),
@@ -85,7 +86,7 @@ impl Graph {
         }
     }
 
-    fn present(&mut self, resource: &'static Kind, metadata: &Metadata) -> Vec<String> {
+    fn present(&mut self, resource: &Arc<Kind>, metadata: &Metadata) -> Vec<String> {
         let (item, uid) = (Item::of(resource, metadata), &metadata.uid);
         let old = self.take(uid);
         let unchanged = old.as_ref().is_some_and(|old| old.owners == item.owners && old.state == item.state);
@@ -108,9 +109,9 @@ impl Graph {
         look
     }
 
-    fn complete(&mut self, resource: &'static Kind, uids: &HashSet<String>) -> Vec<String> {
+    fn complete(&mut self, resource: &Arc<Kind>, uids: &HashSet<String>) -> Vec<String> {
         let left = |(uid, item): (&String, &Item)| {
-            (std::ptr::eq(item.resource, resource) && !uids.contains(uid)).then(|| uid.clone())
+            (Arc::ptr_eq(&item.resource, resource) && !uids.contains(uid)).then(|| uid.clone())
         };
         let gone: Vec<String> = self.items.iter().filter_map(left).collect();
         gone.iter().flat_map(|uid| self.gone(uid)).collect()
@@ -160,8 +161,8 @@ impl Graph {
 mod tests {
     use super::*;
 
-    fn pods() -> &'static Kind {
-        api::kinds::find("", "v1", "pods").expect("in the table")
+    fn pods() -> &'static Arc<Kind> {
+        api::kinds::built_in().find("", "v1", "pods").expect("in the table")
     }
 
     fn object(uid: &str, owners: &[&str]) -> Metadata {

@@ -13,10 +13,11 @@ mod graph;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use api::kinds::{self, Kind};
+use api::kinds::{Kind, Kinds};
 use client::{Client, Error, object_path};
 use http::Method;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::graph::{FOREGROUND, Graph, Item, ORPHAN, Waits};
@@ -26,6 +27,7 @@ use crate::work::{Keys, Next};
 
 struct Collector {
     client: Client,
+    kinds: watch::Receiver<Arc<Kinds>>,
     graph: Mutex<Graph>,
     ready: Ready,
     keys: OnceLock<Keys>,
@@ -33,7 +35,8 @@ struct Collector {
 
 pub(crate) fn spawn(context: &Arc<Context>, census: &mut Census, ready: Ready, tasks: &mut JoinSet<()>) {
     let client = context.client.named("generic-garbage-collector");
-    let collector = Arc::new(Collector { client, graph: Mutex::default(), ready, keys: OnceLock::new() });
+    let (kinds, graph, keys) = (context.kinds.clone(), Mutex::default(), OnceLock::new());
+    let collector = Arc::new(Collector { client, kinds, graph, ready, keys });
     let shared = collector.clone();
     let keys = context.controller("garbage-collector", tasks, move |uid| {
         let collector = shared.clone();
@@ -169,7 +172,8 @@ impl Collector {
     async fn standing(&self, item: &Item, owner: &Owner) -> Result<Standing, Error> {
         // Of a kind that is not served nothing can be said; and nobody in a namespace
         // owns what is in none.
-        let Some(kind) = kinds::by_kind(&owner.api_version, &owner.kind) else {
+        let kinds = self.kinds.borrow().clone();
+        let Some(kind) = kinds.by_kind(&owner.api_version, &owner.kind) else {
             return Ok(Standing::Solid);
         };
         if kind.namespaced && item.namespace.is_empty() {
@@ -240,7 +244,7 @@ fn path(resource: &Kind, namespace: &str, name: &str) -> String {
 }
 
 fn path_of(item: &Item) -> String {
-    path(item.resource, &item.namespace, &item.name)
+    path(&item.resource, &item.namespace, &item.name)
 }
 
 #[cfg(test)]
@@ -259,8 +263,8 @@ mod tests {
 
     #[test]
     fn the_owner_of_an_object_is_looked_for_in_its_namespace_or_in_none() {
-        let node = kinds::by_kind("v1", "Node").expect("known");
-        let pod = kinds::by_kind("v1", "Pod").expect("known");
+        let node = api::kinds::by_kind("v1", "Node").expect("known");
+        let pod = api::kinds::by_kind("v1", "Pod").expect("known");
         assert_eq!(path(node, "a", "n"), "/api/v1/nodes/n");
         assert_eq!(path(pod, "a", "n"), "/api/v1/namespaces/a/pods/n");
     }
