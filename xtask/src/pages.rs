@@ -48,7 +48,7 @@ fn missing(page: &str, source: impl Fn(&str) -> Option<String>) -> Vec<String> {
 
 fn defines(code: &str, name: &str) -> bool {
     let after = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
-    ["fn ", "struct ", "trait ", "enum ", "const ", "mod "].iter().any(|word| {
+    ["fn ", "struct ", "trait ", "enum ", "const ", "static ", "mod "].iter().any(|word| {
         let wanted = format!("{word}{name}");
         code.match_indices(&wanted).any(|(at, _)| after(&code[at + wanted.len()..]))
     })

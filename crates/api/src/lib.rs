@@ -9,7 +9,7 @@
 //! An object is a `serde_json::Value` between decoding and encoding; kinds whose
 //! rules are many (Pods) are read into their k8s-openapi type where the rules are.
 //!
-//! Start reading at [`resource`] (the table of kinds) and [`strategy`] (what a kind adds).
+//! Start reading at [`kinds`] (the table of kinds) and [`strategy`] (what a kind adds).
 
 pub mod apply;
 pub mod bootstrap;

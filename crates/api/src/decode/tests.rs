@@ -116,6 +116,18 @@ fn values_become_what_go_would_write() {
 }
 
 #[test]
+fn a_null_in_a_map_of_bytes_or_lists_is_an_empty_one() {
+    let read = |group, plural, body: &[u8]| {
+        let kind = kinds::find(group, "v1", plural).unwrap();
+        decode(kind, body, "", FieldValidation::Strict).unwrap().object
+    };
+    assert_eq!(read("", "secrets", br#"{"data":{"a":null}}"#)["data"], json!({"a": ""}));
+    let request = br#"{"spec":{"signerName":"a/b","request":"aGk=","extra":{"a":null}}}"#;
+    let read = read("certificates.k8s.io", "certificatesigningrequests", request);
+    assert_eq!(read["spec"]["extra"], json!({"a": []}));
+}
+
+#[test]
 fn decoding_twice_changes_nothing() {
     let body = with_container(json!({"name": "c", "ports": [{"containerPort": 1}], "env": [{"name": "A"}]}));
     let once = pod(&body, FieldValidation::Strict).unwrap().object;

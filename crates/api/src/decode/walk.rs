@@ -309,7 +309,7 @@ impl<'s> Walker<'s> {
                 self.strict("duplicate field", &key);
             }
             let length = self.enter_key(&key);
-            let value = self.value(node, ty, go)?.unwrap_or_else(|| zero(ty));
+            let value = self.value(node, ty, go)?.unwrap_or_else(|| zero_in_map(ty));
             self.path.truncate(length);
             out.insert(key.into_owned(), value);
         }
@@ -483,6 +483,16 @@ pub(super) fn zero(ty: Type<'_>) -> Value {
         Type::Quantity => "0".into(),
         Type::Struct(schema) => Value::Object(encode(schema, vec![None; schema.fields.len()])),
         Type::Bytes | Type::Time | Type::MicroTime | Type::Any | Type::List(_) | Type::Map(_) => Value::Null,
+    }
+}
+
+/// What a null in a map is. Bytes and lists come back from upstream's store as empty ones, and typed
+/// readers outside Go know no null there.
+fn zero_in_map(ty: Type<'_>) -> Value {
+    match ty {
+        Type::Bytes => "".into(),
+        Type::List(_) => Value::Array(Vec::new()),
+        ty => zero(ty),
     }
 }
 
