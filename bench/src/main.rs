@@ -6,6 +6,7 @@
 //!
 //! Start reading at [`main`]; [`instance`] starts the program, [`connection`] speaks to it.
 
+#![allow(clippy::disallowed_methods, reason = "it starts what it measures")]
 #![allow(clippy::print_stdout)]
 
 mod api;

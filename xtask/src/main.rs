@@ -6,6 +6,7 @@
 //!
 //! Start reading at [`Task`].
 
+#![allow(clippy::disallowed_methods, reason = "it runs the tools of a developer, not programs of a node")]
 #![allow(clippy::print_stdout)]
 
 mod arrows;

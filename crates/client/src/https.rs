@@ -160,6 +160,7 @@ impl Shared {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).keep_alive_while_idle(true);
         let (sender, driver) = builder.handshake(TokioIo::new(tls)).await?;
+        #[expect(clippy::disallowed_methods, reason = "the connection aborts it when it is dropped")]
         let driver = tokio::spawn(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "connection to the API server ended");

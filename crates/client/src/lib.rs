@@ -15,6 +15,8 @@
 //!
 //! Start reading at [`Client`], then `reflector.rs`.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test owns what it starts"))]
+
 mod client;
 mod error;
 pub mod events;

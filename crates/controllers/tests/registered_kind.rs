@@ -1,6 +1,8 @@
 //! A kind that is registered while everything runs: collected with its owner, counted by quota, gone
 //! with its namespace.
 
+#![allow(clippy::disallowed_methods, reason = "a test owns what it starts")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

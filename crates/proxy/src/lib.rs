@@ -18,6 +18,8 @@
 //!
 //! Start reading at [`ruleset`].
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test owns what it starts"))]
+
 mod flows;
 mod outer;
 mod programmed;

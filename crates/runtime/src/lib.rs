@@ -20,6 +20,8 @@
 //!
 //! Start reading at [`Runtime`], then [`Native`].
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test owns what it starts"))]
+
 mod clock;
 mod container;
 mod events;

@@ -1,6 +1,8 @@
 //! A pull from Debian's docker-registry, the reference of the protocol, filled by writing its
 //! storage: with and without a login. Says so when it is not installed.
 
+#![allow(clippy::disallowed_methods, reason = "a test owns what it starts")]
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;

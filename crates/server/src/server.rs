@@ -52,6 +52,7 @@ impl Server {
     pub async fn start(store: Arc<dyn Store>, config: Config) -> Result<Arc<Self>, StartError> {
         let state = Arc::new(State::new(store, config)?);
         bootstrap::furnish(&state, Timestamp::now()).await?;
+        #[expect(clippy::disallowed_methods, reason = "the server aborts it when it is dropped")]
         let expiry = tokio::spawn(expiry::run(Arc::downgrade(&state)));
         Ok(Arc::new(Self { state, expiry }))
     }

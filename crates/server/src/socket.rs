@@ -29,8 +29,8 @@ pub(crate) fn upgrade(
     let Some(mut handshake) = handshake else { return Ok(answered) };
     let (response, pending) = websocket::accept(&mut handshake, websocket::SINGLE_STREAM)
         .map_err(|refused| Status::bad_request(refused.to_string()))?;
-    // The task ends with its connection, or with the body.
-    tokio::spawn(async move {
+    // It ends with its connection, with the body, or with the listener.
+    pending.sessions().spawn(async move {
         let sent = async { pending.connect().await?.send_body(answered.into_body(), messages).await };
         if let Err(error) = sent.await {
             tracing::debug!(%error, "a WebSocket broke");

@@ -61,6 +61,10 @@ impl Executable {
 pub fn launch(executable: &Executable, directory: &Path) -> io::Result<(Child, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     // The child looks the descriptor up among its own, before it is closed by the exec.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it outlives its starter and is spoken with, which no run to the end does"
+    )]
     let child = Command::new(format!("/proc/self/fd/{}", executable.0.as_raw_fd()))
         .arg0("monopod")
         .arg("shim")

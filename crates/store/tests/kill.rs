@@ -1,5 +1,7 @@
 //! A process that is killed in the middle of writes loses none that it was told of.
 
+#![allow(clippy::disallowed_methods, reason = "a test owns what it starts")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};

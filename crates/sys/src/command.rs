@@ -62,6 +62,7 @@ fn find_in(program: &str, path: &std::ffi::OsStr) -> Option<PathBuf> {
 pub fn run(program: &str, arguments: &[&str], stdin: &[u8]) -> Result<Output, CommandError> {
     let start = |source| CommandError::Start { program: program.to_owned(), source };
     let file = find(program).ok_or_else(|| CommandError::Missing { program: program.to_owned() })?;
+    #[expect(clippy::disallowed_methods, reason = "this is the place")]
     let mut child = Command::new(file)
         .args(arguments)
         .stdin(Stdio::piped())

@@ -12,6 +12,8 @@
 //!
 //! Start reading at [`cgroup`], the largest part, or at [`process`] for how children are made.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test owns what it starts"))]
+
 // The modules with unsafe code, all of them.
 #[allow(unsafe_code)]
 mod bpf;

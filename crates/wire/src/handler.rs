@@ -16,11 +16,11 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
 /// A request as handlers see it. Its extensions carry [`Identity`] and, for a
-/// request that came over a socket, hyper's `OnUpgrade`.
+/// request that came over a socket, what an upgrade needs to take it over.
 pub type Request = http::Request<Body>;
 
 /// What a handler answers. An upgrade is answered with 101, after which the
-/// handler's own task takes the connection over.
+/// handler's session ([`crate::Sessions`]) takes the connection over.
 pub type Response = http::Response<Body>;
 
 /// Answers requests. Errors are responses: a handler has no other way to fail.

@@ -13,11 +13,14 @@
 //! request (`rest.rs`), and a client that does not read is cut (`kept.rs`).
 //!
 //! Tasks: [`serve`] owns one task per connection, in its own set, and drains
-//! them when its token is cancelled. [`pki::ServingCertificate::keep_fresh`] is
-//! run by whoever listens. Upgraded connections belong to the handler that took
-//! them over, and so do the futures that drive [`spdy`] sessions.
+//! them when its token is cancelled; the handler that takes an upgraded connection
+//! over goes on in the listener's [`Sessions`], which are cut then, with the futures
+//! that drive [`spdy`] sessions. [`pki::ServingCertificate::keep_fresh`] is run by
+//! whoever listens.
 //!
 //! Start reading at [`Handler`], then `serve.rs`.
+
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test owns what it starts"))]
 
 mod connections;
 mod handler;
@@ -25,8 +28,10 @@ mod kept;
 pub mod pki;
 mod rest;
 mod serve;
+mod sessions;
 pub mod spdy;
 pub mod websocket;
 
 pub use handler::{Body, BoxError, Handler, Identity, Request, Response, body_from_stream, empty, full};
 pub use serve::{Drained, Limits, Peer, serve, serve_with};
+pub use sessions::Sessions;

@@ -16,6 +16,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -29,6 +30,7 @@ use tokio_util::sync::{CancellationToken, PollSemaphore};
 use crate::connections::{Answering, Connection, Connections, Place};
 use crate::kept::Kept;
 use crate::rest::lend;
+use crate::sessions::{Sessions, Takeover};
 use crate::{Body, BoxError, Handler, Identity, Response, pki};
 
 /// Bounds that keep a slow or hostile client from costing more than it should.
@@ -102,7 +104,9 @@ pub async fn serve_with(
 ) -> Drained {
     let places = Connections::new(limits.connections_max);
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
-    let shared = Arc::new(Shared { tls: tls.map(TlsAcceptor::from), handler, limits, handshakes, shutdown });
+    let sessions = Sessions::default();
+    let tls = tls.map(TlsAcceptor::from);
+    let shared = Arc::new(Shared { tls, handler, limits, handshakes, sessions, shutdown });
     let mut connections = JoinSet::new();
     while let Some((stream, peer)) = shared.shutdown.run_until_cancelled(accept(&listener)).await {
         let Some(place) = places.enter() else {
@@ -114,7 +118,9 @@ pub async fn serve_with(
         while connections.try_join_next().is_some() {}
     }
     drop(listener);
-    drain(connections, shared.limits.drain_timeout).await
+    let drained = drain(connections, shared.limits.drain_timeout).await;
+    shared.sessions.end().await;
+    drained
 }
 
 /// One connection, from its first byte until it ends or is replaced.
@@ -161,6 +167,7 @@ struct Shared {
     handler: Arc<dyn Handler>,
     limits: Limits,
     handshakes: Arc<Semaphore>,
+    sessions: Sessions,
     shutdown: CancellationToken,
 }
 
@@ -213,7 +220,10 @@ impl Shared {
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
             .max_buf_size(HTTP1_BUFFER_MAX);
-        let service = service_fn(|request| answer(&self.handler, request, peer, identity.clone(), place));
+        let service = service_fn(|request| {
+            let request = self.offer_takeover(request);
+            answer(&self.handler, request, peer, identity.clone(), place)
+        });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
         // Cancel-safe: polling the connection again continues it.
         tokio::select! {
@@ -223,6 +233,14 @@ impl Shared {
             () = place.replaced.cancelled() => return,
         }
         report(connection.await, peer);
+    }
+
+    /// An upgraded connection stays this listener's.
+    fn offer_takeover(&self, mut request: http::Request<Incoming>) -> http::Request<Incoming> {
+        if let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() {
+            request.extensions_mut().insert(Takeover::new(upgrade, self.sessions.clone()));
+        }
+        request
     }
 
     async fn http2<S>(&self, stream: S, peer: SocketAddr, identity: Option<Identity>, place: &Arc<Connection>)

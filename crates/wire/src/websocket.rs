@@ -25,13 +25,14 @@ use http::header::{
 };
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use crate::sessions::{Sessions, Takeover};
 use crate::{Body, Request, Response};
 
 /// Exec and attach, best first, as the API server prefers them.
@@ -113,7 +114,7 @@ pub fn accept(request: &mut Request, supported: &[&'static str]) -> Result<(Resp
         .ok_or(Refused::BadHandshake("Sec-WebSocket-Key is missing"))?;
     let accept_key = accept_key(key.as_bytes());
     let protocol = choose(request, supported)?;
-    let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or(Refused::Connection)?;
+    let takeover = request.extensions_mut().remove::<Takeover>().ok_or(Refused::Connection)?;
 
     let mut response = http::Response::new(crate::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -124,7 +125,7 @@ pub fn accept(request: &mut Request, supported: &[&'static str]) -> Result<(Resp
     if !protocol.is_empty() {
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
     }
-    Ok((response, Pending { upgrade, protocol }))
+    Ok((response, Pending { takeover, protocol }))
 }
 
 fn choose(request: &Request, supported: &[&'static str]) -> Result<&'static str, Refused> {
@@ -155,7 +156,7 @@ fn accept_key(key: &[u8]) -> HeaderValue {
 /// An accepted handshake whose response is not yet on the wire.
 #[derive(Debug)]
 pub struct Pending {
-    upgrade: OnUpgrade,
+    takeover: Takeover,
     protocol: &'static str,
 }
 
@@ -165,10 +166,14 @@ impl Pending {
         self.protocol
     }
 
+    /// Where the session goes on.
+    pub fn sessions(&self) -> Sessions {
+        self.takeover.sessions()
+    }
+
     /// Waits until the response is written and takes the connection over.
     pub async fn connect(self) -> io::Result<WebSocket<TokioIo<Upgraded>>> {
-        let upgraded = self.upgrade.await.map_err(io::Error::other)?;
-        Ok(WebSocket::new(TokioIo::new(upgraded), self.protocol).await)
+        Ok(WebSocket::new(self.takeover.connect().await?, self.protocol).await)
     }
 }
 

@@ -28,7 +28,7 @@ struct Forward {
     sandbox: String,
 }
 
-/// Answers the upgrade; the session goes on in a task that ends with its connection.
+/// Answers the upgrade; the session goes on until its connection ends, or the listener.
 pub(super) fn start(node: Arc<Shared>, mut request: Request, sandbox: String, query: &Query) -> Response {
     let forward = Forward { node, sandbox };
     if websocket::is_upgrade(&request) {
@@ -41,7 +41,7 @@ pub(super) fn start(node: Arc<Shared>, mut request: Request, sandbox: String, qu
             .collect();
         return match websocket::accept(&mut request, websocket::PORT_FORWARD) {
             Ok((response, pending)) => {
-                tokio::spawn(async move { ended(forward.over_websocket(pending, ports).await) });
+                pending.sessions().spawn(async move { ended(forward.over_websocket(pending, ports).await) });
                 response
             }
             Err(refused) => text(refused.status(), refused.to_string()),
@@ -50,8 +50,9 @@ pub(super) fn start(node: Arc<Shared>, mut request: Request, sandbox: String, qu
     if spdy::is_upgrade(&request) {
         return match spdy::accept(&mut request, spdy::PORT_FORWARD) {
             Ok((response, pending)) => {
+                let sessions = pending.sessions();
                 let serve = async move { forward.over_spdy(pending.connect().await?).await };
-                tokio::spawn(async move { ended(serve.await) });
+                sessions.spawn(async move { ended(serve.await) });
                 response
             }
             Err(refused) => refused,

@@ -92,12 +92,12 @@ pub(super) fn attach(node: Arc<Shared>, request: Request, id: String, query: &Qu
     open(Session { node, id, job: Job::Attach(options), wanted }, request)
 }
 
-/// Answers the upgrade; the session goes on in a task that ends with its connection.
+/// Answers the upgrade; the session goes on until its connection ends, or the listener.
 fn open(session: Session, mut request: Request) -> Response {
     if websocket::is_upgrade(&request) {
         return match websocket::accept(&mut request, websocket::REMOTE_COMMAND) {
             Ok((response, pending)) => {
-                tokio::spawn(async move { ended(session.over_websocket(pending).await) });
+                pending.sessions().spawn(async move { ended(session.over_websocket(pending).await) });
                 response
             }
             Err(refused) => text(refused.status(), refused.to_string()),
@@ -106,7 +106,7 @@ fn open(session: Session, mut request: Request) -> Response {
     if spdy::is_upgrade(&request) {
         return match spdy::accept(&mut request, spdy::REMOTE_COMMAND) {
             Ok((response, pending)) => {
-                tokio::spawn(async move { ended(session.over_spdy(pending).await) });
+                pending.sessions().spawn(async move { ended(session.over_spdy(pending).await) });
                 response
             }
             Err(refused) => refused,

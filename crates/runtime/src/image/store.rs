@@ -669,8 +669,7 @@ fn random_name() -> String {
     if ring::rand::SecureRandom::fill(&rng, &mut bytes).is_err() {
         // Without the kernel's randomness the address of a local and the clock have to do;
         // the names need to be different, not secret.
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        bytes = (now.as_nanos() as u64 ^ (u64::from(std::process::id()) << 40)).to_ne_bytes();
+        bytes = (crate::clock::now() ^ (u64::from(std::process::id()) << 40)).to_ne_bytes();
     }
     super::digest::hex(&bytes)
 }

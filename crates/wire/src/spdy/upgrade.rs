@@ -5,9 +5,10 @@ use std::io;
 
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{HeaderName, StatusCode};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 
+use crate::sessions::{Sessions, Takeover};
 use crate::{Request, Response};
 
 /// Exec and attach over SPDY, best first.
@@ -53,7 +54,7 @@ pub fn accept(request: &mut Request, supported: &[&'static str]) -> Result<(Resp
             return Err(refuse(StatusCode::FORBIDDEN, text, supported));
         }
     };
-    let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
+    let Some(takeover) = request.extensions_mut().remove::<Takeover>() else {
         let text = "unable to upgrade: the connection cannot be taken over";
         return Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, text.to_owned(), &[]));
     };
@@ -64,7 +65,7 @@ pub fn accept(request: &mut Request, supported: &[&'static str]) -> Result<(Resp
     if !offered.is_empty() {
         response.headers_mut().insert(PROTOCOL, HeaderValue::from_static(protocol));
     }
-    Ok((response, Pending { upgrade, protocol }))
+    Ok((response, Pending { takeover, protocol }))
 }
 
 fn refuse(status: StatusCode, text: String, accepted: &[&'static str]) -> Response {
@@ -79,7 +80,7 @@ fn refuse(status: StatusCode, text: String, accepted: &[&'static str]) -> Respon
 /// An accepted upgrade whose response is not yet on the wire.
 #[derive(Debug)]
 pub struct Pending {
-    upgrade: OnUpgrade,
+    takeover: Takeover,
     protocol: &'static str,
 }
 
@@ -89,10 +90,15 @@ impl Pending {
         self.protocol
     }
 
+    /// Where the session goes on.
+    pub fn sessions(&self) -> Sessions {
+        self.takeover.sessions()
+    }
+
     /// Waits until the response is written and takes the connection over; the
     /// bytes are for [`super::serve`].
     pub async fn connect(self) -> io::Result<TokioIo<Upgraded>> {
-        self.upgrade.await.map(TokioIo::new).map_err(io::Error::other)
+        self.takeover.connect().await
     }
 }
 

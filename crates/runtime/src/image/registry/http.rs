@@ -285,7 +285,10 @@ where
     let broken = |e: hyper::Error| Cause::broken(hyper_words(&e));
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    // Ends with the answer's body; the pull's runtime owns it and ends after the pull.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it ends with the answer's body; the pull's runtime owns it and ends after the pull"
+    )]
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection to a registry ended");
