@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::{Error, Transport, TransportError, Unreadable, Watch};
+use crate::watch::Read;
+use crate::{Error, Transport, TransportError, Unreadable, Watch, lean};
 
 /// Any kind of the API that has ObjectMeta: all of k8s-openapi's top types.
 pub trait Object:
@@ -213,8 +214,8 @@ impl Client {
         self.json(Method::GET, path, "", Bytes::new()).await
     }
 
-    /// As [`Client::list`], but objects that cannot be read do not spoil the others: they come
-    /// apart, with the reason.
+    /// As [`Client::list`], but lean, and objects that cannot be read do not spoil the others: they
+    /// come apart, with the reason.
     pub(crate) async fn list_readable<K: Object>(
         &self,
         namespace: &str,
@@ -222,15 +223,12 @@ impl Client {
     ) -> Result<(List<K>, Vec<(Unreadable, serde_json::Error)>), Error> {
         let path = options.query().on(path::<K>(namespace, "", ""));
         let answer = self.raw(Method::GET, &path, "", Bytes::new()).await?;
-        if let Ok(list) = serde_json::from_slice::<List<K>>(&answer) {
-            return Ok((list, Vec::new()));
-        }
         let decode = |source| Error::Decode { path, source };
         let raw = serde_json::from_slice::<List<&RawValue>>(&answer).map_err(decode)?;
         let mut list = List { metadata: raw.metadata, items: Vec::with_capacity(raw.items.len()) };
         let mut unreadable = Vec::new();
         for item in raw.items {
-            match serde_json::from_str::<K>(item.get()) {
+            match lean::decode::<K>(item.get().as_bytes()) {
                 Ok(object) => list.items.push(object),
                 Err(source) => unreadable.push((Unreadable::of(item.get()), source)),
             }
@@ -314,7 +312,7 @@ impl Client {
         self.raw(Method::DELETE, &path, JSON, body).await.map(drop)
     }
 
-    /// Changes after `resource_version`, with bookmarks, until the server ends
+    /// Changes after `resource_version`, lean, with bookmarks, until the server ends
     /// the watch.
     pub async fn watch<K: Object>(
         &self,
@@ -324,15 +322,19 @@ impl Client {
     ) -> Result<Watch<K>, Error> {
         let which = ListOptions { resource_version: resource_version.into(), limit: 0, ..which.clone() };
         let query = which.query().with("watch", "true").with("allowWatchBookmarks", "true");
-        self.watch_path(query.on(path::<K>(namespace, "", ""))).await
+        self.follow(query.on(path::<K>(namespace, "", "")), lean::decode).await
     }
 
     /// A watch of whatever a path with its query names, read as `T`: for kinds that are
     /// not known when the program is built, and for those who want a part of the objects.
     pub async fn watch_path<T: DeserializeOwned>(&self, path: String) -> Result<Watch<T>, Error> {
+        self.follow(path, |json| serde_json::from_slice(json)).await
+    }
+
+    async fn follow<T>(&self, path: String, read: Read<T>) -> Result<Watch<T>, Error> {
         let response = self.send(Method::GET, &path, "", Bytes::new()).await?;
         if response.status().is_success() {
-            return Ok(Watch::new(path, response.into_body()));
+            return Ok(Watch::new(path, response.into_body(), read));
         }
         let code = response.status();
         let body = collect(&Method::GET, &path, response).await?;

@@ -2,18 +2,18 @@
 //!
 //! ```text
 //! room ─ Client ─ Transport ─┬─ InProcess: the server's Handler, no socket
-//!        Reflector  Recorder └─ Https: TLS, HTTP/2, one connection
+//!        Informers  Recorder └─ Https: TLS, HTTP/2, one connection
 //! ```
 //!
-//! Tasks (each in the `JoinSet` of the room that starts it): a [`Reflector`]
-//! reads list and watch and publishes a cache with its changes; a
-//! [`events::Recorder`] reads what rooms report and writes Events; an
-//! [`Https`] transport drives its connection.
+//! Tasks (each in the `JoinSet` of the room that starts it): [`Informers`] read
+//! lists and watches and publish objects with their changes, one set for all rooms
+//! of a process; a [`events::Recorder`] reads what rooms report and writes Events;
+//! an [`Https`] transport drives its connection.
 //!
 //! This crate decides nothing about the objects it carries, and does not know
 //! the server: a room that acts on objects cannot tell which transport it has.
 //!
-//! Start reading at [`Client`], then `reflector.rs`.
+//! Start reading at [`Client`], then `informer/mod.rs`.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test owns what it starts"))]
 
@@ -21,8 +21,9 @@ mod client;
 mod error;
 pub mod events;
 mod https;
+mod informer;
 pub mod kubeconfig;
-mod reflector;
+mod lean;
 pub mod tasks;
 mod transport;
 mod watch;
@@ -32,6 +33,6 @@ pub use client::{
 };
 pub use error::{Error, Retry, Unreadable};
 pub use https::{Credential, Https, HttpsConfig};
-pub use reflector::{Change, Changes, Reflector, key};
+pub use informer::{Change, Changes, Index, Informer, Informers, Part, index, key, key_of};
 pub use transport::{InProcess, Transport, TransportError};
 pub use watch::{Watch, WatchEvent};

@@ -1,15 +1,20 @@
 //! Tasks that belong together: when one of them panics, what they do together is not done any more.
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 /// Waits for all tasks of a room. A panic in one of them goes on here, so that the room ends by it.
 pub async fn finish(mut tasks: JoinSet<()>) {
     while let Some(ended) = tasks.join_next().await {
-        if let Err(err) = ended
-            && err.is_panic()
-        {
-            std::panic::resume_unwind(err.into_panic());
-        }
+        resume(ended);
+    }
+}
+
+/// Goes on with the panic that a task has ended by, if it did.
+pub(crate) fn resume(ended: Result<(), JoinError>) {
+    if let Err(err) = ended
+        && err.is_panic()
+    {
+        std::panic::resume_unwind(err.into_panic());
     }
 }
 
@@ -18,11 +23,7 @@ pub async fn finish(mut tasks: JoinSet<()>) {
 pub async fn beside<T>(tasks: &mut JoinSet<()>, work: impl Future<Output = T>) -> T {
     let panicked = async {
         while let Some(ended) = tasks.join_next().await {
-            if let Err(err) = ended
-                && err.is_panic()
-            {
-                std::panic::resume_unwind(err.into_panic());
-            }
+            resume(ended);
         }
         std::future::pending::<()>().await;
     };

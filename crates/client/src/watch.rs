@@ -1,12 +1,9 @@
 //! The stream of changes that the server sends.
 
-use std::marker::PhantomData;
-
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::{Error, TransportError, Unreadable};
@@ -29,12 +26,15 @@ pub enum WatchEvent<K> {
     },
 }
 
+/// How an object is decoded.
+pub(crate) type Read<K> = fn(&[u8]) -> Result<K, serde_json::Error>;
+
 /// A running watch. Dropping it ends it.
 pub struct Watch<K> {
     path: String,
     body: wire::Body,
     received: BytesMut,
-    kind: PhantomData<fn() -> K>,
+    read: Read<K>,
 }
 
 impl<K> std::fmt::Debug for Watch<K> {
@@ -56,9 +56,9 @@ struct Bookmark {
     metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
 }
 
-impl<K: DeserializeOwned> Watch<K> {
-    pub(crate) fn new(path: String, body: wire::Body) -> Self {
-        Self { path, body, received: BytesMut::new(), kind: PhantomData }
+impl<K> Watch<K> {
+    pub(crate) fn new(path: String, body: wire::Body, read: Read<K>) -> Self {
+        Self { path, body, received: BytesMut::new(), read }
     }
 
     /// The next change; `None` when the server ended the watch in order. After
@@ -89,7 +89,7 @@ impl<K: DeserializeOwned> Watch<K> {
         let event: Line<'_> = serde_json::from_slice(line).map_err(decode)?;
         let object = event.object.get();
         let read = || {
-            serde_json::from_str(object).map_err(|source| {
+            (self.read)(object.as_bytes()).map_err(|source| {
                 let object = Unreadable { deleted: event.kind == "DELETED", ..Unreadable::of(object) };
                 Error::Unreadable { object: Box::new(object), source }
             })

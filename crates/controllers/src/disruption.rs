@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::kinds::Kinds;
 use api::selector::LabelSelector;
 use client::events::{EventType, Recorder};
-use client::{Change, Error, object_path};
+use client::{Change, Client, Error, Informer, key_of, object_path};
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -14,31 +15,50 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatu
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::conditions::status_of;
-use crate::context::{Context, key_of, say, split, unless_gone};
-use crate::work::Next;
+use crate::context::{Context, say, split, unless_gone};
+use crate::controller::Controller;
+use crate::workqueue::Next;
 
 /// Upstream's DeletionTimeout: an evicted Pod that is still there then was not deleted.
 const DELETION_TIMEOUT: SignedDuration = SignedDuration::from_secs(120);
 const CONDITION: &str = "DisruptionAllowed";
 
-pub(crate) fn spawn(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    let recorder = context.recorder("controllermanager", tasks);
-    let shared = context.clone();
-    let keys =
-        context.controller("disruption", tasks, move |key| sync(shared.clone(), recorder.clone(), key));
-    context.feed(&context.caches.budgets, &keys, tasks, |change| match change {
-        Change::Added(budget) | Change::Modified { new: budget, .. } => vec![key_of(&**budget)],
-        Change::Deleted(_) => Vec::new(),
-    });
-    let budgets = context.caches.budgets.clone();
-    context.feed(&context.caches.pods, &keys, tasks, move |change| {
-        let now = change.object();
-        let before = if let Change::Modified { old, .. } = change { old } else { now };
-        let concerned = budgets.filter(|budget| chooses(budget, now) || chooses(budget, before));
-        concerned.iter().map(|budget| key_of(&**budget)).collect()
+struct Disruption {
+    client: Client,
+    kinds: watch::Receiver<Arc<Kinds>>,
+    recorder: Recorder,
+    budgets: Informer<PodDisruptionBudget>,
+    pods: Informer<Pod>,
+}
+
+pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
+    let this = Disruption {
+        client: context.client.clone(),
+        kinds: context.kinds.clone(),
+        recorder: context.recorder("controllermanager", tasks),
+        budgets: context.informers.of(),
+        pods: context.informers.of(),
+    };
+    let budgets = this.budgets.clone();
+    let controller = Controller::new("disruption")
+        .watches(&this.budgets, |change| match change {
+            Change::Added(budget) | Change::Modified { new: budget, .. } => vec![key_of(&**budget)],
+            Change::Deleted(_) => Vec::new(),
+        })
+        .watches(&this.pods, move |change| {
+            let now = change.object();
+            let before = if let Change::Modified { old, .. } = change { old } else { now };
+            let concerned = budgets.filter(|budget| chooses(budget, now) || chooses(budget, before));
+            concerned.iter().map(|budget| key_of(&**budget)).collect()
+        });
+    let this = Arc::new(this);
+    controller.run(tasks, context.shutdown.clone(), move |key| {
+        let this = this.clone();
+        async move { this.sync(&key).await }
     });
 }
 
@@ -51,92 +71,90 @@ fn chooses(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
         && LabelSelector::from_meta(selector).is_ok_and(|selector| selector.matches(labels))
 }
 
-async fn sync(context: Arc<Context>, recorder: Recorder, key: String) -> Result<Next, Error> {
-    let (namespace, name) = split(&key);
-    let Some(budget) = context.caches.budgets.get(namespace, name) else { return Ok(Next::Done) };
-    let pods = context.caches.pods.filter(|pod| chooses(&budget, pod));
-    if pods.is_empty() {
-        say(&recorder, &*budget, EventType::Normal, "NoPods", "No matching pods found".to_owned());
+impl Disruption {
+    async fn sync(&self, key: &str) -> Result<Next, Error> {
+        let (namespace, name) = split(key);
+        let Some(budget) = self.budgets.get(namespace, name) else { return Ok(Next::Done) };
+        let pods = self.pods.filter(|pod| chooses(&budget, pod));
+        if pods.is_empty() {
+            say(&self.recorder, &*budget, EventType::Normal, "NoPods", "No matching pods found".to_owned());
+        }
+        let scale = self.expected(&budget, &pods).await?;
+        let now = Timestamp::now();
+        let status = status(&budget, &pods, scale, now);
+        let again = status.disrupted_pods.as_ref().and_then(|pods| pods.values().map(|time| time.0).min());
+        if budget.status.as_ref() != Some(&status) {
+            let mut changed = (*budget).clone();
+            changed.status = Some(status);
+            unless_gone(self.client.replace_status(&changed).await)?;
+        }
+        Ok(again.map_or(Next::Done, |first| {
+            let left = now.duration_until(first).saturating_add(DELETION_TIMEOUT);
+            Next::After(Duration::try_from(left).unwrap_or_default().max(Duration::from_secs(1)))
+        }))
     }
-    let scale = expected(&context, &budget, &pods).await?;
-    let now = Timestamp::now();
-    let status = status(&budget, &pods, scale, now);
-    let again = status.disrupted_pods.as_ref().and_then(|pods| pods.values().map(|time| time.0).min());
-    if budget.status.as_ref() != Some(&status) {
-        let mut changed = (*budget).clone();
-        changed.status = Some(status);
-        unless_gone(context.client.replace_status(&changed).await)?;
+    /// How many Pods the budget reckons with: those of the controllers of its Pods, or just its
+    /// Pods where it says how many must stay.
+    async fn expected(&self, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<i32, Error> {
+        let spec = budget.spec.as_ref();
+        let counts_pods =
+            matches!(spec.and_then(|spec| spec.min_available.as_ref()), Some(IntOrString::Int(_)))
+                && spec.is_some_and(|spec| spec.max_unavailable.is_none());
+        if counts_pods {
+            return Ok(i32::try_from(pods.len()).unwrap_or(i32::MAX));
+        }
+        let mut scales: BTreeMap<String, i32> = BTreeMap::new();
+        for pod in pods {
+            let Some(owner) = controller(pod.metadata.owner_references.as_deref()) else { continue };
+            if scales.contains_key(&owner.uid) {
+                continue;
+            }
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            if let Some((uid, replicas)) = self.scale(namespace, owner).await? {
+                scales.insert(uid, replicas);
+                // A ReplicaSet counts as its Deployment; it is asked for only once.
+                scales.entry(owner.uid.clone()).or_insert(0);
+            }
+        }
+        Ok(scales.values().fold(0, |sum, replicas| sum.saturating_add(*replicas)))
     }
-    Ok(again.map_or(Next::Done, |first| {
-        let left = now.duration_until(first).saturating_add(DELETION_TIMEOUT);
-        Next::After(Duration::try_from(left).unwrap_or_default().max(Duration::from_secs(1)))
-    }))
-}
 
-/// How many Pods the budget reckons with: those of the controllers of its Pods, or just its
-/// Pods where it says how many must stay.
-async fn expected(context: &Context, budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> Result<i32, Error> {
-    let spec = budget.spec.as_ref();
-    let counts_pods = matches!(spec.and_then(|spec| spec.min_available.as_ref()), Some(IntOrString::Int(_)))
-        && spec.is_some_and(|spec| spec.max_unavailable.is_none());
-    if counts_pods {
-        return Ok(i32::try_from(pods.len()).unwrap_or(i32::MAX));
+    /// The uid and the replicas of a controller; of the Deployment when it is a ReplicaSet of one.
+    async fn scale(&self, namespace: &str, owner: &OwnerReference) -> Result<Option<(String, i32)>, Error> {
+        let Some(object) = self.read(namespace, owner).await? else { return Ok(None) };
+        let owners: Vec<OwnerReference> =
+            serde_json::from_value(object["metadata"]["ownerReferences"].clone()).unwrap_or_default();
+        let above = controller(Some(&owners))
+            .filter(|above| above.kind == "Deployment" && owner.kind == "ReplicaSet");
+        let (uid, object) = match above {
+            Some(above) => match self.read(namespace, above).await? {
+                Some(deployment) => (above.uid.clone(), deployment),
+                None => (owner.uid.clone(), object),
+            },
+            None => (owner.uid.clone(), object),
+        };
+        let replicas = object["spec"]["replicas"].as_i64().and_then(|replicas| i32::try_from(replicas).ok());
+        Ok(replicas.map(|replicas| (uid, replicas)))
     }
-    let mut scales: BTreeMap<String, i32> = BTreeMap::new();
-    for pod in pods {
-        let Some(owner) = controller(pod.metadata.owner_references.as_deref()) else { continue };
-        if scales.contains_key(&owner.uid) {
-            continue;
+
+    /// The object an owner reference means, if it is there and can be scaled.
+    async fn read(&self, namespace: &str, owner: &OwnerReference) -> Result<Option<Value>, Error> {
+        let kinds = self.kinds.borrow().clone();
+        let Some(kind) = kinds.by_kind(&owner.api_version, &owner.kind) else { return Ok(None) };
+        if kind.subresource("scale").is_none() {
+            return Ok(None);
         }
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        if let Some((uid, replicas)) = scale(context, namespace, owner).await? {
-            scales.insert(uid, replicas);
-            // A ReplicaSet counts as its Deployment; it is asked for only once.
-            scales.entry(owner.uid.clone()).or_insert(0);
-        }
+        let path = object_path(&kind.group, &kind.version, &kind.plural, namespace, &owner.name);
+        let object: Value = match self.client.raw(Method::GET, &path, "", Default::default()).await {
+            Err(error) if error.is_not_found() => return Ok(None),
+            answer => serde_json::from_slice(&answer?).map_err(|source| Error::Decode { path, source })?,
+        };
+        Ok((object["metadata"]["uid"] == owner.uid.as_str()).then_some(object))
     }
-    Ok(scales.values().fold(0, |sum, replicas| sum.saturating_add(*replicas)))
 }
 
 fn controller(owners: Option<&[OwnerReference]>) -> Option<&OwnerReference> {
     owners?.iter().find(|owner| owner.controller == Some(true))
-}
-
-/// The uid and the replicas of a controller; of the Deployment when it is a ReplicaSet of one.
-async fn scale(
-    context: &Context,
-    namespace: &str,
-    owner: &OwnerReference,
-) -> Result<Option<(String, i32)>, Error> {
-    let Some(object) = read(context, namespace, owner).await? else { return Ok(None) };
-    let owners: Vec<OwnerReference> =
-        serde_json::from_value(object["metadata"]["ownerReferences"].clone()).unwrap_or_default();
-    let above =
-        controller(Some(&owners)).filter(|above| above.kind == "Deployment" && owner.kind == "ReplicaSet");
-    let (uid, object) = match above {
-        Some(above) => match read(context, namespace, above).await? {
-            Some(deployment) => (above.uid.clone(), deployment),
-            None => (owner.uid.clone(), object),
-        },
-        None => (owner.uid.clone(), object),
-    };
-    let replicas = object["spec"]["replicas"].as_i64().and_then(|replicas| i32::try_from(replicas).ok());
-    Ok(replicas.map(|replicas| (uid, replicas)))
-}
-
-/// The object an owner reference means, if it is there and can be scaled.
-async fn read(context: &Context, namespace: &str, owner: &OwnerReference) -> Result<Option<Value>, Error> {
-    let kinds = context.kinds.borrow().clone();
-    let Some(kind) = kinds.by_kind(&owner.api_version, &owner.kind) else { return Ok(None) };
-    if kind.subresource("scale").is_none() {
-        return Ok(None);
-    }
-    let path = object_path(&kind.group, &kind.version, &kind.plural, namespace, &owner.name);
-    let object: Value = match context.client.raw(Method::GET, &path, "", Default::default()).await {
-        Err(error) if error.is_not_found() => return Ok(None),
-        answer => serde_json::from_slice(&answer?).map_err(|source| Error::Decode { path, source })?,
-    };
-    Ok((object["metadata"]["uid"] == owner.uid.as_str()).then_some(object))
 }
 
 /// A number, or a share of `total` rounded up.

@@ -5,7 +5,8 @@ mod plan;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use client::{Change, DeleteOptions, Error};
+use client::index::{self, service_of};
+use client::{Change, Client, DeleteOptions, Error, Informer, key_of};
 use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort as SubsetPort, EndpointSubset, Endpoints, Node, ObjectReference, Pod,
     Service, ServicePort, ServiceSpec,
@@ -16,8 +17,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::task::JoinSet;
 
 use crate::conditions::{is_finished, status_of};
-use crate::context::{Context, key_of, split, unless_gone};
-use crate::work::Next;
+use crate::context::{Context, split, unless_gone};
+use crate::controller::Controller;
+use crate::workqueue::Next;
 use plan::{Group, Write};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -26,31 +28,48 @@ const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-pub(crate) fn spawn(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    let shared = context.clone();
-    let keys = context.controller("endpoint-slice", tasks, move |key| {
-        let context = shared.clone();
-        async move { sync(&context, &key).await }
-    });
-    context.feed(&context.caches.services, &keys, tasks, |change| vec![key_of(&**change.object())]);
-    context.feed(&context.caches.slices, &keys, tasks, |change| {
+struct EndpointSlices {
+    client: Client,
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+    endpoints: Informer<Endpoints>,
+    pods: Informer<Pod>,
+    nodes: Informer<Node>,
+}
+
+pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
+    let informers = &context.informers;
+    let this = EndpointSlices {
+        client: context.client.clone(),
+        services: informers.of(),
+        slices: informers.of(),
+        endpoints: informers.of(),
+        pods: informers.of(),
+        nodes: informers.of(),
+    };
+    let services = this.services.clone();
+    let controller = Controller::new("endpoint-slice")
+        .watches(&this.services, |change| vec![key_of(&**change.object())])
         // Ours come back as we wrote them; only a foreign hand needs an answer.
-        let slice = change.object();
-        let labels = slice.metadata.labels.as_ref();
-        let ours = labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == MANAGER);
-        let service = labels.and_then(|labels| labels.get(SERVICE_NAME)).filter(|_| ours);
-        let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-        service.map(|service| client::key(namespace, service)).into_iter().collect()
-    });
-    let services = context.caches.services.clone();
-    context.feed(&context.caches.pods, &keys, tasks, move |change| {
-        let pods: Vec<&Arc<Pod>> = match change {
-            Change::Modified { old, new } if looks_the_same(old, new) => Vec::new(),
-            Change::Modified { old, new } => vec![old, new],
-            Change::Added(pod) | Change::Deleted(pod) => vec![pod],
-        };
-        let selecting = services.filter(|service| pods.iter().any(|pod| selects(service, pod)));
-        selecting.iter().map(|service| key_of(&**service)).collect()
+        .watches(&this.slices, |change| {
+            let slice = change.object();
+            if is_ours(slice) { service_of(slice).into_iter().collect() } else { Vec::new() }
+        })
+        .watches(&this.pods, move |change| {
+            let pods: Vec<&Arc<Pod>> = match change {
+                Change::Modified { old, new } if looks_the_same(old, new) => Vec::new(),
+                Change::Modified { old, new } => vec![old, new],
+                Change::Added(pod) | Change::Deleted(pod) => vec![pod],
+            };
+            let selecting = services.filter(|service| pods.iter().any(|pod| selects(service, pod)));
+            selecting.iter().map(|service| key_of(&**service)).collect()
+        })
+        .reads(&this.endpoints)
+        .reads(&this.nodes);
+    let this = Arc::new(this);
+    controller.run(tasks, context.shutdown.clone(), move |key| {
+        let this = this.clone();
+        async move { this.sync(&key).await }
     });
 }
 
@@ -74,42 +93,89 @@ fn selects(service: &Service, pod: &Pod) -> bool {
         })
 }
 
-async fn sync(context: &Context, key: &str) -> Result<Next, Error> {
-    let (namespace, name) = split(key);
-    let caches = &context.caches;
-    let known = caches.slices.filter(|slice| belongs(slice, namespace, name));
-    let service = caches.services.get(namespace, name);
-    let Some(service) = service.filter(|service| service.metadata.deletion_timestamp.is_none()) else {
-        for slice in known {
-            delete_slice(context, &slice).await?;
+impl EndpointSlices {
+    async fn sync(&self, key: &str) -> Result<Next, Error> {
+        let (namespace, name) = split(key);
+        let mut known = self.slices.by_index(index::SLICES_BY_SERVICE, key);
+        known.retain(|slice| is_ours(slice));
+        let service = self.services.get(namespace, name);
+        let Some(service) = service.filter(|service| service.metadata.deletion_timestamp.is_none()) else {
+            for slice in known {
+                self.delete_slice(&slice).await?;
+            }
+            // Endpoints go with their Service even when users wrote them.
+            if self.endpoints.get(namespace, name).is_some() {
+                let options = DeleteOptions::default();
+                unless_gone(self.client.delete::<Endpoints>(namespace, name, &options).await)?;
+            }
+            return Ok(Next::Done);
+        };
+        let spec = service.spec.clone().unwrap_or_default();
+        // Without a selector somebody else keeps the endpoints.
+        if spec.selector.as_ref().is_none_or(BTreeMap::is_empty)
+            || spec.type_.as_deref() == Some("ExternalName")
+        {
+            return Ok(Next::Done);
         }
-        // Endpoints go with their Service even when users wrote them.
-        if caches.endpoints.get(namespace, name).is_some() {
-            let options = DeleteOptions::default();
-            unless_gone(context.client.delete::<Endpoints>(namespace, name, &options).await)?;
-        }
-        return Ok(Next::Done);
-    };
-    let spec = service.spec.clone().unwrap_or_default();
-    // Without a selector somebody else keeps the endpoints.
-    if spec.selector.as_ref().is_none_or(BTreeMap::is_empty) || spec.type_.as_deref() == Some("ExternalName")
-    {
-        return Ok(Next::Done);
+        let pods = self.pods.filter(|pod| selects(&service, pod));
+        let backends = backends(&spec, &pods, |node| self.nodes.get("", node));
+        let writes = plan::plan(&template(&service), groups(&backends), known);
+        self.write_slices(&service, writes).await?;
+        self.write_endpoints(&service, subsets(&spec, &backends)).await?;
+        Ok(Next::Done)
     }
-    let pods = caches.pods.filter(|pod| selects(&service, pod));
-    let backends = backends(&spec, &pods, |node| caches.nodes.get("", node));
-    let writes = plan::plan(&template(&service), groups(&backends), known);
-    write_slices(context, &service, writes).await?;
-    write_endpoints(context, &service, subsets(&spec, &backends)).await?;
-    Ok(Next::Done)
+
+    /// One write after another: the order is the plan's.
+    async fn write_slices(&self, service: &Service, writes: Vec<Write>) -> Result<(), Error> {
+        let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+        for write in writes {
+            match write {
+                Write::Create(slice) => drop(self.client.create(namespace, &slice).await?),
+                Write::Replace(slice) => drop(self.client.replace(&slice).await?),
+                Write::Delete(slice) => self.delete_slice(&slice).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_slice(&self, slice: &EndpointSlice) -> Result<(), Error> {
+        let key = key_of(slice);
+        let (namespace, name) = split(&key);
+        unless_gone(self.client.delete::<EndpointSlice>(namespace, name, &DeleteOptions::default()).await)
+    }
+
+    async fn write_endpoints(&self, service: &Service, subsets: Vec<EndpointSubset>) -> Result<(), Error> {
+        let key = key_of(service);
+        let (namespace, name) = split(&key);
+        let mut labels = service.metadata.labels.clone().unwrap_or_default();
+        labels.insert("endpoints.kubernetes.io/managed-by".to_owned(), "endpoint-controller".to_owned());
+        if service.spec.as_ref().is_some_and(is_headless) {
+            labels.insert(HEADLESS.to_owned(), String::new());
+        }
+        let subsets = (!subsets.is_empty()).then_some(subsets);
+        match self.endpoints.get(namespace, name) {
+            None => {
+                let metadata = ObjectMeta {
+                    name: Some(name.to_owned()),
+                    namespace: Some(namespace.to_owned()),
+                    labels: Some(labels),
+                    ..ObjectMeta::default()
+                };
+                self.client.create(namespace, &Endpoints { metadata, subsets }).await.map(drop)
+            }
+            Some(old) if addresses(&old.subsets) == addresses(&subsets) && old.subsets == subsets => Ok(()),
+            Some(old) => {
+                let metadata =
+                    ObjectMeta { labels: Some(labels), managed_fields: None, ..old.metadata.clone() };
+                unless_gone(self.client.replace(&Endpoints { metadata, subsets }).await)
+            }
+        }
+    }
 }
 
-fn belongs(slice: &EndpointSlice, namespace: &str, service: &str) -> bool {
+fn is_ours(slice: &EndpointSlice) -> bool {
     let labels = slice.metadata.labels.as_ref();
-    let label = |name| labels.and_then(|labels| labels.get(name)).map(String::as_str);
-    slice.metadata.namespace.as_deref() == Some(namespace)
-        && label(SERVICE_NAME) == Some(service)
-        && label(MANAGED_BY) == Some(MANAGER)
+    labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == MANAGER)
 }
 
 /// A Pod as the target of a Service.
@@ -267,25 +333,6 @@ fn slice_metadata(service: &Service, headless: bool) -> ObjectMeta {
     }
 }
 
-/// One write after another: the order is the plan's.
-async fn write_slices(context: &Context, service: &Service, writes: Vec<Write>) -> Result<(), Error> {
-    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
-    for write in writes {
-        match write {
-            Write::Create(slice) => drop(context.client.create(namespace, &slice).await?),
-            Write::Replace(slice) => drop(context.client.replace(&slice).await?),
-            Write::Delete(slice) => delete_slice(context, &slice).await?,
-        }
-    }
-    Ok(())
-}
-
-async fn delete_slice(context: &Context, slice: &EndpointSlice) -> Result<(), Error> {
-    let key = key_of(slice);
-    let (namespace, name) = split(&key);
-    unless_gone(context.client.delete::<EndpointSlice>(namespace, name, &DeleteOptions::default()).await)
-}
-
 /// The same Pods in the older form; those that are leaving are left out.
 fn subsets(spec: &ServiceSpec, backends: &[Backend]) -> Vec<EndpointSubset> {
     let anyway = spec.publish_not_ready_addresses == Some(true);
@@ -321,37 +368,6 @@ fn subset_port(port: &EndpointPort) -> SubsetPort {
         port: port.port.unwrap_or_default(),
         protocol: port.protocol.clone(),
         app_protocol: port.app_protocol.clone(),
-    }
-}
-
-async fn write_endpoints(
-    context: &Context,
-    service: &Service,
-    subsets: Vec<EndpointSubset>,
-) -> Result<(), Error> {
-    let key = key_of(service);
-    let (namespace, name) = split(&key);
-    let mut labels = service.metadata.labels.clone().unwrap_or_default();
-    labels.insert("endpoints.kubernetes.io/managed-by".to_owned(), "endpoint-controller".to_owned());
-    if service.spec.as_ref().is_some_and(is_headless) {
-        labels.insert(HEADLESS.to_owned(), String::new());
-    }
-    let subsets = (!subsets.is_empty()).then_some(subsets);
-    match context.caches.endpoints.get(namespace, name) {
-        None => {
-            let metadata = ObjectMeta {
-                name: Some(name.to_owned()),
-                namespace: Some(namespace.to_owned()),
-                labels: Some(labels),
-                ..ObjectMeta::default()
-            };
-            context.client.create(namespace, &Endpoints { metadata, subsets }).await.map(drop)
-        }
-        Some(old) if addresses(&old.subsets) == addresses(&subsets) && old.subsets == subsets => Ok(()),
-        Some(old) => {
-            let metadata = ObjectMeta { labels: Some(labels), managed_fields: None, ..old.metadata.clone() };
-            unless_gone(context.client.replace(&Endpoints { metadata, subsets }).await)
-        }
     }
 }
 

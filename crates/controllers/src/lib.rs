@@ -1,12 +1,11 @@
 //! The loops that make the cluster what its objects say: one module each.
 //!
 //! ```text
-//! caches ─ changes ─► keys ─► reconcile(key): read caches ─ decide ─ write
+//! informers ─ changes ─► keys ─► work queue ─► reconcile(key): look up ─ decide ─ write
 //! ```
 //!
-//! Tasks: [`run`] mirrors the kinds that the controllers read, once for all of
-//! them, and runs for each controller one task that feeds keys and one that
-//! works them off. Everything ends with the shutdown token.
+//! Tasks: [`run`] runs one for each controller, which turns changes of what it
+//! watches into keys and works them off. Everything ends with the shutdown token.
 //!
 //! - `namespace` empties and finalizes namespaces that are being deleted.
 //! - `service_account` keeps `default` and `kube-root-ca.crt` in each namespace.
@@ -23,11 +22,12 @@
 //!
 //! Not here: workload controllers (ReplicaSet, Deployment, Job).
 //!
-//! Start reading at [`run`], then `work.rs`.
+//! Start reading at [`run`], then `controller.rs` and `workqueue.rs`.
 
 mod census;
 mod conditions;
 mod context;
+mod controller;
 mod disruption;
 mod endpoint_slice;
 mod garbage_collector;
@@ -35,9 +35,11 @@ mod namespace;
 mod node_lifecycle;
 mod pod_gc;
 mod resource_quota;
+mod run;
 mod service_account;
 mod taint_eviction;
 mod volume;
-mod work;
+mod workqueue;
 
-pub use context::{Config, run};
+pub use context::Config;
+pub use run::run;

@@ -1,49 +1,57 @@
 //! Empties a namespace that is being deleted, Pods first, then lets it go.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Change, Client, Error, Patch, PatchKind};
 use http::Method;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
+use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::context::{Context, unless_gone};
-use crate::work::Next;
+use crate::controller::Controller;
+use crate::workqueue::Next;
 
 const FINALIZER: &str = "kubernetes";
 /// How soon to look again at content that has finalizers. Pods tell by
 /// themselves when they are gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-pub(crate) fn spawn(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    let shared = context.clone();
-    let keys = context.controller("namespace", tasks, move |name| sync(shared.clone(), name));
-    context.feed(&context.caches.namespaces, &keys, tasks, |change| {
-        let object = change.object();
-        let leaving = object.metadata.deletion_timestamp.is_some() && !matches!(change, Change::Deleted(_));
-        object.metadata.name.clone().filter(|_| leaving).into_iter().collect()
-    });
-    let namespaces = context.caches.namespaces.clone();
-    context.feed(&context.caches.pods, &keys, tasks, move |change| {
-        let Change::Deleted(pod) = change else { return Vec::new() };
-        let namespace = pod.metadata.namespace.clone();
-        let leaving = |name: &String| {
-            namespaces.get("", name).is_some_and(|object| object.metadata.deletion_timestamp.is_some())
-        };
-        namespace.filter(leaving).into_iter().collect()
+pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
+    let (namespaces, pods) = (context.informers.of::<Namespace>(), context.informers.of::<Pod>());
+    let known = namespaces.clone();
+    let controller = Controller::new("namespace")
+        .watches(&namespaces, |change| match change {
+            Change::Added(object) | Change::Modified { new: object, .. } => leaving(object),
+            Change::Deleted(_) => Vec::new(),
+        })
+        .watches(&pods, move |change| match change {
+            Change::Deleted(pod) => {
+                let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+                known.get("", namespace).map(|object| leaving(&object)).unwrap_or_default()
+            }
+            Change::Added(_) | Change::Modified { .. } => Vec::new(),
+        });
+    let client = context.client.clone();
+    controller.run(tasks, context.shutdown.clone(), move |name| {
+        let client = client.clone();
+        async move { sync(&client, &name).await }
     });
 }
 
-async fn sync(context: Arc<Context>, name: String) -> Result<Next, Error> {
-    let client = &context.client;
+/// The name of a namespace that is being deleted.
+fn leaving(namespace: &Namespace) -> Vec<String> {
+    let metadata = &namespace.metadata;
+    metadata.name.clone().filter(|_| metadata.deletion_timestamp.is_some()).into_iter().collect()
+}
+
+async fn sync(client: &Client, name: &str) -> Result<Next, Error> {
     // Fresh from the server: finalizing an old copy would only conflict.
-    let namespace = match client.get::<Namespace>("", &name).await {
+    let namespace = match client.get::<Namespace>("", name).await {
         Err(error) if error.is_not_found() => return Ok(Next::Done),
         other => other?,
     };
@@ -52,7 +60,7 @@ async fn sync(context: Arc<Context>, name: String) -> Result<Next, Error> {
         return Ok(Next::Done);
     }
     let kinds = discover(client).await?;
-    let left = empty(client, &name, &kinds).await?;
+    let left = empty(client, name, &kinds).await?;
     if left.is_empty() {
         return finalize(client, namespace).await.map(|()| Next::Done);
     }

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use client::events::{EventType, Recorder};
-use client::{Error, Patch, PatchKind};
+use client::{Client, Error, Informer, Part, Patch, PatchKind, index};
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
@@ -15,7 +16,8 @@ use tokio::time::Instant;
 
 use crate::conditions::status_of;
 use crate::context::{Context, say, unless_gone};
-use crate::work::Next;
+use crate::controller::Controller;
+use crate::workqueue::Next;
 
 /// `--node-monitor-grace-period`.
 const GRACE_PERIOD: Duration = Duration::from_secs(50);
@@ -37,62 +39,107 @@ const OWNED: [&str; 7] = [
 /// clocks of nodes are not to be trusted.
 type Heartbeats = Mutex<HashMap<String, (Option<Timestamp>, Instant)>>;
 
-pub(crate) fn spawn(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    let (shared, heartbeats) = (context.clone(), Arc::new(Heartbeats::default()));
-    let recorder = context.recorder("node-controller", tasks);
-    let keys = context.controller("node-lifecycle", tasks, move |name| {
-        sync(shared.clone(), heartbeats.clone(), recorder.clone(), name)
-    });
-    context.feed(&context.caches.nodes, &keys, tasks, |change| {
-        change.object().metadata.name.iter().cloned().collect()
-    });
-    context.feed(&context.caches.leases, &keys, tasks, |change| {
-        change.object().metadata.name.iter().cloned().collect()
+struct NodeLifecycle {
+    client: Client,
+    recorder: Recorder,
+    nodes: Informer<Node>,
+    leases: Informer<Lease>,
+    pods: Informer<Pod>,
+    heartbeats: Heartbeats,
+}
+
+pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
+    let this = NodeLifecycle {
+        client: context.client.clone(),
+        recorder: context.recorder("node-controller", tasks),
+        nodes: context.informers.of(),
+        leases: context.informers.part(Part::namespace("kube-node-lease")),
+        pods: context.informers.of(),
+        heartbeats: Heartbeats::default(),
+    };
+    let controller = Controller::new("node-lifecycle")
+        .watches(&this.nodes, |change| change.object().metadata.name.iter().cloned().collect())
+        .watches(&this.leases, |change| change.object().metadata.name.iter().cloned().collect())
+        .reads(&this.pods);
+    let this = Arc::new(this);
+    controller.run(tasks, context.shutdown.clone(), move |name| {
+        let this = this.clone();
+        async move { this.sync(&name).await }
     });
 }
 
-async fn sync(
-    context: Arc<Context>,
-    heartbeats: Arc<Heartbeats>,
-    recorder: Recorder,
-    name: String,
-) -> Result<Next, Error> {
-    let Some(node) = context.caches.nodes.get("", &name) else {
-        lock(&heartbeats).remove(&name);
-        return Ok(Next::Done);
-    };
-    let silent_for = silence(&context, &heartbeats, &node, &name);
-    if silent_for >= GRACE_PERIOD && condition(&node, "Ready") != "Unknown" {
-        let status = unknown(&node, Timestamp::now());
-        let patch = Patch::status(PatchKind::Strategic, json!({"status": {"conditions": status}}));
-        // The changed node comes back by the watch and gets its taints then.
-        context.client.patch::<Node>("", &name, &patch).await?;
-        return Ok(Next::Done);
+impl NodeLifecycle {
+    async fn sync(&self, name: &str) -> Result<Next, Error> {
+        let Some(node) = self.nodes.get("", name) else {
+            lock(&self.heartbeats).remove(name);
+            return Ok(Next::Done);
+        };
+        let silent_for = self.silence(&node, name);
+        if silent_for >= GRACE_PERIOD && condition(&node, "Ready") != "Unknown" {
+            let status = unknown(&node, Timestamp::now());
+            let patch = Patch::status(PatchKind::Strategic, json!({"status": {"conditions": status}}));
+            // The changed node comes back by the watch and gets its taints then.
+            self.client.patch::<Node>("", name, &patch).await?;
+            return Ok(Next::Done);
+        }
+        self.taint(&node, name).await?;
+        if condition(&node, "Ready") != "True" {
+            self.mark_pods_not_ready(name).await?;
+        }
+        Ok(Next::After(GRACE_PERIOD.saturating_sub(silent_for).max(Duration::from_secs(1))))
     }
-    taint(&context, &node, &name).await?;
-    if condition(&node, "Ready") != "True" {
-        mark_pods_not_ready(&context, &recorder, &name).await?;
+
+    /// How long neither the lease nor the node's own conditions have moved.
+    fn silence(&self, node: &Node, name: &str) -> Duration {
+        let lease = self.leases.get("kube-node-lease", name);
+        let renewed = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref().map(|time| time.0));
+        let conditions =
+            node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let posted =
+            conditions.iter().filter_map(|c| c.last_heartbeat_time.as_ref().map(|time| time.0)).max();
+        let newest = renewed.max(posted);
+        let mut heartbeats = lock(&self.heartbeats);
+        let known = heartbeats.entry(name.to_owned()).or_insert((newest, Instant::now()));
+        if known.0 != newest {
+            *known = (newest, Instant::now());
+        }
+        known.1.elapsed()
     }
-    Ok(Next::After(GRACE_PERIOD.saturating_sub(silent_for).max(Duration::from_secs(1))))
+
+    async fn taint(&self, node: &Node, name: &str) -> Result<(), Error> {
+        let known = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+        let wanted = taints(node, known, Timestamp::now());
+        if wanted == known {
+            return Ok(());
+        }
+        // With its version: taints that somebody else just set must not be lost.
+        let body = json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": wanted}});
+        unless_gone(self.client.patch::<Node>("", name, &Patch::new(PatchKind::Merge, body)).await)
+    }
+
+    /// Services must not send anything to Pods on a node that may be gone.
+    async fn mark_pods_not_ready(&self, node: &str) -> Result<(), Error> {
+        let here = self.pods.by_index(index::PODS_BY_NODE, node);
+        for pod in here.iter().filter(|pod| status_of(pod, "Ready") == "True") {
+            let metadata = &pod.metadata;
+            let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+            let condition =
+                json!({"type": "Ready", "status": "False", "lastTransitionTime": Time(Timestamp::now())});
+            let body = json!({"metadata": {"uid": metadata.uid}, "status": {"conditions": [condition]}});
+            say(&self.recorder, &**pod, EventType::Warning, "NodeNotReady", "Node is not ready".to_owned());
+            let patch = Patch::status(PatchKind::Strategic, body);
+            let patched = self
+                .client
+                .patch::<Pod>(namespace.unwrap_or_default(), name.unwrap_or_default(), &patch)
+                .await;
+            unless_gone(patched)?;
+        }
+        Ok(())
+    }
 }
 
 fn lock(heartbeats: &Heartbeats) -> std::sync::MutexGuard<'_, HashMap<String, (Option<Timestamp>, Instant)>> {
     heartbeats.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-/// How long neither the lease nor the node's own conditions have moved.
-fn silence(context: &Context, heartbeats: &Heartbeats, node: &Node, name: &str) -> Duration {
-    let lease = context.caches.leases.get("kube-node-lease", name);
-    let renewed = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref().map(|time| time.0));
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let posted = conditions.iter().filter_map(|c| c.last_heartbeat_time.as_ref().map(|time| time.0)).max();
-    let newest = renewed.max(posted);
-    let mut heartbeats = lock(heartbeats);
-    let known = heartbeats.entry(name.to_owned()).or_insert((newest, Instant::now()));
-    if known.0 != newest {
-        *known = (newest, Instant::now());
-    }
-    known.1.elapsed()
 }
 
 fn condition<'a>(node: &'a Node, kind: &str) -> &'a str {
@@ -121,18 +168,6 @@ fn unknown(node: &Node, now: Timestamp) -> Vec<NodeCondition> {
         }
     });
     built.collect()
-}
-
-async fn taint(context: &Context, node: &Node, name: &str) -> Result<(), Error> {
-    let known = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-    let wanted = taints(node, known, Timestamp::now());
-    if wanted == known {
-        return Ok(());
-    }
-    // With its version: taints that somebody else just set must not be lost.
-    let body =
-        json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": wanted}});
-    unless_gone(context.client.patch::<Node>("", name, &Patch::new(PatchKind::Merge, body)).await)
 }
 
 /// The taints that the node should have: those of others as they are, ours by
@@ -175,26 +210,6 @@ fn taints(node: &Node, known: &[Taint], now: Timestamp) -> Vec<Taint> {
         }
     }
     result
-}
-
-/// Services must not send anything to Pods on a node that may be gone.
-async fn mark_pods_not_ready(context: &Context, recorder: &Recorder, node: &str) -> Result<(), Error> {
-    let here = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node);
-    for pod in context.caches.pods.filter(|pod| here(pod) && status_of(pod, "Ready") == "True") {
-        let metadata = &pod.metadata;
-        let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
-        let condition =
-            json!({"type": "Ready", "status": "False", "lastTransitionTime": Time(Timestamp::now())});
-        let body = json!({"metadata": {"uid": metadata.uid}, "status": {"conditions": [condition]}});
-        say(recorder, &*pod, EventType::Warning, "NodeNotReady", "Node is not ready".to_owned());
-        let patch = Patch::status(PatchKind::Strategic, body);
-        let patched = context
-            .client
-            .patch::<Pod>(namespace.unwrap_or_default(), name.unwrap_or_default(), &patch)
-            .await;
-        unless_gone(patched)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

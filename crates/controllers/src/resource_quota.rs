@@ -1,64 +1,68 @@
 //! Counts what ResourceQuotas limit. Admission adds to the count as objects are made;
 //! this controller fills in new quotas and counts again when something goes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use api::kinds::Kind;
+use api::kinds::{Kind, Kinds};
 use api::strategy::admission::quota;
-use client::{Change, Client, Error, object_path};
+use client::{Change, Client, Error, key_of, object_path};
 use http::Method;
-use k8s_openapi::api::core::v1::ResourceQuota;
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota, Service};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::census::{self, Census, Seen};
 use crate::conditions::is_finished;
-use crate::context::{Context, key_of, split, unless_gone};
-use crate::work::Next;
+use crate::context::{Context, split, unless_gone};
+use crate::controller::Controller;
+use crate::workqueue::Next;
 
 /// Upstream's `--resource-quota-sync-period`: repairs what was charged for objects
 /// whose write failed together with the program.
 const COUNT_AGAIN: Duration = Duration::from_secs(300);
 
-pub(crate) fn spawn(context: &Arc<Context>, census: &mut Census, tasks: &mut JoinSet<()>) {
-    let shared = context.clone();
-    let keys = context.controller("resource-quota", tasks, move |key| sync(shared.clone(), key));
-    context.feed(&context.caches.quotas, &keys, tasks, |change| match change {
-        Change::Added(quota) | Change::Modified { new: quota, .. } if !is_counted(quota) => {
-            vec![key_of(&**quota)]
-        }
-        _ => Vec::new(),
-    });
-    let quotas = context.caches.quotas.clone();
+pub(crate) fn spawn(context: &Context, census: &mut Census, tasks: &mut JoinSet<()>) {
+    let quotas = context.informers.of::<ResourceQuota>();
+    let known = quotas.clone();
     let of_namespace = move |namespace: Option<&str>| -> Vec<String> {
-        let namespace = namespace.unwrap_or_default();
-        let here = quotas.filter(|quota| quota.metadata.namespace.as_deref() == Some(namespace));
+        let here = known.filter(|quota| quota.metadata.namespace.as_deref() == namespace);
         here.iter().map(|quota| key_of(&**quota)).collect()
     };
-    let (quotas, sender) = (of_namespace.clone(), keys.clone());
+    let (of_pod, of_service) = (of_namespace.clone(), of_namespace.clone());
+    let controller = Controller::new("resource-quota")
+        .watches(&quotas, |change| match change {
+            Change::Added(quota) | Change::Modified { new: quota, .. } if !is_counted(quota) => {
+                vec![key_of(&**quota)]
+            }
+            _ => Vec::new(),
+        })
+        // What counts less without being gone.
+        .watches(&context.informers.of::<Pod>(), move |change| match change {
+            Change::Modified { old, new } if is_finished(new) && !is_finished(old) => {
+                of_pod(new.metadata.namespace.as_deref())
+            }
+            _ => Vec::new(),
+        })
+        .watches(&context.informers.of::<Service>(), move |change| match change {
+            Change::Modified { old, new } if old.spec != new.spec => {
+                of_service(new.metadata.namespace.as_deref())
+            }
+            _ => Vec::new(),
+        });
+    let keys = controller.keys();
     census.listen(move |resource, seen| {
         if let Seen::Gone(metadata) = seen
             && resource.namespaced
         {
-            quotas(Some(&metadata.namespace)).into_iter().for_each(|key| {
-                let _ = sender.send(key);
+            of_namespace(Some(&metadata.namespace)).into_iter().for_each(|key| {
+                let _ = keys.send(key);
             });
         }
     });
-    // What counts less without being gone.
-    let quotas = of_namespace.clone();
-    context.feed(&context.caches.pods, &keys, tasks, move |change| match change {
-        Change::Modified { old, new } if is_finished(new) && !is_finished(old) => {
-            quotas(new.metadata.namespace.as_deref())
-        }
-        _ => Vec::new(),
-    });
-    context.feed(&context.caches.services, &keys, tasks, move |change| match change {
-        Change::Modified { old, new } if old.spec != new.spec => {
-            of_namespace(new.metadata.namespace.as_deref())
-        }
-        _ => Vec::new(),
+    let (client, kinds) = (context.client.clone(), context.kinds.clone());
+    controller.run(tasks, context.shutdown.clone(), move |key| {
+        let (client, kinds) = (client.clone(), kinds.borrow().clone());
+        async move { sync(&client, &kinds, &key).await }
     });
 }
 
@@ -71,24 +75,22 @@ fn is_counted(quota: &ResourceQuota) -> bool {
     status.is_some() && (wanted == known || empty(wanted) && empty(known))
 }
 
-async fn sync(context: Arc<Context>, key: String) -> Result<Next, Error> {
-    let client = &context.client;
-    let (namespace, name) = split(&key);
+async fn sync(client: &Client, kinds: &Kinds, key: &str) -> Result<Next, Error> {
+    let (namespace, name) = split(key);
     let path = object_path("", "v1", "resourcequotas", namespace, name);
     let mut counting = match read(client, &path).await {
         Err(error) if error.is_not_found() => return Ok(Next::Done),
         other => other?,
     };
     let mut objects = Vec::new();
-    let kinds = context.kinds.borrow().clone();
-    for kind in census::followed(&kinds).filter(|kind| kind.namespaced && is_limited(&counting, kind)) {
+    for kind in census::followed(kinds).filter(|kind| kind.namespaced && is_limited(&counting, kind)) {
         let path = object_path(&kind.group, &kind.version, &kind.plural, namespace, "");
         let mut listed = read(client, &path).await?;
         if let Value::Array(items) = listed["items"].take() {
             objects.extend(items.into_iter().map(|item| (kind, item)));
         }
     }
-    let status = quota::status(&kinds, &counting, objects.iter().map(|(kind, object)| (&***kind, object)));
+    let status = quota::status(kinds, &counting, objects.iter().map(|(kind, object)| (&***kind, object)));
     if counting["status"] != status {
         counting["status"] = status;
         let body = counting.to_string().into_bytes().into();

@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use client::{Change, Error, Patch, PatchKind};
+use client::{Change, Client, Error, Informer, Part, Patch, PatchKind, index};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::context::Context;
-use crate::work::Next;
+use crate::controller::Controller;
+use crate::workqueue::Next;
 
 const ACCOUNT: &str = "default";
 const CERTIFICATE: &str = "kube-root-ca.crt";
@@ -19,18 +20,34 @@ const DESCRIPTION: &str = "Contains a CA bundle that can be used to verify the k
     endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across \
     distributions of Kubernetes clusters.";
 
-pub(crate) fn spawn(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    let shared = context.clone();
-    let keys = context.controller("service-account", tasks, move |namespace| sync(shared.clone(), namespace));
-    context.feed(&context.caches.namespaces, &keys, tasks, |change| {
-        name_of(change.object().metadata.name.clone())
-    });
-    context.feed(&context.caches.service_accounts, &keys, tasks, |change| match change {
-        Change::Deleted(account) => name_of(account.metadata.namespace.clone()),
-        Change::Added(_) | Change::Modified { .. } => Vec::new(),
-    });
-    context.feed(&context.caches.root_certificates, &keys, tasks, |change| {
-        name_of(change.object().metadata.namespace.clone())
+struct ServiceAccounts {
+    client: Client,
+    authority_pem: String,
+    namespaces: Informer<Namespace>,
+    accounts: Informer<ServiceAccount>,
+    certificates: Informer<ConfigMap>,
+}
+
+pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
+    let informers = &context.informers;
+    let this = ServiceAccounts {
+        client: context.client.clone(),
+        authority_pem: context.config.authority_pem.clone(),
+        namespaces: informers.of(),
+        accounts: informers.part(Part::field(index::by_name(), ACCOUNT)),
+        certificates: informers.part(Part::field(index::by_name(), CERTIFICATE)),
+    };
+    let controller = Controller::new("service-account")
+        .watches(&this.namespaces, |change| name_of(change.object().metadata.name.clone()))
+        .watches(&this.accounts, |change| match change {
+            Change::Deleted(account) => name_of(account.metadata.namespace.clone()),
+            Change::Added(_) | Change::Modified { .. } => Vec::new(),
+        })
+        .watches(&this.certificates, |change| name_of(change.object().metadata.namespace.clone()));
+    let this = Arc::new(this);
+    controller.run(tasks, context.shutdown.clone(), move |namespace| {
+        let this = this.clone();
+        async move { this.sync(&namespace).await }
     });
 }
 
@@ -38,36 +55,35 @@ fn name_of(name: Option<String>) -> Vec<String> {
     name.into_iter().collect()
 }
 
-async fn sync(context: Arc<Context>, namespace: String) -> Result<Next, Error> {
-    let caches = &context.caches;
-    let Some(object) = caches.namespaces.get("", &namespace).filter(|object| is_active(object)) else {
-        return Ok(Next::Done);
-    };
-    drop(object);
-    if caches.service_accounts.get(&namespace, ACCOUNT).is_none() {
-        let account = ServiceAccount { metadata: named(&namespace, ACCOUNT), ..ServiceAccount::default() };
-        unless_there(context.client.create(&namespace, &account).await)?;
-    }
-    let wanted = BTreeMap::from([("ca.crt".to_owned(), context.config.authority_pem.clone())]);
-    match caches.root_certificates.get(&namespace, CERTIFICATE) {
-        None => {
-            let mut metadata = named(&namespace, CERTIFICATE);
-            let description = ("kubernetes.io/description".to_owned(), DESCRIPTION.to_owned());
-            metadata.annotations = Some(BTreeMap::from([description]));
-            let certificate = ConfigMap { metadata, data: Some(wanted), ..ConfigMap::default() };
-            unless_there(context.client.create(&namespace, &certificate).await)?;
+impl ServiceAccounts {
+    async fn sync(&self, namespace: &str) -> Result<Next, Error> {
+        if self.namespaces.get("", namespace).is_none_or(|object| !is_active(&object)) {
+            return Ok(Next::Done);
         }
-        Some(known) if known.data.as_ref() != Some(&wanted) => {
-            // `null` first would need two writes; a JSON patch replaces the whole map.
-            let body = json!([{"op": "add", "path": "/data", "value": wanted}]);
-            context
-                .client
-                .patch::<ConfigMap>(&namespace, CERTIFICATE, &Patch::new(PatchKind::Json, body))
-                .await?;
+        if self.accounts.get(namespace, ACCOUNT).is_none() {
+            let account = ServiceAccount { metadata: named(namespace, ACCOUNT), ..ServiceAccount::default() };
+            unless_there(self.client.create(namespace, &account).await)?;
         }
-        Some(_) => {}
+        let wanted = BTreeMap::from([("ca.crt".to_owned(), self.authority_pem.clone())]);
+        match self.certificates.get(namespace, CERTIFICATE) {
+            None => {
+                let mut metadata = named(namespace, CERTIFICATE);
+                let description = ("kubernetes.io/description".to_owned(), DESCRIPTION.to_owned());
+                metadata.annotations = Some(BTreeMap::from([description]));
+                let certificate = ConfigMap { metadata, data: Some(wanted), ..ConfigMap::default() };
+                unless_there(self.client.create(namespace, &certificate).await)?;
+            }
+            Some(known) if known.data.as_ref() != Some(&wanted) => {
+                // `null` first would need two writes; a JSON patch replaces the whole map.
+                let body = json!([{"op": "add", "path": "/data", "value": wanted}]);
+                self.client
+                    .patch::<ConfigMap>(namespace, CERTIFICATE, &Patch::new(PatchKind::Json, body))
+                    .await?;
+            }
+            Some(_) => {}
+        }
+        Ok(Next::Done)
     }
-    Ok(Next::Done)
 }
 
 fn is_active(namespace: &Namespace) -> bool {

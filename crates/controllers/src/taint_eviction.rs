@@ -5,40 +5,54 @@ use std::time::Duration;
 
 use api::placement::tolerates;
 use client::events::{EventType, Recorder};
-use client::{Change, DeleteOptions, Error, Patch, PatchKind};
+use client::{Change, Client, DeleteOptions, Error, Informer, Patch, PatchKind, index, key_of};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::conditions::disruption_target;
-use crate::context::{Context, key_of, say, split, unless_gone};
-use crate::work::Next;
+use crate::context::{Context, say, split, unless_gone};
+use crate::controller::Controller;
+use crate::workqueue::Next;
 
-pub(crate) fn spawn(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    let shared = context.clone();
-    let recorder = context.recorder("taint-eviction-controller", tasks);
-    let keys =
-        context.controller("taint-eviction", tasks, move |key| sync(shared.clone(), recorder.clone(), key));
-    context.feed(&context.caches.pods, &keys, tasks, |change| match change {
-        Change::Added(pod) => vec![key_of(&**pod)],
-        Change::Modified { old, new } if old.spec != new.spec => vec![key_of(&**new)],
-        Change::Modified { .. } | Change::Deleted(_) => Vec::new(),
-    });
-    let pods = context.caches.pods.clone();
-    context.feed(&context.caches.nodes, &keys, tasks, move |change| {
-        let (old, new) = match change {
-            Change::Added(node) => (Vec::new(), node),
-            Change::Modified { old, new } => (executing(old), new),
-            Change::Deleted(_) => return Vec::new(),
-        };
-        if old == executing(new) {
-            return Vec::new();
-        }
-        pods.filter(|pod| on_node(pod) == new.metadata.name.as_deref())
-            .iter()
-            .map(|pod| key_of(&**pod))
-            .collect()
+struct TaintEviction {
+    client: Client,
+    recorder: Recorder,
+    pods: Informer<Pod>,
+    nodes: Informer<Node>,
+}
+
+pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
+    let this = TaintEviction {
+        client: context.client.clone(),
+        recorder: context.recorder("taint-eviction-controller", tasks),
+        pods: context.informers.of(),
+        nodes: context.informers.of(),
+    };
+    let pods = this.pods.clone();
+    let controller = Controller::new("taint-eviction")
+        .watches(&this.pods, |change| match change {
+            Change::Added(pod) => vec![key_of(&**pod)],
+            Change::Modified { old, new } if old.spec != new.spec => vec![key_of(&**new)],
+            Change::Modified { .. } | Change::Deleted(_) => Vec::new(),
+        })
+        .watches(&this.nodes, move |change| {
+            let (old, new) = match change {
+                Change::Added(node) => (Vec::new(), node),
+                Change::Modified { old, new } => (executing(old), new),
+                Change::Deleted(_) => return Vec::new(),
+            };
+            if old == executing(new) {
+                return Vec::new();
+            }
+            let name = new.metadata.name.as_deref().unwrap_or_default();
+            pods.by_index(index::PODS_BY_NODE, name).iter().map(|pod| key_of(&**pod)).collect()
+        });
+    let this = Arc::new(this);
+    controller.run(tasks, context.shutdown.clone(), move |key| {
+        let this = this.clone();
+        async move { this.sync(&key).await }
     });
 }
 
@@ -51,20 +65,40 @@ fn on_node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
 }
 
-async fn sync(context: Arc<Context>, recorder: Recorder, key: String) -> Result<Next, Error> {
-    let (namespace, name) = split(&key);
-    let Some(pod) = context.caches.pods.get(namespace, name) else { return Ok(Next::Done) };
-    let Some(node) = on_node(&pod).and_then(|node| context.caches.nodes.get("", node)) else {
-        return Ok(Next::Done);
-    };
-    if pod.metadata.deletion_timestamp.is_some() {
-        return Ok(Next::Done);
+impl TaintEviction {
+    async fn sync(&self, key: &str) -> Result<Next, Error> {
+        let (namespace, name) = split(key);
+        let Some(pod) = self.pods.get(namespace, name) else { return Ok(Next::Done) };
+        let Some(node) = on_node(&pod).and_then(|node| self.nodes.get("", node)) else {
+            return Ok(Next::Done);
+        };
+        if pod.metadata.deletion_timestamp.is_some() {
+            return Ok(Next::Done);
+        }
+        let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+        match stay(&executing(&node), tolerations, Timestamp::now()) {
+            Stay::Forever => Ok(Next::Done),
+            Stay::For(time) => Ok(Next::After(time)),
+            Stay::NoLonger => self.evict(&pod).await.map(|()| Next::Done),
+        }
     }
-    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    match stay(&executing(&node), tolerations, Timestamp::now()) {
-        Stay::Forever => Ok(Next::Done),
-        Stay::For(time) => Ok(Next::After(time)),
-        Stay::NoLonger => evict(&context, &recorder, &pod).await.map(|()| Next::Done),
+
+    async fn evict(&self, pod: &Pod) -> Result<(), Error> {
+        let key = key_of(pod);
+        let (namespace, name) = split(&key);
+        say(
+            &self.recorder,
+            pod,
+            EventType::Normal,
+            "TaintManagerEviction",
+            format!("Marking for deletion Pod {key}"),
+        );
+        let text = "Taint manager: deleting due to NoExecute taint";
+        let condition = disruption_target(pod, "DeletionByTaintManager", text, Timestamp::now());
+        let patch = Patch::status(PatchKind::Strategic, json!({"status": {"conditions": [condition]}}));
+        unless_gone(self.client.patch::<Pod>(namespace, name, &patch).await)?;
+        let options = DeleteOptions::of_uid(pod.metadata.uid.as_deref().unwrap_or_default());
+        unless_gone(self.client.delete::<Pod>(namespace, name, &options).await)
     }
 }
 
@@ -97,18 +131,6 @@ fn stay(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Stay {
         Some(Duration::ZERO) => Stay::NoLonger,
         Some(left) => Stay::For(left),
     }
-}
-
-async fn evict(context: &Context, recorder: &Recorder, pod: &Pod) -> Result<(), Error> {
-    let key = key_of(pod);
-    let (namespace, name) = split(&key);
-    say(recorder, pod, EventType::Normal, "TaintManagerEviction", format!("Marking for deletion Pod {key}"));
-    let text = "Taint manager: deleting due to NoExecute taint";
-    let condition = disruption_target(pod, "DeletionByTaintManager", text, Timestamp::now());
-    let patch = Patch::status(PatchKind::Strategic, json!({"status": {"conditions": [condition]}}));
-    unless_gone(context.client.patch::<Pod>(namespace, name, &patch).await)?;
-    let options = DeleteOptions::of_uid(pod.metadata.uid.as_deref().unwrap_or_default());
-    unless_gone(context.client.delete::<Pod>(namespace, name, &options).await)
 }
 
 #[cfg(test)]

@@ -13,14 +13,18 @@ mod persistent;
 
 use std::sync::Arc;
 
-use client::Change;
-use k8s_openapi::api::core::v1::Pod;
+use client::events::Recorder;
+use client::index::claims_of;
+use client::{Change, Client, Informer, key_of};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::context::{Context, key_of};
+use crate::conditions::is_finished;
+use crate::context::{Config, Context};
+use crate::controller::Controller;
 
 /// The provisioner of directory volumes.
 pub(crate) const PROVISIONER: &str = "monopod.io/local";
@@ -30,76 +34,112 @@ pub(crate) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 pub(crate) const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
 pub(crate) const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
 
-pub(crate) fn spawn(context: &Arc<Context>, tasks: &mut JoinSet<()>) {
-    let (shared, recorder) = (context.clone(), context.recorder("persistentvolume-controller", tasks));
-    let claims = context.controller("persistent-volume-claim", tasks, move |key| {
-        claim::sync(shared.clone(), recorder.clone(), key)
+struct Volumes {
+    client: Client,
+    recorder: Recorder,
+    config: Config,
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+    classes: Informer<StorageClass>,
+    pods: Informer<Pod>,
+    nodes: Informer<Node>,
+}
+
+pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
+    let informers = &context.informers;
+    let this = Arc::new(Volumes {
+        client: context.client.clone(),
+        recorder: context.recorder("persistentvolume-controller", tasks),
+        config: context.config.clone(),
+        claims: informers.of(),
+        volumes: informers.of(),
+        classes: informers.of(),
+        pods: informers.of(),
+        nodes: informers.of(),
     });
-    let (shared, recorder) = (context.clone(), context.recorder("persistentvolume-controller", tasks));
-    let volumes = context.controller("persistent-volume", tasks, move |name| {
-        persistent::sync(shared.clone(), recorder.clone(), name)
+    let shared = this.clone();
+    claims(&this).run(tasks, context.shutdown.clone(), move |key| {
+        let this = shared.clone();
+        async move { claim::sync(&this, &key).await }
     });
-    let shared = context.clone();
-    tasks.spawn(async move { ensure_class(&shared).await });
-    let caches = &context.caches;
-    context.feed(&caches.claims, &claims, tasks, |change| vec![key_of(&**change.object())]);
-    context.feed(&caches.claims, &volumes, tasks, |change| {
-        let spec = change.object().spec.as_ref();
-        spec.and_then(|spec| spec.volume_name.clone()).filter(|name| !name.is_empty()).into_iter().collect()
+    let (shared, shutdown) = (this.clone(), context.shutdown.clone());
+    tasks.spawn(async move {
+        // Cancel-safe: the class is made or not.
+        shutdown.run_until_cancelled(shared.ensure_class()).await;
     });
-    context.feed(&caches.volumes, &volumes, tasks, |change| vec![key_of(&**change.object())]);
-    let all = caches.claims.clone();
-    context.feed(&caches.volumes, &claims, tasks, move |change| {
-        // A claim that waits may fit any volume that appears; one that is bound
-        // cares about its own.
-        let name = change.object().metadata.name.clone();
-        let concerned = all.filter(|claim| {
-            let bound =
-                claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).filter(|name| !name.is_empty());
-            bound.is_none() || bound == name
-        });
-        concerned.iter().map(|claim| key_of(&**claim)).collect()
-    });
-    let all = caches.claims.clone();
-    context.feed(&caches.classes, &claims, tasks, move |change| match change {
-        Change::Deleted(_) => Vec::new(),
-        Change::Added(_) | Change::Modified { .. } => {
-            all.list().iter().map(|claim| key_of(&**claim)).collect()
-        }
-    });
-    // A Pod that ends or goes may be the last that protects its claims.
-    context.feed(&caches.pods, &claims, tasks, |change| match change {
-        Change::Added(_) => Vec::new(),
-        Change::Modified { new: pod, .. } if !crate::conditions::is_finished(pod) => Vec::new(),
-        Change::Modified { new: pod, .. } | Change::Deleted(pod) => claims_of(pod),
+    volumes(&this).run(tasks, context.shutdown.clone(), move |name| {
+        let this = this.clone();
+        async move { persistent::sync(&this, &name).await }
     });
 }
 
-/// The class of claims that name none: made at the start when the cluster has
-/// no default, so that a claim from any tutorial is served.
-async fn ensure_class(context: &Context) {
-    let marked = |class: &StorageClass| {
-        class.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(DEFAULT_CLASS))
-    };
-    if !context.caches.classes.filter(marked).is_empty() {
-        return;
-    }
-    let class = StorageClass {
-        metadata: ObjectMeta {
-            name: Some("standard".to_owned()),
-            annotations: Some([(DEFAULT_CLASS.to_owned(), "true".to_owned())].into()),
-            ..ObjectMeta::default()
-        },
-        provisioner: PROVISIONER.to_owned(),
-        reclaim_policy: Some("Delete".to_owned()),
-        volume_binding_mode: Some("WaitForFirstConsumer".to_owned()),
-        ..StorageClass::default()
-    };
-    match context.client.create("", &class).await {
-        Err(error) if !error.is_already_exists() => {
-            tracing::warn!(%error, "failed to make the default storage class")
+/// When claims are looked at.
+fn claims(this: &Volumes) -> Controller {
+    let (of_volume, of_class) = (this.claims.clone(), this.claims.clone());
+    Controller::new("persistent-volume-claim")
+        .watches(&this.claims, |change| vec![key_of(&**change.object())])
+        .watches(&this.volumes, move |change| {
+            // A claim that waits may fit any volume that appears; one that is bound
+            // cares about its own.
+            let name = change.object().metadata.name.as_deref();
+            let concerned = of_volume.filter(|claim| volume_of(claim).is_none_or(|own| Some(own) == name));
+            concerned.iter().map(|claim| key_of(&**claim)).collect()
+        })
+        .watches(&this.classes, move |change| match change {
+            Change::Deleted(_) => Vec::new(),
+            Change::Added(_) | Change::Modified { .. } => {
+                of_class.list().iter().map(|claim| key_of(&**claim)).collect()
+            }
+        })
+        // A Pod that ends or goes may be the last that protects its claims.
+        .watches(&this.pods, |change| match change {
+            Change::Added(_) => Vec::new(),
+            Change::Modified { new: pod, .. } if !is_finished(pod) => Vec::new(),
+            Change::Modified { new: pod, .. } | Change::Deleted(pod) => claims_of(pod),
+        })
+        .reads(&this.nodes)
+}
+
+/// When volumes are looked at.
+fn volumes(this: &Volumes) -> Controller {
+    Controller::new("persistent-volume")
+        .watches(&this.claims, |change| volume_of(change.object()).map(str::to_owned).into_iter().collect())
+        .watches(&this.volumes, |change| vec![key_of(&**change.object())])
+}
+
+/// The volume that a claim has, or asks for by name.
+fn volume_of(claim: &PersistentVolumeClaim) -> Option<&str> {
+    claim.spec.as_ref()?.volume_name.as_deref().filter(|name| !name.is_empty())
+}
+
+impl Volumes {
+    /// The class of claims that name none: made at the start when the cluster has
+    /// no default, so that a claim from any tutorial is served.
+    async fn ensure_class(&self) {
+        self.classes.synced().await;
+        let marked = |class: &StorageClass| {
+            class.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(DEFAULT_CLASS))
+        };
+        if !self.classes.filter(marked).is_empty() {
+            return;
         }
-        _ => {}
+        let class = StorageClass {
+            metadata: ObjectMeta {
+                name: Some("standard".to_owned()),
+                annotations: Some([(DEFAULT_CLASS.to_owned(), "true".to_owned())].into()),
+                ..ObjectMeta::default()
+            },
+            provisioner: PROVISIONER.to_owned(),
+            reclaim_policy: Some("Delete".to_owned()),
+            volume_binding_mode: Some("WaitForFirstConsumer".to_owned()),
+            ..StorageClass::default()
+        };
+        match self.client.create("", &class).await {
+            Err(error) if !error.is_already_exists() => {
+                tracing::warn!(%error, "failed to make the default storage class")
+            }
+            _ => {}
+        }
     }
 }
 
@@ -111,19 +151,6 @@ pub(crate) fn missing_protection(metadata: &ObjectMeta, finalizer: &str) -> Opti
     }
     finalizers.push(finalizer.to_owned());
     Some(finalizers)
-}
-
-/// The keys of the claims that a Pod uses.
-pub(crate) fn claims_of(pod: &Pod) -> Vec<String> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let name = pod.metadata.name.as_deref().unwrap_or_default();
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let claims = volumes.filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(source), _) => Some(client::key(namespace, &source.claim_name)),
-        (None, Some(_)) => Some(client::key(namespace, &format!("{name}-{}", volume.name))),
-        (None, None) => None,
-    });
-    claims.collect()
 }
 
 /// A merge patch that sets the finalizers of exactly this version.

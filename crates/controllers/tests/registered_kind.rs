@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::kinds::Kind;
-use client::{Client, InProcess};
+use client::{Client, InProcess, Informers};
 use http::Method;
 use serde_json::{Value, json};
 use server::{Config, Nodes, Server};
 use store::{Embedded, History, Store};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use wire::Handler;
 
@@ -36,6 +36,7 @@ struct Cluster {
     client: Client,
     shutdown: CancellationToken,
     controllers: JoinHandle<()>,
+    reflectors: JoinSet<()>,
     _directory: tempfile::TempDir,
 }
 
@@ -64,8 +65,11 @@ impl Cluster {
         };
         let shutdown = CancellationToken::new();
         let kinds = server.registry().subscribe();
-        let controllers = tokio::spawn(controllers::run(client.clone(), kinds, settings, shutdown.clone()));
-        Self { server, store, client, shutdown, controllers, _directory: directory }
+        let mut reflectors = JoinSet::new();
+        let informers = Informers::spawn(client.clone(), &mut reflectors, shutdown.clone());
+        let controllers =
+            tokio::spawn(controllers::run(client.clone(), kinds, informers, settings, shutdown.clone()));
+        Self { server, store, client, shutdown, controllers, reflectors, _directory: directory }
     }
 
     async fn ask(&self, method: Method, path: &str, body: Value) -> Result<Value, client::Error> {
@@ -97,6 +101,7 @@ impl Cluster {
     async fn stop(self) {
         self.shutdown.cancel();
         self.controllers.await.unwrap();
+        client::tasks::finish(self.reflectors).await;
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use client::Reflector;
+use client::Informer;
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, Record};
 use k8s_openapi::api::core::v1::Service;
@@ -49,16 +49,16 @@ pub struct Sockets {
 
 /// Answers until `shutdown`.
 pub async fn run(
-    services: Reflector<Service>,
-    slices: Reflector<EndpointSlice>,
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
     config: Config,
     sockets: Sockets,
     shutdown: CancellationToken,
 ) {
     let ready = async {
         // "No such name" must not be said of what is not known yet; queries wait in the sockets.
-        services.ready().await;
-        slices.ready().await;
+        services.synced().await;
+        slices.synced().await;
     };
     if shutdown.run_until_cancelled(ready).await.is_none() {
         return;
@@ -132,8 +132,8 @@ struct Pending {
 /// What answers.
 #[derive(Debug)]
 pub(crate) struct Resolver {
-    services: Reflector<Service>,
-    slices: Reflector<EndpointSlice>,
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
     config: Config,
     /// Made when somebody asks, forgotten when something changes: a rollout that nobody asks
     /// about costs nothing.

@@ -1,11 +1,11 @@
-//! Services and names of this node: the proxy and the DNS server, on one pair of caches.
+//! Services and names of this node: the proxy and the DNS server, on the same informers.
 //!
 //! ```text
 //! Services, EndpointSlices ─┬─ proxy ─ nftables: 10.43.x.y → Pods; 10.43.0.10 → the bridge's address
 //!                           └─ dns ─── the bridge's address, port 53
 //! ```
 //!
-//! Neither holds up the start: the node becomes Ready while they fill their caches.
+//! Neither holds up the start: the node becomes Ready while their informers sync.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use client::events::Recorder;
-use client::{Client, ListOptions, Reflector};
+use client::{Client, Informers};
 use proxy::Programmed;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
@@ -35,7 +35,9 @@ pub(crate) struct Config<'a> {
     pub(crate) instance: String,
     pub(crate) node: &'a str,
     pub(crate) ranges: &'a Ranges,
-    /// Reads Services and EndpointSlices.
+    /// Services and EndpointSlices come from it.
+    pub(crate) informers: Informers,
+    /// Writes the proxy's Events.
     pub(crate) client: Client,
     /// Writes the Service of the DNS server.
     pub(crate) manager: Client,
@@ -68,13 +70,12 @@ pub(crate) fn start(
         own: vec![listening.udp, SocketAddr::new(service.into(), DNS_PORT)],
         ranges: vec![config.ranges.pods.to_string(), config.ranges.services.to_string()],
     };
-    let (client, manager, known) = (config.client, config.manager, programmed.clone());
-    let mut caches = JoinSet::new();
-    let all = ListOptions::default;
-    let services = Reflector::spawn(client.clone(), "", all(), &mut caches, shutdown.clone());
-    let slices = Reflector::spawn(client.clone(), "", all(), &mut caches, shutdown.clone());
-    let recorder = Recorder::spawn(client, "kube-proxy", &instance.node, &mut caches, shutdown.clone());
-    rooms.run("caches of proxy and DNS", client::tasks::finish(caches));
+    let (manager, known) = (config.manager, programmed.clone());
+    let (services, slices) = (config.informers.of(), config.informers.of());
+    let mut recording = JoinSet::new();
+    let recorder =
+        Recorder::spawn(config.client, "kube-proxy", &instance.node, &mut recording, shutdown.clone());
+    rooms.run("Events of the proxy", client::tasks::finish(recording));
     let proxy = proxy::run(services.clone(), slices.clone(), instance, known, recorder, shutdown.clone());
     rooms.run("proxy", proxy);
     rooms.run("DNS", async move {

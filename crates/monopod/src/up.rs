@@ -17,12 +17,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use client::{Client, InProcess};
+use client::{Client, InProcess, Informers};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use node::Node;
 use store::{Embedded, History, Store};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wire::Handler;
 use wire::pki::{Authority, ServingCertificate};
@@ -93,28 +95,34 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     }
     let client =
         |user: &str, groups: &[&str]| Client::new(Arc::new(InProcess::new(server.clone(), user, groups)));
-    rooms.run("scheduler", scheduler::run(client("system:kube-scheduler", &[]), shutdown.clone()));
     // Upstream gives each controller an account of its own; these share one process and one identity.
     let manager = client("system:kube-controller-manager", &["system:masters"]);
+    let informers = informers(&mut rooms, manager.clone(), &shutdown);
+    // While these are held, the node's part of Pods and Nodes is served from them: one copy of each.
+    let _whole = (informers.of::<Pod>(), informers.of::<NodeObject>());
+    let scheduler = client("system:kube-scheduler", &[]);
+    rooms.run("scheduler", scheduler::run(scheduler, informers.clone(), shutdown.clone()));
     let volumes = controllers::Config {
         authority_pem: ground.authority.certificate_pem().to_owned(),
         volumes_dir: ground.data_dir.join("volumes"),
         remove_tree: |path| sys::beneath::remove_tree(path).map_err(|error| error.to_string()),
     };
-    rooms.run("controllers", controllers::run(manager, kinds, volumes, shutdown.clone()));
+    let controllers = controllers::run(manager.clone(), kinds, informers.clone(), volumes, shutdown.clone());
+    rooms.run("controllers", controllers);
     let services = network::Config {
         instance: instance::id(&ground.data_dir),
         node: &settings.node_name,
         ranges: &ground.ranges,
+        informers: informers.clone(),
         client: client("system:kube-proxy", &[]),
-        manager: client("system:kube-controller-manager", &["system:masters"]),
+        manager,
     };
     let programmed = network::start(&mut rooms, services, shutdown.clone())?;
     let node_client = client(&format!("system:node:{}", settings.node_name), &["system:nodes"]);
     let mut config = node_config(settings, &ground, address);
     config.endpoints = Some(Arc::new(Confirmed(programmed)));
     config.not_ready = Some(Arc::new(health));
-    let mut node = Node::start(node_client, Arc::new(native), config);
+    let mut node = Node::start(node_client, informers, Arc::new(native), config);
     local_node.set(node.handler());
     let mut ready = node.ready();
     let told = async {
@@ -144,6 +152,15 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
         tracing::error!(%err, "the last heartbeats are not on disk");
     }
     outcome
+}
+
+/// What all rooms of this process read objects from. They are in one process with the store, so one
+/// identity reads for all of them; each writes as itself.
+fn informers(rooms: &mut Rooms, client: Client, shutdown: &CancellationToken) -> Informers {
+    let mut reflectors = JoinSet::new();
+    let informers = Informers::spawn(client, &mut reflectors, shutdown.clone());
+    rooms.run("informers", client::tasks::finish(reflectors));
+    informers
 }
 
 /// What must be there before anything starts.

@@ -31,7 +31,6 @@ mod object;
 pub mod pod;
 mod probing;
 mod shared;
-mod sources;
 mod termination;
 mod threads;
 pub mod volumes;

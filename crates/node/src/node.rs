@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use client::events::Recorder;
-use client::{Change, Client, ListOptions, Reflector};
+use client::{Change, Client, Informer, Informers, Part, index};
 use futures_util::future::join;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
@@ -24,7 +24,6 @@ use crate::pod::event::Event;
 use crate::pod::observe::Because;
 use crate::pod::state::PodState;
 use crate::shared::{Shared, Worker};
-use crate::sources::Watches;
 use crate::volumes::{self, HostMounts, Mounts, PodDirectory};
 use crate::worker::{INBOX, Message, PodWorker, Snapshot, remove_logs};
 use crate::{Config, clock, host, object};
@@ -51,13 +50,14 @@ impl std::fmt::Debug for Node {
 
 impl Node {
     /// Starts the node's tasks. Call it inside a tokio runtime; it returns at once.
-    pub fn start(client: Client, runtime: Arc<dyn Runtime>, config: Config) -> Self {
-        Self::start_with(client, runtime, config, Arc::new(HostMounts))
+    pub fn start(client: Client, informers: Informers, runtime: Arc<dyn Runtime>, config: Config) -> Self {
+        Self::start_with(client, informers, runtime, config, Arc::new(HostMounts))
     }
 
     /// The same with mounts of the caller's choice.
     pub fn start_with(
         client: Client,
+        informers: Informers,
         runtime: Arc<dyn Runtime>,
         config: Config,
         mounts: Arc<dyn Mounts>,
@@ -65,12 +65,7 @@ impl Node {
         let (client, shutdown, mut tasks) =
             (client.named("kubelet"), CancellationToken::new(), JoinSet::new());
         let name = config.node_name.clone();
-        let named = ListOptions { field_selector: format!("metadata.name={name}"), ..ListOptions::default() };
-        let bound = ListOptions { field_selector: format!("spec.nodeName={name}"), ..ListOptions::default() };
-        let services =
-            Reflector::spawn(client.clone(), "", ListOptions::default(), &mut tasks, shutdown.clone());
-        let nodes = Reflector::spawn(client.clone(), "", named, &mut tasks, shutdown.clone());
-        let pods = Reflector::spawn(client.clone(), "", bound, &mut tasks, shutdown.clone());
+        let pods = informers.part(Part::field(index::PODS_BY_NODE, &name));
         let recorder = Recorder::spawn(client.clone(), "kubelet", &name, &mut tasks, shutdown.clone());
         let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let dns = NodeDns {
@@ -79,16 +74,16 @@ impl Node {
             domain: config.cluster_domain.clone(),
         };
         let shared = Arc::new(Shared {
-            watches: Watches::new(client.clone()),
             own_node: object::build(&config, Timestamp::now()),
             workers: Mutex::default(),
             client,
             runtime,
             config,
             mounts,
-            services,
+            services: informers.of(),
             recorder,
-            nodes,
+            nodes: informers.part(Part::object("", &name)),
+            informers,
             dns,
         });
         let (announce, ready) = watch::channel(false);
@@ -137,7 +132,7 @@ async fn until_shutdown(shutdown: CancellationToken, task: Task) {
 /// Owns the workers.
 struct Dispatcher {
     shared: Arc<Shared>,
-    pods: Reflector<Pod>,
+    pods: Informer<Pod>,
     workers: JoinSet<()>,
     /// Whose worker a task is.
     names: HashMap<tokio::task::Id, String>,
@@ -160,7 +155,7 @@ enum Answer {
 }
 
 impl Dispatcher {
-    fn new(shared: Arc<Shared>, pods: Reflector<Pod>) -> Self {
+    fn new(shared: Arc<Shared>, pods: Informer<Pod>) -> Self {
         Self {
             shared,
             pods,
@@ -175,7 +170,7 @@ impl Dispatcher {
 
     async fn run(mut self) {
         let mut events = self.shared.runtime.events();
-        let (found, ()) = join(self.look(), self.pods.ready()).await;
+        let (found, ()) = join(self.look(), self.pods.synced()).await;
         let mut changes = self.pods.subscribe();
         self.found = found.iter().map(|one| one.sandbox.pod.uid.clone()).collect();
         self.remove_orphans(found, &self.directories());
@@ -290,21 +285,10 @@ impl Dispatcher {
                 self.send(&uid, Message::Event(removed(&pod))).await;
             }
             Change::Added(_) | Change::Modified { .. } => {
-                self.replaced(&change).await;
                 if !self.send(&uid, Message::Event(Event::PodChanged(Arc::clone(&pod)))).await {
                     self.take_up(pod, &uid).await;
                 }
             }
-        }
-    }
-
-    /// A name that got a new UID: the old Pod is gone though nobody said so.
-    async fn replaced(&self, change: &Change<Pod>) {
-        if let Change::Modified { old, new } = change
-            && old.metadata.uid != new.metadata.uid
-        {
-            let uid = old.metadata.uid.clone().unwrap_or_default();
-            self.send(&uid, Message::Event(Event::PodRemoved { grace_period_seconds: Some(0) })).await;
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use client::events::{EventType, Recorder, container_reference, reference};
-use client::{Client, Reflector};
+use client::{Client, Informer, Informers};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use runtime::Runtime;
@@ -15,7 +15,6 @@ use crate::Config;
 use crate::container::dns::NodeDns;
 use crate::container::fields::Facts;
 use crate::pod::event::Record;
-use crate::sources::Watches;
 use crate::volumes::Mounts;
 use crate::worker::Message;
 
@@ -25,12 +24,13 @@ pub(crate) struct Shared {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) config: Config,
     pub(crate) mounts: Arc<dyn Mounts>,
-    pub(crate) watches: Watches,
-    pub(crate) services: Reflector<Service>,
+    /// ConfigMaps and Secrets are asked of it one by one, as Pods name them.
+    pub(crate) informers: Informers,
+    pub(crate) services: Informer<Service>,
     pub(crate) recorder: Recorder,
     /// The Node object as this node makes it; the API's copy wins where there is one.
     pub(crate) own_node: Node,
-    pub(crate) nodes: Reflector<Node>,
+    pub(crate) nodes: Informer<Node>,
     pub(crate) dns: NodeDns,
     pub(crate) workers: Mutex<HashMap<String, Worker>>,
 }

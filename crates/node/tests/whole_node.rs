@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use client::{Client, DeleteOptions, InProcess, ListOptions, Reflector};
+use client::{Client, DeleteOptions, InProcess, Informer, Informers};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
@@ -80,8 +80,8 @@ struct Cluster {
     admin: Client,
     runtime: Arc<FakeRuntime>,
     node: Option<Node>,
-    pods: Reflector<Pod>,
-    _tasks: JoinSet<()>,
+    pods: Informer<Pod>,
+    tasks: JoinSet<()>,
 }
 
 impl Cluster {
@@ -109,8 +109,7 @@ impl Cluster {
         let groups = ["system:masters", "system:authenticated"];
         let admin = Client::new(Arc::new(InProcess::new(handler, "admin", &groups)));
         let mut tasks = JoinSet::new();
-        let all = ListOptions::default();
-        let pods = Reflector::spawn(admin.clone(), NAMESPACE, all, &mut tasks, CancellationToken::new());
+        let informers = Informers::spawn(admin.clone(), &mut tasks, CancellationToken::new());
         let mut cluster = Self {
             endpoints,
             hanging: Arc::default(),
@@ -119,8 +118,8 @@ impl Cluster {
             admin,
             runtime: Arc::default(),
             node: None,
-            pods,
-            _tasks: tasks,
+            pods: informers.of(),
+            tasks,
         };
         cluster.furnish().await;
         cluster.start_node().await;
@@ -168,8 +167,11 @@ impl Cluster {
             not_ready: None,
         };
         let client = Client::new(Arc::new(transport));
+        // Its own, as where the server is elsewhere: what it reads, a node must be allowed to.
+        let informers = Informers::spawn(client.clone(), &mut self.tasks, CancellationToken::new());
         let node = Node::start_with(
             client,
+            informers,
             self.runtime.clone(),
             config,
             Arc::new(NoMounts { hanging: self.hanging.clone() }),
@@ -195,7 +197,7 @@ impl Cluster {
                 if wanted(now.as_ref()) {
                     return now;
                 }
-                changes.next().await.expect("the reflector goes on");
+                changes.next().await.expect("the informer goes on");
             }
         };
         match tokio::time::timeout(Duration::from_secs(20), wait).await {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use client::Reflector;
+use client::Informer;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::watch;
 
@@ -20,7 +20,7 @@ pub struct Programmed {
     /// The latest value matters, so it is a watch.
     table: watch::Sender<Slices>,
     /// What is known now and will be in a transaction.
-    known: Arc<OnceLock<Reflector<EndpointSlice>>>,
+    known: Arc<OnceLock<Informer<EndpointSlice>>>,
 }
 
 impl Default for Programmed {
@@ -48,8 +48,8 @@ impl Programmed {
         }
     }
 
-    pub(crate) fn follow(&self, slices: Reflector<EndpointSlice>) {
-        // A second run of the same proxy goes on with the first one's cache.
+    pub(crate) fn follow(&self, slices: Informer<EndpointSlice>) {
+        // A second run of the same proxy goes on with the first one's informer.
         let _ = self.known.set(slices);
     }
 
@@ -58,7 +58,7 @@ impl Programmed {
     }
 }
 
-fn is_known(known: &OnceLock<Reflector<EndpointSlice>>, uid: &str) -> bool {
+fn is_known(known: &OnceLock<Informer<EndpointSlice>>, uid: &str) -> bool {
     known.get().is_some_and(|slices| !slices.filter(|slice| slice_leads_to(slice, uid)).is_empty())
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use client::events::{EventType, Recorder, reference};
-use client::{Changes, Reflector};
+use client::{Changes, Informer};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sys::command::{self, CommandError};
@@ -44,8 +44,8 @@ const INTERVAL_MIN: Duration = Duration::from_millis(20);
 /// Programs Services until `shutdown`. The table stays then: Pods go on, and
 /// so do their connections. [`cleanup`] removes it.
 pub async fn run(
-    services: Reflector<Service>,
-    slices: Reflector<EndpointSlice>,
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
     instance: Instance,
     programmed: Programmed,
     recorder: Recorder,
@@ -54,8 +54,8 @@ pub async fn run(
     programmed.follow(slices.clone());
     let ready = async {
         // A table from half the Services would cut the connections of the others.
-        services.ready().await;
-        slices.ready().await;
+        services.synced().await;
+        slices.synced().await;
     };
     if shutdown.run_until_cancelled(ready).await.is_some() {
         // Cancel-safe: a transaction that began is finished by its own thread.
@@ -64,8 +64,8 @@ pub async fn run(
 }
 
 async fn keep(
-    services: &Reflector<Service>,
-    slices: &Reflector<EndpointSlice>,
+    services: &Informer<Service>,
+    slices: &Informer<EndpointSlice>,
     instance: &Instance,
     programmed: &Programmed,
     recorder: &Recorder,
@@ -198,7 +198,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-fn drain<K>(changes: &mut Changes<K>) {
+fn drain<K: client::Object>(changes: &mut Changes<K>) {
     while changes.try_next().is_some() {}
 }
 

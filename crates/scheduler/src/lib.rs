@@ -6,7 +6,7 @@
 //!            └── a relevant change ───┴──────────────────────── wait (or preempt)
 //! ```
 //!
-//! Tasks: [`run`] is one loop that reads caches of Pods, Nodes, claims, volumes
+//! Tasks: [`run`] is one loop that reads the informers of Pods, Nodes, claims, volumes
 //! and storage classes, and owns the snapshot and the queue. Bindings run
 //! beside it in its own set, because they wait for the server (or for a volume);
 //! their results come back to the loop as values.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::events::{EventType, Recorder, reference};
-use client::{Change, Changes, Client, DeleteOptions, Error, ListOptions, Patch, PatchKind, Reflector};
+use client::{Change, Changes, Client, DeleteOptions, Error, Informer, Informers, Patch, PatchKind};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Binding, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,
@@ -28,51 +28,52 @@ const NAME: &str = "default-scheduler";
 const VOLUME_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Schedules until `shutdown`.
-pub async fn run(client: Client, shutdown: CancellationToken) {
+pub async fn run(client: Client, informers: Informers, shutdown: CancellationToken) {
     let client = client.named("kube-scheduler");
     let mut tasks = JoinSet::new();
-    let caches = Caches::spawn(&client, &mut tasks, &shutdown);
+    let listers = Listers::new(&informers);
     let recorder = Recorder::spawn(client.clone(), NAME, "", &mut tasks, shutdown.clone());
-    let ready = async {
-        // Placing before all Pods are known would count nodes as emptier than they are.
-        caches.pods.ready().await;
-        caches.nodes.ready().await;
-        caches.claims.ready().await;
-        caches.volumes.ready().await;
-        caches.classes.ready().await;
-    };
     let schedule = async {
-        if shutdown.run_until_cancelled(ready).await.is_some() {
-            Scheduler::new(client, caches.clone(), recorder).run(&shutdown).await;
+        if shutdown.run_until_cancelled(listers.synced()).await.is_some() {
+            Scheduler::new(client, listers.clone(), recorder).run(&shutdown).await;
         }
     };
     client::tasks::beside(&mut tasks, schedule).await;
     client::tasks::finish(tasks).await;
 }
 
+/// What decisions are made from.
 #[derive(Clone)]
-struct Caches {
-    pods: Reflector<Pod>,
-    nodes: Reflector<Node>,
-    claims: Reflector<PersistentVolumeClaim>,
-    volumes: Reflector<PersistentVolume>,
-    classes: Reflector<StorageClass>,
+struct Listers {
+    pods: Informer<Pod>,
+    nodes: Informer<Node>,
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+    classes: Informer<StorageClass>,
 }
 
-impl Caches {
-    fn spawn(client: &Client, tasks: &mut JoinSet<()>, shutdown: &CancellationToken) -> Self {
-        let all = ListOptions::default;
+impl Listers {
+    fn new(informers: &Informers) -> Self {
         Self {
-            pods: Reflector::spawn(client.clone(), "", all(), tasks, shutdown.clone()),
-            nodes: Reflector::spawn(client.clone(), "", all(), tasks, shutdown.clone()),
-            claims: Reflector::spawn(client.clone(), "", all(), tasks, shutdown.clone()),
-            volumes: Reflector::spawn(client.clone(), "", all(), tasks, shutdown.clone()),
-            classes: Reflector::spawn(client.clone(), "", all(), tasks, shutdown.clone()),
+            pods: informers.of(),
+            nodes: informers.of(),
+            claims: informers.of(),
+            volumes: informers.of(),
+            classes: informers.of(),
         }
+    }
+
+    /// Placing before all Pods are known would count nodes as emptier than they are.
+    async fn synced(&self) {
+        self.pods.synced().await;
+        self.nodes.synced().await;
+        self.claims.synced().await;
+        self.volumes.synced().await;
+        self.classes.synced().await;
     }
 }
 
-impl Lookup for Caches {
+impl Lookup for Listers {
     fn claim(&self, namespace: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
         self.claims.get(namespace, name)
     }
@@ -116,7 +117,7 @@ struct Subscriptions {
 
 struct Scheduler {
     client: Client,
-    caches: Caches,
+    listers: Listers,
     recorder: Recorder,
     snapshot: Snapshot,
     /// Pods without a node.
@@ -129,10 +130,10 @@ struct Scheduler {
 }
 
 impl Scheduler {
-    fn new(client: Client, caches: Caches, recorder: Recorder) -> Self {
+    fn new(client: Client, listers: Listers, recorder: Recorder) -> Self {
         Self {
             client,
-            caches,
+            listers,
             recorder,
             snapshot: Snapshot::default(),
             pending: Pending::default(),
@@ -145,11 +146,11 @@ impl Scheduler {
 
     async fn run(mut self, shutdown: &CancellationToken) {
         let mut changes = Subscriptions {
-            pods: self.caches.pods.subscribe(),
-            nodes: self.caches.nodes.subscribe(),
-            claims: self.caches.claims.subscribe(),
-            volumes: self.caches.volumes.subscribe(),
-            classes: self.caches.classes.subscribe(),
+            pods: self.listers.pods.subscribe(),
+            nodes: self.listers.nodes.subscribe(),
+            claims: self.listers.claims.subscribe(),
+            volumes: self.listers.volumes.subscribe(),
+            classes: self.listers.classes.subscribe(),
         };
         loop {
             // Nodes first: a Pod that arrives together with its node must see it.
@@ -208,13 +209,7 @@ impl Scheduler {
         let (pod, gone) = match &change {
             Change::Added(pod) => (pod, false),
             Change::Deleted(pod) => (pod, true),
-            Change::Modified { old, new } => {
-                // The watch missed the end of one and the beginning of another of the same name.
-                if old.metadata.uid != new.metadata.uid {
-                    self.settled(old);
-                }
-                (new, false)
-            }
+            Change::Modified { new, .. } => (new, false),
         };
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
         if gone || is_finished(pod) {
@@ -253,7 +248,7 @@ impl Scheduler {
 
     fn place_one(&mut self, pod: Arc<PodInfo>) {
         let (namespace, name) = names(&pod.pod);
-        let volumes = Volumes::of(name, namespace, pod.spec(), &self.caches);
+        let volumes = Volumes::of(name, namespace, pod.spec(), &self.listers);
         self.rotation = self.rotation.wrapping_add(1);
         match place(&pod, &volumes, &self.snapshot.nodes, self.rotation) {
             Placement::Node(index) => {
@@ -262,7 +257,13 @@ impl Scheduler {
                 self.snapshot.add_pod(&node, pod.clone());
                 self.pending.assume(pod.uid());
                 let claims = volumes.waiting;
-                self.bindings.spawn(bind(self.client.clone(), self.caches.claims.clone(), pod, node, claims));
+                self.bindings.spawn(bind(
+                    self.client.clone(),
+                    self.listers.claims.clone(),
+                    pod,
+                    node,
+                    claims,
+                ));
             }
             Placement::Unschedulable(failure) => self.unschedulable(&pod, &volumes, failure),
         }
@@ -366,7 +367,7 @@ fn uid_of(pod: &Pod) -> &str {
 
 async fn bind(
     client: Client,
-    claims: Reflector<PersistentVolumeClaim>,
+    claims: Informer<PersistentVolumeClaim>,
     pod: Arc<PodInfo>,
     node: String,
     waiting: Vec<String>,
@@ -403,7 +404,7 @@ async fn bind_pod(client: &Client, pod: &Pod, node: &str) -> Result<(), Error> {
 /// Tells the provisioner which node was chosen, and waits for the claims.
 async fn bind_volumes(
     client: &Client,
-    claims: &Reflector<PersistentVolumeClaim>,
+    claims: &Informer<PersistentVolumeClaim>,
     pod: &Pod,
     node: &str,
     waiting: &[String],

@@ -11,7 +11,7 @@
 
 mod graph;
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::kinds::{Kind, Kinds};
 use client::{Client, Error, object_path};
@@ -23,26 +23,28 @@ use tokio::task::JoinSet;
 use self::graph::{FOREGROUND, Graph, Item, ORPHAN, Waits};
 use crate::census::{Census, Metadata, Owner, Partial, Ready};
 use crate::context::{Context, unless_gone};
-use crate::work::{Keys, Next};
+use crate::controller::Controller;
+use crate::workqueue::{Keys, Next};
 
 struct Collector {
     client: Client,
     kinds: watch::Receiver<Arc<Kinds>>,
     graph: Mutex<Graph>,
     ready: Ready,
-    keys: OnceLock<Keys>,
+    keys: Keys,
 }
 
-pub(crate) fn spawn(context: &Arc<Context>, census: &mut Census, ready: Ready, tasks: &mut JoinSet<()>) {
+pub(crate) fn spawn(context: &Context, census: &mut Census, ready: Ready, tasks: &mut JoinSet<()>) {
     let client = context.client.named("generic-garbage-collector");
-    let (kinds, graph, keys) = (context.kinds.clone(), Mutex::default(), OnceLock::new());
-    let collector = Arc::new(Collector { client, kinds, graph, ready, keys });
+    let kinds = context.kinds.clone();
+    let controller = Controller::new("garbage-collector");
+    let keys = controller.keys();
+    let collector = Arc::new(Collector { client, kinds, graph: Mutex::default(), ready, keys });
     let shared = collector.clone();
-    let keys = context.controller("garbage-collector", tasks, move |uid| {
+    controller.run(tasks, context.shutdown.clone(), move |uid| {
         let collector = shared.clone();
         async move { collector.collect(&uid).await }
     });
-    let _ = collector.keys.set(keys);
     census.listen(move |resource, seen| {
         let look = collector.graph().see(resource, seen);
         look.into_iter().for_each(|uid| collector.look(uid));
@@ -67,7 +69,7 @@ impl Collector {
 
     fn look(&self, uid: String) {
         // Without a receiver the controller has ended, and so has this.
-        let _ = self.keys.get().map(|keys| keys.send(uid));
+        let _ = self.keys.send(uid);
     }
 
     /// Upstream's attemptToDeleteItem and attemptToOrphan.

@@ -1,103 +1,88 @@
 //! One claim: its protection, its volume, its phase.
 
-use std::sync::Arc;
-
-use client::events::{EventType, Recorder};
-use client::{Error, Patch, PatchKind};
+use client::events::EventType;
+use client::{Error, Patch, PatchKind, index, key_of};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::{Value, json};
 
 use super::decide::{Decision, SELECTED_NODE, claim_reference, decide, names, storage_request};
 use super::{
-    BOUND_BY_CONTROLLER, CLAIM_PROTECTION, PROVISIONED_BY, PROVISIONER, claims_of, finalizers_patch,
+    BOUND_BY_CONTROLLER, CLAIM_PROTECTION, PROVISIONED_BY, PROVISIONER, Volumes, finalizers_patch, volume_of,
 };
 use crate::conditions::is_finished;
-use crate::context::{Context, key_of, say, split, unless_gone};
-use crate::work::Next;
+use crate::context::{say, split, unless_gone};
+use crate::workqueue::Next;
 
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 
-pub(super) async fn sync(context: Arc<Context>, recorder: Recorder, key: String) -> Result<Next, Error> {
-    let (namespace, name) = split(&key);
-    let Some(claim) = context.caches.claims.get(namespace, name) else { return Ok(Next::Done) };
+pub(super) async fn sync(this: &Volumes, key: &str) -> Result<Next, Error> {
+    let (namespace, name) = split(key);
+    let Some(claim) = this.claims.get(namespace, name) else { return Ok(Next::Done) };
     if claim.metadata.deletion_timestamp.is_some() {
-        release(&context, &claim, &key).await?;
+        release(this, &claim, key).await?;
         return Ok(Next::Done);
     }
-    let volume =
-        claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).filter(|name| !name.is_empty());
-    match volume {
-        Some(volume) => bound(&context, &recorder, &claim, volume).await?,
-        None => unbound(&context, &recorder, &claim).await?,
+    match volume_of(&claim) {
+        Some(volume) => bound(this, &claim, volume).await?,
+        None => unbound(this, &claim).await?,
     }
     Ok(Next::Done)
 }
 
 /// A claim that is being deleted goes when no Pod uses it any more.
-async fn release(context: &Context, claim: &PersistentVolumeClaim, key: &str) -> Result<(), Error> {
+async fn release(this: &Volumes, claim: &PersistentVolumeClaim, key: &str) -> Result<(), Error> {
     let finalizers = claim.metadata.finalizers.clone().unwrap_or_default();
-    let used =
-        context.caches.pods.filter(|pod| !is_finished(pod) && claims_of(pod).iter().any(|used| used == key));
-    if !used.is_empty() || !finalizers.iter().any(|finalizer| finalizer == CLAIM_PROTECTION) {
+    let used = this.pods.by_index(index::PODS_BY_CLAIM, key).iter().any(|pod| !is_finished(pod));
+    if used || !finalizers.iter().any(|finalizer| finalizer == CLAIM_PROTECTION) {
         return Ok(());
     }
     let left: Vec<String> =
         finalizers.into_iter().filter(|finalizer| finalizer != CLAIM_PROTECTION).collect();
-    patch(context, claim, finalizers_patch(claim.metadata.resource_version.as_deref(), &left)).await
+    patch(this, claim, finalizers_patch(claim.metadata.resource_version.as_deref(), &left)).await
 }
 
-async fn unbound(context: &Context, recorder: &Recorder, claim: &PersistentVolumeClaim) -> Result<(), Error> {
-    let caches = &context.caches;
+async fn unbound(this: &Volumes, claim: &PersistentVolumeClaim) -> Result<(), Error> {
     let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).unwrap_or_default();
-    let class = caches.classes.get("", class);
+    let class = this.classes.get("", class);
     let selected = claim.metadata.annotations.as_ref().and_then(|annotations| annotations.get(SELECTED_NODE));
-    let node = selected.and_then(|node| caches.nodes.get("", node));
-    match decide(claim, &caches.volumes.list(), class.as_deref(), node.as_deref()) {
-        Decision::Bind(volume) => bind(context, claim, &volume).await,
-        Decision::Provision { node } => provision(context, recorder, claim, node).await,
+    let node = selected.and_then(|node| this.nodes.get("", node));
+    match decide(claim, &this.volumes.list(), class.as_deref(), node.as_deref()) {
+        Decision::Bind(volume) => bind(this, claim, &volume).await,
+        Decision::Provision { node } => provision(this, claim, node).await,
         Decision::Wait { warning, reason, message } => {
             let kind = if warning { EventType::Warning } else { EventType::Normal };
-            say(recorder, claim, kind, reason, message);
+            say(&this.recorder, claim, kind, reason, message);
             Ok(())
         }
     }
 }
 
-async fn bound(
-    context: &Context,
-    recorder: &Recorder,
-    claim: &PersistentVolumeClaim,
-    volume: &str,
-) -> Result<(), Error> {
+async fn bound(this: &Volumes, claim: &PersistentVolumeClaim, volume: &str) -> Result<(), Error> {
     let completed = claim.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(BIND_COMPLETED));
-    let Some(object) = context.caches.volumes.get("", volume) else {
+    let Some(object) = this.volumes.get("", volume) else {
         // Asked for by name, it may still come; once bound, it is lost.
         if completed && phase(claim) != "Lost" {
             let text = "Bound claim has lost its PersistentVolume. Data on the volume is lost!".to_owned();
-            say(recorder, claim, EventType::Warning, "ClaimLost", text);
-            return patch_status(context, claim, json!({"phase": "Lost"})).await;
+            say(&this.recorder, claim, EventType::Warning, "ClaimLost", text);
+            return patch_status(this, claim, json!({"phase": "Lost"})).await;
         }
         return Ok(());
     };
     if names(&object, claim) || claim_reference(&object).is_none() {
-        return bind(context, claim, &object).await;
+        return bind(this, claim, &object).await;
     }
     if completed && phase(claim) != "Lost" {
         let text =
             "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!".to_owned();
-        say(recorder, claim, EventType::Warning, "ClaimMisbound", text);
-        return patch_status(context, claim, json!({"phase": "Lost"})).await;
+        say(&this.recorder, claim, EventType::Warning, "ClaimMisbound", text);
+        return patch_status(this, claim, json!({"phase": "Lost"})).await;
     }
     Ok(())
 }
 
 /// Four writes, each of which is skipped when it is done already: whoever is
 /// interrupted between them goes on where it stopped.
-async fn bind(
-    context: &Context,
-    claim: &PersistentVolumeClaim,
-    volume: &PersistentVolume,
-) -> Result<(), Error> {
+async fn bind(this: &Volumes, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Result<(), Error> {
     let name = volume.metadata.name.as_deref().unwrap_or_default();
     let uid = claim.metadata.uid.as_deref().unwrap_or_default();
     if claim_reference(volume).is_none_or(|(_, _, known)| known != uid) {
@@ -109,7 +94,7 @@ async fn bind(
             body["metadata"]["annotations"] = json!({BOUND_BY_CONTROLLER: "yes"});
         }
         let patch = Patch::new(PatchKind::Merge, body);
-        context.client.patch::<PersistentVolume>("", name, &patch).await?;
+        this.client.patch::<PersistentVolume>("", name, &patch).await?;
     }
     let annotated = claim.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(BIND_COMPLETED));
     if !annotated {
@@ -118,7 +103,7 @@ async fn bind(
             annotations[BOUND_BY_CONTROLLER] = "yes".into();
         }
         let body = json!({"metadata": {"annotations": annotations}, "spec": {"volumeName": name}});
-        patch(context, claim, body).await?;
+        patch(this, claim, body).await?;
     }
     if phase(claim) != "Bound" {
         let spec = volume.spec.as_ref();
@@ -127,7 +112,7 @@ async fn bind(
             "accessModes": spec.and_then(|spec| spec.access_modes.as_ref()),
             "capacity": spec.and_then(|spec| spec.capacity.as_ref()),
         });
-        patch_status(context, claim, status).await?;
+        patch_status(this, claim, status).await?;
     }
     Ok(())
 }
@@ -140,32 +125,27 @@ fn reference(claim: &PersistentVolumeClaim) -> Value {
 
 /// A directory on the chosen node. The node makes it when the volume is first
 /// mounted, so that this works for nodes that are elsewhere.
-async fn provision(
-    context: &Context,
-    recorder: &Recorder,
-    claim: &PersistentVolumeClaim,
-    node: Option<String>,
-) -> Result<(), Error> {
-    let any = || context.caches.nodes.list().into_iter().filter_map(|node| node.metadata.name.clone()).min();
+async fn provision(this: &Volumes, claim: &PersistentVolumeClaim, node: Option<String>) -> Result<(), Error> {
+    let any = || this.nodes.list().into_iter().filter_map(|node| node.metadata.name.clone()).min();
     let Some(node) = node.or_else(any) else {
         let text = "failed to provision volume: no node is known".to_owned();
-        say(recorder, claim, EventType::Warning, "ProvisioningFailed", text);
+        say(&this.recorder, claim, EventType::Warning, "ProvisioningFailed", text);
         return Ok(());
     };
     let name = format!("pvc-{}", claim.metadata.uid.as_deref().unwrap_or_default());
     let key = key_of(claim);
     let text = format!("External provisioner is provisioning volume for claim \"{key}\"");
-    say(recorder, claim, EventType::Normal, "Provisioning", text);
-    let volume = directory_volume(context, claim, &name, &node);
+    say(&this.recorder, claim, EventType::Normal, "Provisioning", text);
+    let volume = directory_volume(this, claim, &name, &node);
     let volume = serde_json::from_value::<PersistentVolume>(volume)
         .map_err(|source| Error::Decode { path: format!("persistentvolumes/{name}"), source })?;
-    match context.client.create("", &volume).await {
+    match this.client.create("", &volume).await {
         Err(error) if !error.is_already_exists() => return Err(error),
         // It comes back by the watch, names the claim, and is bound then.
         _ => {}
     }
     say(
-        recorder,
+        &this.recorder,
         claim,
         EventType::Normal,
         "ProvisioningSucceeded",
@@ -174,11 +154,11 @@ async fn provision(
     Ok(())
 }
 
-fn directory_volume(context: &Context, claim: &PersistentVolumeClaim, name: &str, node: &str) -> Value {
+fn directory_volume(this: &Volumes, claim: &PersistentVolumeClaim, name: &str, node: &str) -> Value {
     let key = key_of(claim);
     let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone()).unwrap_or_default();
-    let policy = context.caches.classes.get("", &class).and_then(|class| class.reclaim_policy.clone());
-    let path = context.config.volumes_dir.join(format!("{name}_{}", key.replace('/', "_")));
+    let policy = this.classes.get("", &class).and_then(|class| class.reclaim_policy.clone());
+    let path = this.config.volumes_dir.join(format!("{name}_{}", key.replace('/', "_")));
     json!({
         "metadata": {"name": name, "annotations": {PROVISIONED_BY: PROVISIONER}},
         "spec": {
@@ -199,16 +179,16 @@ fn phase(claim: &PersistentVolumeClaim) -> &str {
     claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
-async fn patch(context: &Context, claim: &PersistentVolumeClaim, body: Value) -> Result<(), Error> {
+async fn patch(this: &Volumes, claim: &PersistentVolumeClaim, body: Value) -> Result<(), Error> {
     let key = key_of(claim);
     let (namespace, name) = split(&key);
     let patch = Patch::new(PatchKind::Merge, body);
-    unless_gone(context.client.patch::<PersistentVolumeClaim>(namespace, name, &patch).await)
+    unless_gone(this.client.patch::<PersistentVolumeClaim>(namespace, name, &patch).await)
 }
 
-async fn patch_status(context: &Context, claim: &PersistentVolumeClaim, status: Value) -> Result<(), Error> {
+async fn patch_status(this: &Volumes, claim: &PersistentVolumeClaim, status: Value) -> Result<(), Error> {
     let key = key_of(claim);
     let (namespace, name) = split(&key);
     let patch = Patch::status(PatchKind::Merge, json!({"status": status}));
-    unless_gone(context.client.patch::<PersistentVolumeClaim>(namespace, name, &patch).await)
+    unless_gone(this.client.patch::<PersistentVolumeClaim>(namespace, name, &patch).await)
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use client::Part;
+use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use runtime::{Error, Image};
 
 use super::{Message, PodWorker};
@@ -114,7 +115,9 @@ async fn logins(node: &Shared, pod: &Pod, reference: &str) -> Vec<runtime::Crede
     let mut secrets = Vec::new();
     let mut missing = Vec::new();
     for named in spec(pod).image_pull_secrets.iter().flatten() {
-        match node.watches.secret(namespace, &named.name).get().await {
+        let informer = node.informers.part::<Secret>(Part::object(namespace, &named.name));
+        informer.synced().await;
+        match informer.get(namespace, &named.name) {
             Some(secret) => secrets.push(secret),
             None => missing.push(named.name.clone()),
         }

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use client::Part;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -232,7 +233,7 @@ impl Starter {
         let (config_maps, secrets) = env::names(&self.container);
         let sources = volumes_sources(&self.node, &self.files, namespace, &config_maps, &secrets).await;
         let facts = self.node.facts(&self.pod, &self.ips);
-        self.node.services.ready().await;
+        self.node.services.synced().await;
         let known = self.node.services.list();
         let links = spec(&self.pod).enable_service_links != Some(false);
         let services = services::variables(known.iter().map(|service| &**service), namespace, links);
@@ -347,18 +348,25 @@ pub(super) async fn volumes_sources(
 ) -> env::Sources {
     let mut sources = env::Sources::default();
     for name in config_maps {
-        let held = node.watches.config_map(namespace, name);
-        if let Some(object) = held.get().await {
-            sources.config_maps.insert(name.clone(), object);
-        }
-        lock(&files.held).hold(&format!("configmap/{name}"), held);
+        let object = source(node, files, namespace, name).await;
+        sources.config_maps.extend(object.map(|object| (name.clone(), object)));
     }
     for name in secrets {
-        let held = node.watches.secret(namespace, name);
-        if let Some(object) = held.get().await {
-            sources.secrets.insert(name.clone(), object);
-        }
-        lock(&files.held).hold(&format!("secret/{name}"), held);
+        let object = source(node, files, namespace, name).await;
+        sources.secrets.extend(object.map(|object| (name.clone(), object)));
     }
     sources
+}
+
+async fn source<K: client::Object>(
+    node: &Shared,
+    files: &Files,
+    namespace: &str,
+    name: &str,
+) -> Option<Arc<K>> {
+    let informer = node.informers.part::<K>(Part::object(namespace, name));
+    informer.synced().await;
+    let object = informer.get(namespace, name);
+    lock(&files.held).hold(&informer, namespace, name, object.as_deref());
+    object
 }

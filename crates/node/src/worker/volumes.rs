@@ -1,9 +1,10 @@
 //! Reading what volumes show, and putting them in place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use client::{Informer, Object};
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
@@ -17,7 +18,6 @@ use crate::pod::event::Event;
 use crate::pod::spec::spec;
 use crate::pod::state::Progress;
 use crate::shared::Shared;
-use crate::sources;
 use crate::threads::Threads;
 use crate::volumes::payload::{self, Projection};
 use crate::volumes::plan::claim_name;
@@ -26,11 +26,11 @@ use crate::volumes::{self, Plan, PodDirectory, Source, atomic, plan};
 /// On volumes that were made for their claim.
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 
-/// What the Pod shows, held so that it stays watched; a change wakes the worker.
+/// What the Pod shows, each with a reader of its changes, which wakes the worker.
 #[derive(Default)]
 pub(crate) struct Held {
     outbox: Option<mpsc::Sender<Message>>,
-    held: BTreeMap<String, Arc<dyn sources::Held>>,
+    held: BTreeSet<String>,
     listeners: JoinSet<()>,
 }
 
@@ -39,14 +39,27 @@ impl Held {
         Self { outbox: Some(outbox), ..Self::default() }
     }
 
-    /// Keeps it watched until the Pod is gone.
-    pub(super) fn hold(&mut self, name: &str, object: Arc<dyn sources::Held>) {
-        let Some(outbox) = self.outbox.clone().filter(|_| !self.held.contains_key(name)) else { return };
-        let mut changes = object.changes();
-        self.held.insert(name.into(), object);
+    /// Hears of the object until the Pod is gone; `seen` is what was just read of it.
+    pub(super) fn hold<K: Object>(
+        &mut self,
+        informer: &Informer<K>,
+        namespace: &str,
+        name: &str,
+        seen: Option<&K>,
+    ) {
+        let Some(outbox) = self.outbox.clone() else { return };
+        if !self.held.insert(format!("{}/{namespace}/{name}", K::KIND)) {
+            return;
+        }
+        let version = |object: &K| object.metadata().resource_version.clone();
+        let (mut changes, mut seen) = (informer.subscribe(), seen.and_then(version));
         self.listeners.spawn(async move {
-            use tokio::sync::broadcast::error::RecvError;
-            while let Ok(()) | Err(RecvError::Lagged(_)) = changes.recv().await {
+            while let Some(change) = changes.next().await {
+                // A reader hears first of what is there, which is no news unless it has changed since.
+                let known = seen.take();
+                if known.is_some() && known == version(change.object()) {
+                    continue;
+                }
                 if outbox.send(Message::SourceChanged).await.is_err() {
                     return;
                 }

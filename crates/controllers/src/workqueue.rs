@@ -1,10 +1,10 @@
-//! The loop that all controllers share: keys in, one reconciliation per key at
+//! The work queue that each controller has: keys in, one reconciliation per key at
 //! a time, merged while busy, again after a pause when it fails.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use client::{Change, Changes, Error, Retry};
+use client::{Error, Retry};
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -28,24 +28,6 @@ const CONCURRENT_MAX: usize = 8;
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
-/// Sends the keys that each change concerns, as a task of `tasks`.
-pub(crate) fn feed<K: Send + Sync + 'static>(
-    mut changes: Changes<K>,
-    keys: Keys,
-    tasks: &mut JoinSet<()>,
-    shutdown: CancellationToken,
-    concerned: impl Fn(&Change<K>) -> Vec<String> + Send + 'static,
-) {
-    tasks.spawn(async move {
-        // Cancel-safe: a change not taken stays in the channel.
-        while let Some(Some(change)) = shutdown.run_until_cancelled(changes.next()).await {
-            for key in concerned(&change) {
-                let _ = keys.send(key);
-            }
-        }
-    });
-}
-
 /// Reconciles until `shutdown`. What runs then is finished.
 pub(crate) async fn reconcile<F, R>(
     name: &'static str,
@@ -56,22 +38,22 @@ pub(crate) async fn reconcile<F, R>(
     F: Fn(String) -> R + Send + 'static,
     R: Future<Output = Result<Next, Error>> + Send + 'static,
 {
-    let mut agenda = Agenda::default();
+    let mut queue = WorkQueue::default();
     let mut running = JoinSet::new();
     let mut by_task: HashMap<Id, String> = HashMap::new();
     loop {
         while running.len() < CONCURRENT_MAX
-            && let Some(key) = agenda.pop(Instant::now())
+            && let Some(key) = queue.pop(Instant::now())
         {
             let handle = running.spawn(act(key.clone()));
             by_task.insert(handle.id(), key);
         }
-        let due = agenda.next_due();
+        let due = queue.next_due();
         // Every arm is cancel-safe: channels and sets keep what was not taken.
         tokio::select! {
             () = shutdown.cancelled() => break,
             key = keys.recv() => match key {
-                Some(key) => agenda.add(key),
+                Some(key) => queue.add(key),
                 None => break,
             },
             Some(ended) = running.join_next_with_id() => {
@@ -80,7 +62,7 @@ pub(crate) async fn reconcile<F, R>(
                     Err(panicked) => (panicked.id(), None),
                 };
                 if let Some(key) = by_task.remove(&id) {
-                    agenda.finished(name, key, result, Instant::now());
+                    queue.finished(name, key, result, Instant::now());
                 }
             }
             () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {}
@@ -91,7 +73,7 @@ pub(crate) async fn reconcile<F, R>(
 
 /// What is to be done, and when.
 #[derive(Default)]
-struct Agenda {
+struct WorkQueue {
     ready: VecDeque<String>,
     queued: HashSet<String>,
     /// Running keys; `true`: changed meanwhile.
@@ -100,7 +82,7 @@ struct Agenda {
     failures: HashMap<String, u32>,
 }
 
-impl Agenda {
+impl WorkQueue {
     fn add(&mut self, key: String) {
         if let Some(again) = self.running.get_mut(&key) {
             *again = true;
@@ -168,32 +150,32 @@ mod tests {
 
     #[test]
     fn a_key_that_changes_while_it_runs_runs_once_more_and_never_twice_at_once() {
-        let (mut agenda, now) = (Agenda::default(), Instant::now());
-        agenda.add("a".into());
-        agenda.add("a".into());
-        assert_eq!(agenda.pop(now).as_deref(), Some("a"));
-        agenda.add("a".into());
-        agenda.add("a".into());
-        assert_eq!(agenda.pop(now), None);
-        agenda.finished("t", "a".into(), Some(Ok(Next::Done)), now);
-        assert_eq!(agenda.pop(now).as_deref(), Some("a"));
-        agenda.finished("t", "a".into(), Some(Ok(Next::Done)), now);
-        assert_eq!((agenda.pop(now), agenda.next_due()), (None, None));
+        let (mut queue, now) = (WorkQueue::default(), Instant::now());
+        queue.add("a".into());
+        queue.add("a".into());
+        assert_eq!(queue.pop(now).as_deref(), Some("a"));
+        queue.add("a".into());
+        queue.add("a".into());
+        assert_eq!(queue.pop(now), None);
+        queue.finished("t", "a".into(), Some(Ok(Next::Done)), now);
+        assert_eq!(queue.pop(now).as_deref(), Some("a"));
+        queue.finished("t", "a".into(), Some(Ok(Next::Done)), now);
+        assert_eq!((queue.pop(now), queue.next_due()), (None, None));
     }
 
     #[test]
     fn failures_wait_longer_each_time_and_a_success_forgets_them() {
-        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let (mut queue, now) = (WorkQueue::default(), Instant::now());
         let mut pauses = Vec::new();
         for _ in 0..4 {
-            agenda.add("a".into());
-            agenda.pop(now);
-            agenda.finished("t", "a".into(), None, now);
-            pauses.push((agenda.next_due().unwrap() - now).as_millis());
+            queue.add("a".into());
+            queue.pop(now);
+            queue.finished("t", "a".into(), None, now);
+            pauses.push((queue.next_due().unwrap() - now).as_millis());
         }
         assert_eq!(pauses, [5, 10, 20, 40]);
-        agenda.pop(now + BACKOFF_MAX);
-        agenda.finished("t", "a".into(), Some(Ok(Next::Done)), now);
-        assert!(agenda.failures.is_empty());
+        queue.pop(now + BACKOFF_MAX);
+        queue.finished("t", "a".into(), Some(Ok(Next::Done)), now);
+        assert!(queue.failures.is_empty());
     }
 }

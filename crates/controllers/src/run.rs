@@ -1,0 +1,49 @@
+//! Starts all controllers.
+
+use std::sync::Arc;
+
+use api::kinds::Kinds;
+use client::{Client, Informers};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::census::{self, Census};
+use crate::context::{Config, Context};
+use crate::{
+    disruption, endpoint_slice, garbage_collector, namespace, node_lifecycle, pod_gc, resource_quota,
+    service_account, taint_eviction, volume,
+};
+
+/// Those that need nothing but the context.
+const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 8] = [
+    namespace::spawn,
+    service_account::spawn,
+    node_lifecycle::spawn,
+    taint_eviction::spawn,
+    volume::spawn,
+    endpoint_slice::spawn,
+    pod_gc::spawn,
+    disruption::spawn,
+];
+
+/// Runs all controllers until `shutdown`, on the kinds that the server says it serves.
+pub async fn run(
+    client: Client,
+    kinds: watch::Receiver<Arc<Kinds>>,
+    informers: Informers,
+    config: Config,
+    shutdown: CancellationToken,
+) {
+    let client = client.named("kube-controller-manager");
+    let mut tasks = JoinSet::new();
+    let context = Context { client, kinds, informers, config, shutdown };
+    for spawn in CONTROLLERS {
+        spawn(&context, &mut tasks);
+    }
+    let (mut census, (missing, ready)) = (Census::default(), census::readiness());
+    garbage_collector::spawn(&context, &mut census, ready, &mut tasks);
+    resource_quota::spawn(&context, &mut census, &mut tasks);
+    census.start(&context.client, context.kinds.clone(), missing, &mut tasks, &context.shutdown);
+    client::tasks::finish(tasks).await;
+}
