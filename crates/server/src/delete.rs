@@ -164,8 +164,8 @@ enum Decision {
 
 /// Decides what a deletion does: upstream's BeforeDelete and
 /// updateForGracefulDeletionAndFinalizers.
-fn decide(resource: &Kind, object: &Value, options: &DeleteOptions, now: Timestamp) -> Decision {
-    let mut object = object.clone();
+fn decide(resource: &Kind, stored: &Value, options: &DeleteOptions, now: Timestamp) -> Decision {
+    let mut object = stored.clone();
     if resource.group.is_empty() && resource.kind == "Namespace" {
         return decide_namespace(object, options, now);
     }
@@ -181,7 +181,9 @@ fn decide(resource: &Kind, object: &Value, options: &DeleteOptions, now: Timesta
         Some(seconds) if seconds > 0 || waits => Decision::Mark(Box::new(object)),
         None if waits => {
             mark(&mut object, now);
-            Decision::Mark(Box::new(object))
+            // Asked for again, it has nothing to wait for that it did not wait for before. A write would
+            // be news to those who ask because of the last one.
+            if object == *stored { Decision::Leave } else { Decision::Mark(Box::new(object)) }
         }
         _ => Decision::Remove,
     }
@@ -519,6 +521,18 @@ mod tests {
         set_finalizers(&mut free, Vec::new());
         assert!(is_released(maps, &free));
         assert_eq!(decide(maps, &json!({"metadata": {}}), &DeleteOptions::default(), NOW), Decision::Remove);
+    }
+
+    #[test]
+    fn asking_again_for_what_waits_already_writes_nothing() {
+        let mut pod = running();
+        pod["metadata"]["finalizers"] = json!(["me/hold"]);
+        pod["spec"]["nodeName"] = "".into();
+        let at_once = json!({"gracePeriodSeconds": 0});
+        let Decision::Mark(marked) = decided(&pod, at_once.clone()) else { panic!("not marked") };
+        assert_eq!(decided(&marked, at_once), Decision::Leave);
+        let foreground = json!({"propagationPolicy": "Foreground"});
+        assert!(matches!(decided(&marked, foreground), Decision::Mark(_)), "that is something new");
     }
 
     #[test]
