@@ -1,6 +1,6 @@
 //! Conditions of Pods that controllers set.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -30,4 +30,23 @@ pub(crate) fn disruption_target(pod: &Pod, reason: &str, message: &str, now: Tim
 pub(crate) fn is_finished(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Neither finished nor about to go: it counts for those who keep a number of Pods.
+pub(crate) fn is_active(pod: &Pod) -> bool {
+    !is_finished(pod) && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// Since when the Pod is ready, if it is.
+pub(crate) fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let conditions = pod.status.as_ref()?.conditions.as_deref()?;
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
+    let since = ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    (ready.status == "True").then_some(since)
+}
+
+/// When the Pod has been ready for long enough to be counted on; `None` while it is not ready.
+pub(crate) fn available_from(pod: &Pod, min_ready_seconds: i32) -> Option<Timestamp> {
+    let wait = SignedDuration::from_secs(min_ready_seconds.max(0).into());
+    ready_since(pod)?.checked_add(wait).ok()
 }

@@ -12,6 +12,8 @@
 //! - `node_lifecycle` turns conditions and missing heartbeats into taints.
 //! - `taint_eviction` deletes Pods from nodes whose taints they do not bear.
 //! - `pod_gc` deletes Pods that nobody will ever finish.
+//! - `deployment` leads Deployments from one ReplicaSet to the next.
+//! - `replica_set` makes and deletes the Pods of ReplicaSets and ReplicationControllers.
 //! - `volume` binds, provisions and reclaims volumes.
 //! - `endpoint_slice` lists the Pods behind each Service.
 //! - `garbage_collector` deletes what has lost its owners.
@@ -20,7 +22,7 @@
 //!
 //! Owners and quotas hear of every kind through `census`, which keeps nothing.
 //!
-//! Not here: workload controllers (ReplicaSet, Deployment, Job).
+//! Not here: StatefulSet, DaemonSet, Job, CronJob, HorizontalPodAutoscaler.
 //!
 //! Start reading at [`run`], then `controller.rs` and `workqueue.rs`.
 
@@ -28,12 +30,17 @@ mod census;
 mod conditions;
 mod context;
 mod controller;
+mod deployment;
 mod disruption;
 mod endpoint_slice;
+mod expectations;
 mod garbage_collector;
 mod namespace;
 mod node_lifecycle;
+mod ownership;
+mod pod_control;
 mod pod_gc;
+mod replica_set;
 mod resource_quota;
 mod run;
 mod service_account;

@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 use crate::census::{self, Census};
 use crate::context::{Config, Context};
 use crate::{
-    disruption, endpoint_slice, garbage_collector, namespace, node_lifecycle, pod_gc, resource_quota,
-    service_account, taint_eviction, volume,
+    deployment, disruption, endpoint_slice, garbage_collector, namespace, node_lifecycle, pod_gc,
+    replica_set, resource_quota, service_account, taint_eviction, volume,
 };
 
 /// Those that need nothing but the context.
-const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 8] = [
+const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 10] = [
     namespace::spawn,
     service_account::spawn,
     node_lifecycle::spawn,
@@ -25,6 +25,8 @@ const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 8] = [
     endpoint_slice::spawn,
     pod_gc::spawn,
     disruption::spawn,
+    replica_set::spawn,
+    deployment::spawn,
 ];
 
 /// Runs all controllers until `shutdown`, on the kinds that the server says it serves.

@@ -52,27 +52,9 @@ const NO_VOLUME: &str = "this node mounts no volumes of this kind yet: the Pod w
 /// Everything that is accepted and has no effect, or not all of its effect.
 pub const LIMITS: &[Limit] = &[
     // Workloads.
-    kind("", "ReplicationController", NO_PODS, r#"
-apiVersion: v1
-kind: ReplicationController
-metadata: {name: limits}
-spec: {selector: {app: a}, template: {metadata: {labels: {app: a}}, spec: {containers: [{name: c, image: i}]}}}
-"#),
     kind("apps", "DaemonSet", NO_PODS, r#"
 apiVersion: apps/v1
 kind: DaemonSet
-metadata: {name: limits}
-spec: {selector: {matchLabels: {app: a}}, template: {metadata: {labels: {app: a}}, spec: {containers: [{name: c, image: i}]}}}
-"#),
-    kind("apps", "Deployment", NO_PODS, r#"
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: limits}
-spec: {selector: {matchLabels: {app: a}}, template: {metadata: {labels: {app: a}}, spec: {containers: [{name: c, image: i}]}}}
-"#),
-    kind("apps", "ReplicaSet", NO_PODS, r#"
-apiVersion: apps/v1
-kind: ReplicaSet
 metadata: {name: limits}
 spec: {selector: {matchLabels: {app: a}}, template: {metadata: {labels: {app: a}}, spec: {containers: [{name: c, image: i}]}}}
 "#),

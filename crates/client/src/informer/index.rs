@@ -42,6 +42,15 @@ pub const fn by_owner<K: Object>() -> Index<K> {
     })
 }
 
+/// Objects without a controlling owner by their namespace: who selects them may adopt them.
+pub const fn orphans<K: Object>() -> Index<K> {
+    Index::new("metadata.ownerReferences.controller", |object| {
+        let metadata = object.metadata();
+        let owned = metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));
+        if owned { Vec::new() } else { metadata.namespace.iter().cloned().collect() }
+    })
+}
+
 /// Pods by the node they are bound to; those without one are not in it.
 pub const PODS_BY_NODE: Index<Pod> = Index::new("spec.nodeName", |pod| {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());

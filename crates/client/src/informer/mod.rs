@@ -212,6 +212,12 @@ impl<K: Object> Informer<K> {
         *self.handle.store.synced().borrow()
     }
 
+    /// The newest resourceVersion that is known of these objects: a write that was answered with it or
+    /// an older one is among them. They are one row of numbers for all kinds of a cluster.
+    pub fn revision(&self) -> u64 {
+        self.handle.store.revision()
+    }
+
     /// One object.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
         self.handle.store.get(&key(namespace, name)).filter(|object| self.shows(object))

@@ -63,7 +63,7 @@ impl<K: Object> Reflector<K> {
             skipped::<K>(object, error);
         }
         let unreadable: Vec<Unreadable> = unreadable.into_iter().map(|(object, _)| object).collect();
-        self.store.replace(list.items, &unreadable);
+        self.store.replace(list.items, &unreadable, list.metadata.resource_version.as_deref());
         self.version = Some(list.metadata.resource_version.unwrap_or_default());
         Ok(())
     }

@@ -22,6 +22,8 @@ struct State<K> {
     /// Those that were asked for, each from its first question on.
     indexes: Vec<Indexed<K>>,
     readers: Vec<Weak<Queue<K>>>,
+    /// The newest version that this state has.
+    revision: u64,
     ended: bool,
 }
 
@@ -33,7 +35,13 @@ struct Indexed<K> {
 
 impl<K> Default for Store<K> {
     fn default() -> Self {
-        let state = State { objects: HashMap::new(), indexes: Vec::new(), readers: Vec::new(), ended: false };
+        let state = State {
+            objects: HashMap::new(),
+            indexes: Vec::new(),
+            readers: Vec::new(),
+            revision: 0,
+            ended: false,
+        };
         Self { state: RwLock::new(state), synced: watch::Sender::new(false) }
     }
 }
@@ -94,8 +102,15 @@ impl<K: Object> Store<K> {
         }
     }
 
-    pub(super) fn replace(&self, objects: Vec<K>, unreadable: &[Unreadable]) {
-        self.write().replace(objects, unreadable);
+    pub(super) fn revision(&self) -> u64 {
+        self.read().revision
+    }
+
+    pub(super) fn replace(&self, objects: Vec<K>, unreadable: &[Unreadable], version: Option<&str>) {
+        let mut state = self.write();
+        state.reach(version);
+        state.replace(objects, unreadable);
+        drop(state);
         self.synced.send_replace(true);
     }
 
@@ -111,7 +126,14 @@ impl<K: Object> State<K> {
         self.readers.retain(|reader| reader.upgrade().map(|queue| tell(&queue)).is_some());
     }
 
+    /// Before the readers are told: who hears of a change and looks finds it.
+    fn reach(&mut self, version: Option<&str>) {
+        let version = version.and_then(|version| version.parse().ok()).unwrap_or(0);
+        self.revision = self.revision.max(version);
+    }
+
     fn put(&mut self, object: K) {
+        self.reach(object.metadata().resource_version.as_deref());
         let key = key_of(&object);
         let known = self.objects.get_key_value(&*key);
         if known.is_some_and(|(_, old)| old.metadata().resource_version == object.metadata().resource_version)
@@ -127,6 +149,7 @@ impl<K: Object> State<K> {
     }
 
     fn remove(&mut self, key: &str, last: Option<K>) {
+        self.reach(last.as_ref().and_then(|last| last.metadata().resource_version.as_deref()));
         let Some((key, known)) = self.objects.remove_entry(key) else { return };
         for indexed in &mut self.indexes {
             indexed.change(&key, Some(&known), None);

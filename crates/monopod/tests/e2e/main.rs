@@ -31,3 +31,4 @@ mod seeds;
 mod side_by_side;
 mod streams;
 mod taking_down;
+mod workloads;

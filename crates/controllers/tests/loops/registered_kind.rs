@@ -1,109 +1,15 @@
 //! A kind that is registered while everything runs: collected with its owner, counted by quota, gone
 //! with its namespace.
 
-#![allow(clippy::disallowed_methods, reason = "a test owns what it starts")]
-
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
-
 use api::kinds::Kind;
-use client::{Client, InProcess, Informers};
 use http::Method;
 use serde_json::{Value, json};
-use server::{Config, Nodes, Server};
-use store::{Embedded, History, Store};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio_util::sync::CancellationToken;
-use wire::Handler;
+
+use crate::cluster::Cluster;
 
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/demo/widgets";
 const MAPS: &str = "/api/v1/namespaces/demo/configmaps";
 const QUOTA: &str = "/api/v1/namespaces/demo/resourcequotas/limit";
-
-struct NoNodes;
-
-impl Nodes for NoNodes {
-    fn handler(&self, _node: &str) -> Option<Arc<dyn Handler>> {
-        None
-    }
-}
-
-/// A server with its controllers.
-struct Cluster {
-    server: Arc<Server>,
-    store: Arc<Embedded>,
-    client: Client,
-    shutdown: CancellationToken,
-    controllers: JoinHandle<()>,
-    reflectors: JoinSet<()>,
-    _directory: tempfile::TempDir,
-}
-
-impl Cluster {
-    async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Embedded::open(directory.path(), server::stamp, History::default()).unwrap();
-        let config = Config {
-            service_cidr: "10.43.0.0/16".into(),
-            advertise: "127.0.0.1:6443".parse().unwrap(),
-            authority_pem: "PEM".into(),
-            service_account_key: server::auth::TokenKey::generate().unwrap(),
-            issuer: "https://kubernetes.default.svc.cluster.local".into(),
-            anonymous: true,
-            nodes: Arc::new(NoNodes),
-            limits: server::Limits::default(),
-            checks: Vec::new(),
-        };
-        let store = Arc::new(store);
-        let server = Server::start(store.clone(), config).await.unwrap();
-        let client = Client::new(Arc::new(InProcess::new(server.clone(), "admin", &["system:masters"])));
-        let settings = controllers::Config {
-            authority_pem: "PEM".into(),
-            volumes_dir: directory.path().join("volumes"),
-            remove_tree: |_: &Path| Ok(()),
-        };
-        let shutdown = CancellationToken::new();
-        let kinds = server.registry().subscribe();
-        let mut reflectors = JoinSet::new();
-        let informers = Informers::spawn(client.clone(), &mut reflectors, shutdown.clone());
-        let controllers =
-            tokio::spawn(controllers::run(client.clone(), kinds, informers, settings, shutdown.clone()));
-        Self { server, store, client, shutdown, controllers, reflectors, _directory: directory }
-    }
-
-    async fn ask(&self, method: Method, path: &str, body: Value) -> Result<Value, client::Error> {
-        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        let answer = self.client.raw(method, path, "application/json", body.into()).await?;
-        Ok(serde_json::from_slice(&answer).unwrap())
-    }
-
-    async fn post(&self, path: &str, body: Value) -> Value {
-        self.ask(Method::POST, path, body).await.unwrap()
-    }
-
-    /// Reads after each change of the store until an answer is as wanted.
-    async fn until(&self, path: &str, wanted: impl Fn(&Result<Value, client::Error>) -> bool) {
-        let mut changes = self.store.watch("/", self.store.revision()).await.unwrap();
-        let reached = async {
-            while !wanted(&self.ask(Method::GET, path, Value::Null).await) {
-                changes.next().await.unwrap();
-            }
-        };
-        let waited = tokio::time::timeout(Duration::from_secs(60), reached).await;
-        assert!(waited.is_ok(), "{path}: {:?}", self.ask(Method::GET, path, Value::Null).await);
-    }
-
-    async fn until_gone(&self, path: &str) {
-        self.until(path, |answer| answer.as_ref().is_err_and(client::Error::is_not_found)).await;
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.controllers.await.unwrap();
-        client::tasks::finish(self.reflectors).await;
-    }
-}
 
 fn register(cluster: &Cluster) {
     let widgets = Kind::namespaced("example.com", "v1", "Widget", "widgets", "widget");

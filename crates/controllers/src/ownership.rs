@@ -1,0 +1,170 @@
+//! Which dependents an owner has: those whose controller reference names it, and those of nobody that its
+//! selector means. Upstream calls this the ControllerRefManager.
+
+use std::sync::Arc;
+
+use api::selector::LabelSelector;
+use client::{Client, Error, Informer, Object, Patch, PatchKind, index};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde_json::json;
+
+/// The owner that manages an object.
+pub(crate) fn controller_of(metadata: &ObjectMeta) -> Option<&OwnerReference> {
+    metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+}
+
+/// The reference by which `owner` manages what it makes.
+pub(crate) fn controller_reference<O: Object>(owner: &O) -> OwnerReference {
+    let metadata = owner.metadata();
+    OwnerReference {
+        api_version: O::API_VERSION.to_owned(),
+        kind: O::KIND.to_owned(),
+        name: metadata.name.clone().unwrap_or_default(),
+        uid: metadata.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// What an owner does about an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// It is the owner's already.
+    Keep,
+    Adopt,
+    /// It is the owner's and its labels are not any more.
+    Release,
+    Leave,
+}
+
+fn claim(owner: &ObjectMeta, selector: &LabelSelector, object: &ObjectMeta) -> Claim {
+    let matches = object.labels.as_ref().map_or_else(
+        || selector.matches(&std::collections::BTreeMap::new()),
+        |labels| selector.matches(labels),
+    );
+    let (owner_stays, stays) = (owner.deletion_timestamp.is_none(), object.deletion_timestamp.is_none());
+    match controller_of(object) {
+        Some(reference) if Some(&reference.uid) != owner.uid.as_ref() => Claim::Leave,
+        Some(_) if matches => Claim::Keep,
+        Some(_) if owner_stays => Claim::Release,
+        Some(_) => Claim::Leave,
+        None if matches && owner_stays && stays => Claim::Adopt,
+        None => Claim::Leave,
+    }
+}
+
+/// The dependents of `owner`, after orphans were adopted and strangers released. Nobody is adopted by an
+/// owner that the server says is gone: the informer may not have heard of it.
+pub(crate) async fn claimed<O: Object, K: Object>(
+    client: &Client,
+    owner: &O,
+    selector: &LabelSelector,
+    dependents: &Informer<K>,
+) -> Result<Vec<Arc<K>>, Error> {
+    let metadata = owner.metadata();
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let uid = metadata.uid.as_deref().unwrap_or_default();
+    let mut candidates = dependents.by_index(index::by_owner(), uid);
+    candidates.retain(|object| object.metadata().namespace == metadata.namespace);
+    candidates.extend(dependents.by_index(index::orphans(), namespace));
+    let mut claimed = Vec::new();
+    let mut may_adopt = None;
+    for object in candidates {
+        match claim(metadata, selector, object.metadata()) {
+            Claim::Keep => claimed.push(object),
+            Claim::Leave => {}
+            Claim::Release => release(client, owner, &*object).await?,
+            Claim::Adopt => {
+                if may_adopt.is_none() {
+                    may_adopt = Some(is_there::<O>(client, metadata).await?);
+                }
+                if may_adopt == Some(true) && adopt(client, owner, &*object).await? {
+                    claimed.push(object);
+                }
+            }
+        }
+    }
+    Ok(claimed)
+}
+
+async fn is_there<O: Object>(client: &Client, known: &ObjectMeta) -> Result<bool, Error> {
+    let (namespace, name) = (known.namespace.as_deref(), known.name.as_deref());
+    match client.get::<O>(namespace.unwrap_or_default(), name.unwrap_or_default()).await {
+        Ok(owner) => {
+            let now = owner.metadata();
+            Ok(now.uid == known.uid && now.deletion_timestamp.is_none())
+        }
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn adopt<O: Object, K: Object>(client: &Client, owner: &O, object: &K) -> Result<bool, Error> {
+    let reference = controller_reference(owner);
+    let owners = json!([{
+        "apiVersion": reference.api_version, "kind": reference.kind, "name": reference.name,
+        "uid": reference.uid, "controller": true, "blockOwnerDeletion": true,
+    }]);
+    patch_owners(client, object, owners).await
+}
+
+async fn release<O: Object, K: Object>(client: &Client, owner: &O, object: &K) -> Result<(), Error> {
+    let owners = json!([{"$patch": "delete", "uid": owner.metadata().uid}]);
+    patch_owners(client, object, owners).await.map(drop)
+}
+
+/// Whether the object is there for it. Another object of its name answers 409, one that has let go of the
+/// owner already 422; both are somebody else's by now.
+async fn patch_owners<K: Object>(
+    client: &Client,
+    object: &K,
+    owners: serde_json::Value,
+) -> Result<bool, Error> {
+    let metadata = object.metadata();
+    let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+    let body = json!({"metadata": {"uid": metadata.uid, "ownerReferences": owners}});
+    let patch = Patch::new(PatchKind::Strategic, body);
+    match client.patch::<K>(namespace.unwrap_or_default(), name.unwrap_or_default(), &patch).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() || error.code() == 422 => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    #[test]
+    fn orphans_that_match_are_adopted_and_strangers_released_while_the_owner_stays() {
+        let selector = LabelSelector::parse("app=web").unwrap();
+        let gone = || Some(Time(jiff::Timestamp::UNIX_EPOCH));
+        let owner = |deleted: bool| ObjectMeta {
+            uid: Some("u".into()),
+            deletion_timestamp: if deleted { gone() } else { None },
+            ..ObjectMeta::default()
+        };
+        let object = |app: &str, controller: Option<&str>, deleted: bool| ObjectMeta {
+            labels: Some([("app".to_owned(), app.to_owned())].into()),
+            owner_references: controller.map(|uid| {
+                vec![OwnerReference { uid: uid.into(), controller: Some(true), ..OwnerReference::default() }]
+            }),
+            deletion_timestamp: if deleted { gone() } else { None },
+            ..ObjectMeta::default()
+        };
+        for (app, controller, deleted, stays, goes) in [
+            ("web", Some("u"), false, Claim::Keep, Claim::Keep),
+            ("web", Some("u"), true, Claim::Keep, Claim::Keep),
+            ("db", Some("u"), false, Claim::Release, Claim::Leave),
+            ("web", Some("v"), false, Claim::Leave, Claim::Leave),
+            ("web", None, false, Claim::Adopt, Claim::Leave),
+            ("web", None, true, Claim::Leave, Claim::Leave),
+            ("db", None, false, Claim::Leave, Claim::Leave),
+        ] {
+            let object = object(app, controller, deleted);
+            assert_eq!(claim(&owner(false), &selector, &object), stays, "{object:?}");
+            assert_eq!(claim(&owner(true), &selector, &object), goes, "{object:?}");
+        }
+    }
+}

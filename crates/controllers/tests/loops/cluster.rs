@@ -1,0 +1,115 @@
+//! A server with its controllers, which can be started again.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Client, InProcess, Informers};
+use http::Method;
+use serde_json::Value;
+use server::{Config, Nodes, Server};
+use store::{Embedded, History, Store};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use wire::Handler;
+
+struct NoNodes;
+
+impl Nodes for NoNodes {
+    fn handler(&self, _node: &str) -> Option<Arc<dyn Handler>> {
+        None
+    }
+}
+
+pub(crate) struct Cluster {
+    pub(crate) server: Arc<Server>,
+    pub(crate) client: Client,
+    store: Arc<Embedded>,
+    running: Running,
+    directory: tempfile::TempDir,
+}
+
+/// The controllers and what they read from.
+struct Running {
+    shutdown: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Cluster {
+    pub(crate) async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Embedded::open(directory.path(), server::stamp, History::default()).unwrap();
+        let config = Config {
+            service_cidr: "10.43.0.0/16".into(),
+            advertise: "127.0.0.1:6443".parse().unwrap(),
+            authority_pem: "PEM".into(),
+            service_account_key: server::auth::TokenKey::generate().unwrap(),
+            issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            anonymous: true,
+            nodes: Arc::new(NoNodes),
+            limits: server::Limits::default(),
+            checks: Vec::new(),
+        };
+        let store = Arc::new(store);
+        let server = Server::start(store.clone(), config).await.unwrap();
+        let client = Client::new(Arc::new(InProcess::new(server.clone(), "admin", &["system:masters"])));
+        let running = Running::start(&server, &client, directory.path());
+        Self { server, client, store, running, directory }
+    }
+
+    /// Ends the controllers in the middle of what they do and starts them anew, with nothing known.
+    pub(crate) async fn restart_controllers(&mut self) {
+        self.running.tasks.shutdown().await;
+        self.running = Running::start(&self.server, &self.client, self.directory.path());
+    }
+
+    pub(crate) async fn ask(&self, method: Method, path: &str, body: Value) -> Result<Value, client::Error> {
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        let content_type = match method {
+            Method::PATCH => "application/merge-patch+json",
+            _ => "application/json",
+        };
+        let answer = self.client.raw(method, path, content_type, body.into()).await?;
+        Ok(serde_json::from_slice(&answer).unwrap())
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Value {
+        self.ask(Method::POST, path, body).await.unwrap()
+    }
+
+    /// Reads after each change of the store until an answer is as wanted.
+    pub(crate) async fn until(&self, path: &str, wanted: impl Fn(&Result<Value, client::Error>) -> bool) {
+        let mut changes = self.store.watch("/", self.store.revision()).await.unwrap();
+        let reached = async {
+            while !wanted(&self.ask(Method::GET, path, Value::Null).await) {
+                changes.next().await.unwrap();
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(60), reached).await;
+        assert!(waited.is_ok(), "{path}: {:?}", self.ask(Method::GET, path, Value::Null).await);
+    }
+
+    pub(crate) async fn until_gone(&self, path: &str) {
+        self.until(path, |answer| answer.as_ref().is_err_and(client::Error::is_not_found)).await;
+    }
+
+    pub(crate) async fn stop(self) {
+        self.running.shutdown.cancel();
+        client::tasks::finish(self.running.tasks).await;
+    }
+}
+
+impl Running {
+    fn start(server: &Arc<Server>, client: &Client, directory: &Path) -> Self {
+        let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let settings = controllers::Config {
+            authority_pem: "PEM".into(),
+            volumes_dir: directory.join("volumes"),
+            remove_tree: |_: &Path| Ok(()),
+        };
+        let kinds = server.registry().subscribe();
+        let informers = Informers::spawn(client.clone(), &mut tasks, shutdown.clone());
+        tasks.spawn(controllers::run(client.clone(), kinds, informers, settings, shutdown.clone()));
+        Self { shutdown, tasks }
+    }
+}

@@ -1,0 +1,7 @@
+//! The loops of the controllers against a real server in this process, over a store in a temporary directory.
+
+#![allow(clippy::disallowed_methods, reason = "a test owns what it starts")]
+
+mod cluster;
+mod registered_kind;
+mod workloads;
