@@ -32,6 +32,16 @@ pub enum Reason {
     VolumeAffinity,
     /// No volume on this node fits the claim.
     NoVolume,
+    /// Here the Pods would be spread too unevenly.
+    Spread,
+    /// The node is in no place over which they are to be spread.
+    SpreadLabel,
+    /// The Pods that this one wants to be near are elsewhere.
+    PodAffinity,
+    /// A Pod that this one wants to be apart from is here.
+    PodAntiAffinity,
+    /// A Pod here wants to be apart from this one.
+    ExistingAntiAffinity,
 }
 
 impl fmt::Display for Reason {
@@ -45,6 +55,13 @@ impl fmt::Display for Reason {
             Self::Insufficient { resource, .. } => return write!(f, "Insufficient {resource}"),
             Self::VolumeAffinity => "node(s) didn't match PersistentVolume's node affinity",
             Self::NoVolume => "node(s) didn't find available persistent volumes to bind",
+            Self::Spread => "node(s) didn't match pod topology spread constraints",
+            Self::SpreadLabel => {
+                "node(s) didn't match pod topology spread constraints (missing required label)"
+            }
+            Self::PodAffinity => "node(s) didn't match pod affinity rules",
+            Self::PodAntiAffinity => "node(s) didn't match pod anti-affinity rules",
+            Self::ExistingAntiAffinity => "node(s) didn't satisfy existing pods anti-affinity rules",
         })
     }
 }
@@ -53,16 +70,24 @@ impl Reason {
     /// Could evicting other Pods help?
     pub fn preemption_may_help(&self) -> bool {
         match self {
-            Self::Ports | Self::TooManyPods => true,
+            Self::Ports
+            | Self::TooManyPods
+            | Self::Spread
+            | Self::PodAntiAffinity
+            | Self::ExistingAntiAffinity => true,
             Self::Insufficient { ever, .. } => !ever,
-            Self::Unschedulable | Self::Taint | Self::Affinity | Self::VolumeAffinity | Self::NoVolume => {
-                false
-            }
+            Self::Unschedulable
+            | Self::Taint
+            | Self::Affinity
+            | Self::VolumeAffinity
+            | Self::NoVolume
+            | Self::SpreadLabel
+            | Self::PodAffinity => false,
         }
     }
 }
 
-/// The first plugin's objections to placing the Pod here; empty: it fits.
+/// The first objections of the plugins that look at one node; empty: it fits.
 pub(crate) fn check(pod: &PodInfo, volumes: &Volumes, node: &NodeInfo) -> Vec<Reason> {
     if let Some(reason) = check_node(pod, node) {
         return vec![reason];
@@ -102,26 +127,19 @@ fn tolerates_cordon(tolerations: &[Toleration]) -> bool {
 }
 
 fn ports_taken(pod: &PodInfo, node: &NodeInfo) -> bool {
-    let taken = node.pods.iter().chain(nominated(pod, node)).flat_map(|other| &other.host_ports);
-    !pod.host_ports.is_empty()
-        && taken.into_iter().any(|port| pod.host_ports.iter().any(|mine| mine.conflicts(port)))
-}
-
-/// Pods that wait for room here which this Pod must not take from them.
-fn nominated<'a>(pod: &'a PodInfo, node: &'a NodeInfo) -> impl Iterator<Item = &'a std::sync::Arc<PodInfo>> {
-    node.nominated.iter().filter(|other| other.priority >= pod.priority && other.uid() != pod.uid())
+    let mut taken = node.pods.iter().flat_map(|other| &other.host_ports);
+    !pod.host_ports.is_empty() && taken.any(|port| pod.host_ports.iter().any(|mine| mine.conflicts(port)))
 }
 
 fn check_resources(pod: &PodInfo, node: &NodeInfo) -> Vec<Reason> {
-    let waiting: Vec<_> = nominated(pod, node).collect();
     let mut reasons = Vec::new();
-    let count = i64::try_from(node.pods.len() + waiting.len() + 1).unwrap_or(i64::MAX);
+    let count = i64::try_from(node.pods.len() + 1).unwrap_or(i64::MAX);
     if count > node.pods_max {
         reasons.push(Reason::TooManyPods);
     }
     let wants = &pod.requests;
     let mut compare = |resource: &str, want: i64, have: i64, of: &dyn Fn(&Resources) -> i64| {
-        let taken = of(&node.requested) + waiting.iter().map(|pod| of(&pod.requests)).sum::<i64>();
+        let taken = of(&node.requested);
         // Asking for nothing fits even on a node that is overfull.
         if want > 0 && want > have - taken {
             reasons.push(Reason::Insufficient { resource: resource.to_owned(), ever: want > have });

@@ -13,28 +13,35 @@
 //!
 //! The decisions are pure functions of values: [`place`], [`preempt`], the
 //! [`queue`]. Names, messages and numbers are those of kube-scheduler with its
-//! default profile. Not here: pod affinity, topology spread, extenders,
-//! dynamic resources.
+//! default profile. Not here: extenders, dynamic resources.
 //!
 //! Start reading at [`place`], then `run.rs`.
 
 mod affinity;
+mod cycle;
 mod filter;
+#[cfg(test)]
+mod model;
 mod node_info;
 mod pending;
 mod place;
+mod pod_affinity;
 mod preempt;
 pub mod queue;
 mod request;
 mod run;
 mod score;
 mod snapshot;
+mod spread;
+mod terms;
 mod volumes;
 
+pub use cycle::Cluster;
 pub use filter::Reason;
 pub use node_info::{NodeInfo, PodInfo};
 pub use place::{Failure, Placement, place};
-pub use preempt::{Preemption, preempt};
+pub use preempt::{Budget, Preemption, preempt};
 pub use request::{HostPort, Resources};
 pub use run::run;
+pub use terms::Namespaces;
 pub use volumes::Volumes;

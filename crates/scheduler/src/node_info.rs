@@ -1,10 +1,12 @@
 //! A node and what runs on it, as the decisions need it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint};
 
 use crate::request::{HostPort, Resources, host_ports, requests, requests_for_scoring};
+use crate::terms::{Constraint, Terms};
 
 /// A Pod with what it asks for, computed once.
 #[derive(Debug)]
@@ -19,9 +21,12 @@ pub struct PodInfo {
     pub host_ports: Vec<HostPort>,
     /// spec.priority.
     pub priority: i32,
+    pub(crate) terms: Terms,
+    pub(crate) spread: Vec<Constraint>,
 }
 
 static NO_SPEC: LazyLock<PodSpec> = LazyLock::new(PodSpec::default);
+static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
 
 impl PodInfo {
     /// Reads what the Pod asks for.
@@ -32,6 +37,8 @@ impl PodInfo {
             scored: requests_for_scoring(spec),
             host_ports: host_ports(spec),
             priority: spec.priority.unwrap_or_default(),
+            terms: Terms::of(spec, pod.metadata.namespace.as_deref().unwrap_or_default()),
+            spread: Constraint::all_of(spec),
             pod,
         }
     }
@@ -39,6 +46,16 @@ impl PodInfo {
     /// The Pod's spec.
     pub fn spec(&self) -> &PodSpec {
         self.pod.spec.as_ref().unwrap_or(&NO_SPEC)
+    }
+
+    /// The Pod's namespace.
+    pub fn namespace(&self) -> &str {
+        self.pod.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// The Pod's labels.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        self.pod.metadata.labels.as_ref().unwrap_or(&NO_LABELS)
     }
 
     /// The Pod's UID.
@@ -62,6 +79,10 @@ pub struct NodeInfo {
     pub scored: Resources,
     /// The Pods on it, those being bound included.
     pub pods: Vec<Arc<PodInfo>>,
+    /// Those of them that demand to be apart from others.
+    pub(crate) repelling: Vec<Arc<PodInfo>>,
+    /// Those of them that count for the score of others.
+    pub(crate) attracting: Vec<Arc<PodInfo>>,
     /// Pods that preempted others here and wait for the room.
     pub nominated: Vec<Arc<PodInfo>>,
 }
@@ -76,6 +97,8 @@ impl NodeInfo {
             requested: Resources::default(),
             scored: Resources::default(),
             pods: Vec::new(),
+            repelling: Vec::new(),
+            attracting: Vec::new(),
             nominated: Vec::new(),
         };
         info.set_node(node);
@@ -96,6 +119,12 @@ impl NodeInfo {
     pub fn add(&mut self, pod: Arc<PodInfo>) {
         self.requested.add(&pod.requests);
         self.scored.add(&pod.scored);
+        if !pod.terms.apart.is_empty() {
+            self.repelling.push(pod.clone());
+        }
+        if pod.terms.attract_or_repel() {
+            self.attracting.push(pod.clone());
+        }
         self.pods.push(pod);
     }
 
@@ -105,12 +134,19 @@ impl NodeInfo {
         let pod = self.pods.swap_remove(position);
         self.requested.subtract(&pod.requests);
         self.scored.subtract(&pod.scored);
+        self.repelling.retain(|other| other.uid() != uid);
+        self.attracting.retain(|other| other.uid() != uid);
         Some(pod)
     }
 
     /// The node's name.
     pub fn name(&self) -> &str {
         self.node.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// A label of the node.
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        self.node.metadata.labels.as_ref()?.get(key).map(String::as_str)
     }
 
     /// The node's taints.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PodSpec;
 
-use crate::filter::check;
+use crate::cycle::{Cluster, Cycle};
 use crate::score::scores;
 use crate::{NodeInfo, PodInfo, Reason, Volumes};
 
@@ -81,16 +81,22 @@ fn feasible_enough(nodes: usize) -> usize {
 
 /// Chooses the best node that fits. `start` is where the search begins: moved
 /// on from call to call, it spreads the search over big clusters and breaks ties.
-pub fn place(pod: &PodInfo, volumes: &Volumes, nodes: &[NodeInfo], start: usize) -> Placement {
+pub fn place(pod: &PodInfo, volumes: &Volumes, cluster: Cluster<'_>, start: usize) -> Placement {
+    let nodes = cluster.nodes;
     let rejected = volumes.rejected.clone().or_else(|| not_evaluated(pod.spec()).map(str::to_owned));
     let mut failure = Failure { nodes: nodes.len(), rejected, ..Failure::default() };
     if failure.rejected.is_some() || nodes.is_empty() {
         return Placement::Unschedulable(failure);
     }
+    let cycle = Cycle::new(pod, volumes, cluster);
+    let check = |index: usize| cycle.check_with_nominated(&nodes[index], &nodes[index]);
+    if let Some(index) = kept_for(pod, nodes).filter(|&index| check(index).is_empty()) {
+        return Placement::Node(index);
+    }
     let enough = feasible_enough(nodes.len());
     let mut feasible = Vec::new();
     for index in (0..nodes.len()).map(|offset| (start + offset) % nodes.len()) {
-        let reasons = check(pod, volumes, &nodes[index]);
+        let reasons = check(index);
         if reasons.is_empty() {
             feasible.push(index);
         } else {
@@ -103,37 +109,25 @@ pub fn place(pod: &PodInfo, volumes: &Volumes, nodes: &[NodeInfo], start: usize)
     match feasible.as_slice() {
         [] => Placement::Unschedulable(failure),
         [only] => Placement::Node(*only),
-        _ => Placement::Node(best(pod, nodes, &feasible)),
+        _ => Placement::Node(best(pod, cluster, &feasible)),
     }
 }
 
 /// What the Pod demands and this scheduler does not look at yet: it waits, rather than going where it
 /// must not be. The table of limits (`api::limits`) promises these words.
 fn not_evaluated(spec: &PodSpec) -> Option<&'static str> {
-    let affinity = spec.affinity.as_ref();
-    let terms = [
-        affinity
-            .and_then(|affinity| affinity.pod_affinity.as_ref())
-            .and_then(|rules| rules.required_during_scheduling_ignored_during_execution.as_ref()),
-        affinity
-            .and_then(|affinity| affinity.pod_anti_affinity.as_ref())
-            .and_then(|rules| rules.required_during_scheduling_ignored_during_execution.as_ref()),
-    ];
-    let mut spread = spec.topology_spread_constraints.iter().flatten();
-    if terms.into_iter().flatten().any(|terms| !terms.is_empty()) {
-        Some("required affinity to other Pods is not evaluated yet")
-    } else if spread.any(|constraint| constraint.when_unsatisfiable == "DoNotSchedule") {
-        Some("topology spread constraints are not evaluated yet")
-    } else if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
-        Some("devices of resource claims are not allocated yet")
-    } else {
-        None
-    }
+    let claims = spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty());
+    claims.then_some("devices of resource claims are not allocated yet")
 }
 
-fn best(pod: &PodInfo, nodes: &[NodeInfo], feasible: &[usize]) -> usize {
-    let candidates: Vec<&NodeInfo> = feasible.iter().map(|&index| &nodes[index]).collect();
-    let scores = scores(pod, &candidates);
+/// The node where the Pod has preempted others: it is looked at before all others.
+fn kept_for(pod: &PodInfo, nodes: &[NodeInfo]) -> Option<usize> {
+    let name = pod.pod.status.as_ref()?.nominated_node_name.as_deref()?;
+    nodes.iter().position(|node| node.name() == name)
+}
+
+fn best(pod: &PodInfo, cluster: Cluster<'_>, feasible: &[usize]) -> usize {
+    let scores = scores(pod, cluster, feasible);
     // Of equals the first: the search began elsewhere for the Pod before.
     let mut best = 0;
     for (position, score) in scores.iter().enumerate() {
@@ -147,8 +141,19 @@ fn best(pod: &PodInfo, nodes: &[NodeInfo], feasible: &[usize]) -> usize {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::terms::Namespaces;
     use serde_json::{Value, json};
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
+
+    static NO_NAMESPACES: LazyLock<Namespaces> = LazyLock::new(Namespaces::default);
+
+    pub(crate) fn cluster(nodes: &[NodeInfo]) -> Cluster<'_> {
+        Cluster { nodes, namespaces: &NO_NAMESPACES }
+    }
+
+    pub(crate) fn place(pod: &PodInfo, volumes: &Volumes, nodes: &[NodeInfo], start: usize) -> Placement {
+        super::place(pod, volumes, cluster(nodes), start)
+    }
 
     pub(crate) fn node(name: &str, change: Value) -> NodeInfo {
         let mut node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
@@ -250,17 +255,6 @@ pub(crate) mod tests {
     #[test]
     fn what_is_not_evaluated_leaves_the_pod_pending_by_name() {
         let nodes = [node("a", json!({}))];
-        let term = json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {}}]);
-        let required = |kind: &str| json!({"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": term}}});
-        for kind in ["podAffinity", "podAntiAffinity"] {
-            let text = message(&pod("p", required(kind)), &nodes);
-            assert!(text.contains("required affinity to other Pods is not evaluated yet"), "{text}");
-        }
-        let spread = |when: &str| json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": when}]});
-        let text = message(&pod("p", spread("DoNotSchedule")), &nodes);
-        assert!(text.contains("topology spread constraints are not evaluated yet"), "{text}");
-        let anyway = place(&pod("p", spread("ScheduleAnyway")), &Volumes::default(), &nodes, 0);
-        assert_eq!(anyway, Placement::Node(0), "a wish is no demand");
         let text = message(&pod("p", json!({"resourceClaims": [{"name": "r"}]})), &nodes);
         assert!(text.contains("resource claims are not allocated yet"), "{text}");
     }

@@ -1,9 +1,14 @@
 //! Which Pods of lower priority would have to go for a Pod to fit.
 
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use crate::filter::check;
+use api::selector::LabelSelector;
+use jiff::Timestamp;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+
+use crate::cycle::{Cluster, Cycle};
 use crate::place::histogram;
 use crate::{Failure, NodeInfo, PodInfo, Volumes};
 
@@ -19,86 +24,205 @@ pub enum Preemption {
     },
     /// Nothing: the rest of the failure's message.
     Impossible(String),
+    /// It is not tried, and what was tried before still stands.
+    NotEligible(&'static str),
+}
+
+/// How many of some Pods may go: upstream prefers victims that break none.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    namespace: String,
+    selector: LabelSelector,
+    /// Already counted as going, by name.
+    disrupted: HashSet<String>,
+    allowed: i32,
+}
+
+impl Budget {
+    /// What the budget says now; one that selects nobody in particular protects nobody.
+    pub fn of(budget: &PodDisruptionBudget) -> Option<Self> {
+        let selector = LabelSelector::from_meta(budget.spec.as_ref()?.selector.as_ref()).ok()?;
+        let status = budget.status.as_ref();
+        let disrupted = status.and_then(|status| status.disrupted_pods.as_ref());
+        (!selector.requirements().is_empty()).then(|| Self {
+            namespace: budget.metadata.namespace.clone().unwrap_or_default(),
+            selector,
+            disrupted: disrupted.into_iter().flatten().map(|(name, _)| name.clone()).collect(),
+            allowed: status.and_then(|status| status.disruptions_allowed).unwrap_or_default(),
+        })
+    }
+
+    fn protects(&self, pod: &PodInfo) -> bool {
+        let name = pod.pod.metadata.name.as_deref().unwrap_or_default();
+        self.namespace == pod.namespace()
+            && !pod.labels().is_empty()
+            && self.selector.matches(pod.labels())
+            && !self.disrupted.contains(name)
+    }
 }
 
 /// Looks for the node where preemption does the least harm.
-pub fn preempt(pod: &PodInfo, volumes: &Volumes, nodes: &[NodeInfo], failure: &Failure) -> Preemption {
+pub fn preempt(
+    pod: &PodInfo,
+    volumes: &Volumes,
+    cluster: Cluster<'_>,
+    budgets: &[Budget],
+    failure: &Failure,
+) -> Preemption {
     if pod.spec().preemption_policy.as_deref() == Some("Never") {
-        return Preemption::Impossible("not eligible due to preemptionPolicy=Never.".to_owned());
+        return Preemption::NotEligible("not eligible due to preemptionPolicy=Never.");
     }
-    if waits_for_victims(pod, nodes) {
-        return Preemption::Impossible(
-            "not eligible due to a terminating pod on the nominated node.".to_owned(),
-        );
+    if waits_for_victims(pod, cluster.nodes, failure) {
+        return Preemption::NotEligible("not eligible due to a terminating pod on the nominated node.");
     }
-    let candidates: Vec<usize> = failure.candidates().collect();
-    let found = candidates.iter().filter_map(|&node| Some((node, victims(pod, volumes, &nodes[node])?)));
-    let best = found.min_by_key(|(_, victims)| {
-        let highest = victims.iter().map(|victim| victim.priority).max();
-        let sum: i64 = victims.iter().map(|victim| i64::from(victim.priority) - i64::from(i32::MIN)).sum();
-        (highest, sum, victims.len())
-    });
-    match best {
-        Some((node, victims)) => Preemption::Evict { node, victims },
-        None => Preemption::Impossible(explain(failure, candidates.len())),
+    let mut attempt = Attempt { pod, volumes, cluster, budgets, cycle: None };
+    let mut tried = BTreeMap::new();
+    let mut found = Vec::new();
+    for index in failure.candidates() {
+        match attempt.victims(&cluster.nodes[index]) {
+            Ok(victims) => found.push((index, victims)),
+            Err(reasons) => drop(tried.insert(index, reasons)),
+        }
+        if found.len() >= enough(cluster.nodes.len()) {
+            break;
+        }
+    }
+    match found.into_iter().min_by_key(|(_, victims)| victims.harm()) {
+        Some((node, victims)) => Preemption::Evict { node, victims: victims.pods },
+        None => Preemption::Impossible(explain(failure, &tried)),
     }
 }
 
-fn explain(failure: &Failure, candidates: usize) -> String {
-    let reasons = (0..failure.nodes).map(|index| {
-        let text = if index < candidates {
-            "No preemption victims found for incoming pod"
-        } else {
-            "Preemption is not helpful for scheduling"
-        };
-        text.to_owned()
-    });
+/// How many nodes are compared: more would hardly be better.
+fn enough(nodes: usize) -> usize {
+    (nodes / 10).max(100)
+}
+
+fn explain(failure: &Failure, tried: &BTreeMap<usize, Vec<String>>) -> String {
+    let unhelpful = failure.nodes - tried.len();
+    let unhelpful = (0..unhelpful).map(|_| "Preemption is not helpful for scheduling".to_owned());
+    let reasons = tried.values().flatten().cloned().chain(unhelpful);
     format!("0/{} nodes are available: {}.", failure.nodes, histogram(reasons))
 }
 
 /// The Pod has preempted before, and its victims are still on their way out.
-fn waits_for_victims(pod: &PodInfo, nodes: &[NodeInfo]) -> bool {
+fn waits_for_victims(pod: &PodInfo, nodes: &[NodeInfo], failure: &Failure) -> bool {
     let nominated = pod.pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
-    let node = nodes.iter().find(|node| Some(node.name()) == nominated);
+    let Some(index) = nodes.iter().position(|node| Some(node.name()) == nominated) else { return false };
     let leaving = |other: &Arc<PodInfo>| {
         other.priority < pod.priority && other.pod.metadata.deletion_timestamp.is_some()
     };
-    node.is_some_and(|node| node.pods.iter().any(leaving))
+    // Where the node will not do any more, whoever leaves, there is nothing to wait for.
+    let in_vain =
+        failure.reasons.get(&index).is_some_and(|r| !r.iter().all(crate::Reason::preemption_may_help));
+    !in_vain && nodes[index].pods.iter().any(leaving)
 }
 
-fn victims(pod: &PodInfo, volumes: &Volumes, node: &NodeInfo) -> Option<Vec<Arc<PodInfo>>> {
-    let mut without = node.clone();
-    let mut lower: Vec<_> = node.pods.iter().filter(|other| other.priority < pod.priority).cloned().collect();
-    for other in &lower {
-        without.remove(other.uid());
+/// Who would go from a node, the most important first.
+struct Victims {
+    pods: Vec<Arc<PodInfo>>,
+    /// How many of them go against a budget.
+    violations: usize,
+}
+
+impl Victims {
+    /// Less is better, compared from the left.
+    fn harm(&self) -> (usize, Option<i32>, i64, usize, Reverse<Timestamp>) {
+        let highest = self.pods.first().map(|victim| victim.priority);
+        let sum: i64 = self.pods.iter().map(|victim| i64::from(victim.priority) - i64::from(i32::MIN)).sum();
+        let top = self.pods.iter().filter(|victim| Some(victim.priority) == highest);
+        let earliest = top.map(|victim| started(victim)).min().unwrap_or(Timestamp::MAX);
+        (self.violations, highest, sum, self.pods.len(), Reverse(earliest))
     }
-    if lower.is_empty() || !check(pod, volumes, &without).is_empty() {
-        return None;
-    }
-    // The most important ones come back first, as long as there is room.
-    lower.sort_by_key(|other| Reverse(other.priority));
-    let mut victims = Vec::new();
-    for other in lower {
-        without.add(other.clone());
-        if !check(pod, volumes, &without).is_empty() {
-            without.remove(other.uid());
-            victims.push(other);
+}
+
+/// A Pod that has not begun is the youngest.
+fn started(pod: &PodInfo) -> Timestamp {
+    let start = pod.pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+    start.map_or(Timestamp::MAX, |time| time.0)
+}
+
+fn importance(pod: &PodInfo) -> (Reverse<i32>, Timestamp) {
+    (Reverse(pod.priority), started(pod))
+}
+
+struct Attempt<'a> {
+    pod: &'a PodInfo,
+    volumes: &'a Volumes,
+    cluster: Cluster<'a>,
+    budgets: &'a [Budget],
+    /// What was counted over all nodes; made when the first node has anybody to evict.
+    cycle: Option<Cycle<'a>>,
+}
+
+impl<'a> Attempt<'a> {
+    /// The fewest that must go from this node, or why evicting does not help.
+    fn victims(&mut self, node: &'a NodeInfo) -> Result<Victims, Vec<String>> {
+        let mut lower: Vec<&'a Arc<PodInfo>> =
+            node.pods.iter().filter(|other| other.priority < self.pod.priority).collect();
+        if lower.is_empty() {
+            return Err(vec!["No preemption victims found for incoming pod".to_owned()]);
         }
+        let mut cycle =
+            self.cycle.get_or_insert_with(|| Cycle::new(self.pod, self.volumes, self.cluster)).clone();
+        let mut without = node.clone();
+        for other in &lower {
+            without.remove(other.uid());
+            cycle.moved(other, node, -1);
+        }
+        let reasons = cycle.check_with_nominated(&without, node);
+        if !reasons.is_empty() {
+            return Err(reasons.iter().map(ToString::to_string).collect());
+        }
+        lower.sort_by_key(|other| importance(other));
+        let (violating, harmless) = self.split_by_budgets(lower);
+        // Those whose budget would be broken come back first, of them the most important ones.
+        let mut victims = Victims { pods: Vec::new(), violations: 0 };
+        for (other, violates) in
+            violating.into_iter().map(|o| (o, true)).chain(harmless.into_iter().map(|o| (o, false)))
+        {
+            without.add(other.clone());
+            cycle.moved(other, node, 1);
+            if !cycle.check_with_nominated(&without, node).is_empty() {
+                without.remove(other.uid());
+                cycle.moved(other, node, -1);
+                victims.pods.push(other.clone());
+                victims.violations += usize::from(violates);
+            }
+        }
+        victims.pods.sort_by_key(|other| importance(other));
+        Ok(victims)
     }
-    Some(victims)
+
+    fn split_by_budgets(
+        &self,
+        pods: Vec<&'a Arc<PodInfo>>,
+    ) -> (Vec<&'a Arc<PodInfo>>, Vec<&'a Arc<PodInfo>>) {
+        let mut allowed: Vec<i32> = self.budgets.iter().map(|budget| budget.allowed).collect();
+        pods.into_iter().partition(|pod| {
+            let mut violates = false;
+            for (budget, allowed) in self.budgets.iter().zip(&mut allowed) {
+                if budget.protects(pod) {
+                    *allowed -= 1;
+                    violates |= *allowed < 0;
+                }
+            }
+            violates
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::place::tests::{asking, node, pod};
-    use crate::{Placement, place};
+    use crate::Placement;
+    use crate::place::tests::{asking, cluster, node, place, pod};
     use serde_json::json;
 
     fn attempt(pod: &PodInfo, nodes: &[NodeInfo]) -> Preemption {
         let volumes = Volumes::default();
         let Placement::Unschedulable(failure) = place(pod, &volumes, nodes, 0) else { panic!("placed") };
-        preempt(pod, &volumes, nodes, &failure)
+        preempt(pod, &volumes, cluster(nodes), &[], &failure)
     }
 
     fn with_priority(cpu: &str, priority: i32) -> serde_json::Value {

@@ -30,6 +30,8 @@ pub enum Relief {
     Node,
     /// A Pod left a node.
     PodGone,
+    /// A Pod came to a node, or its labels, or those of a namespace changed.
+    Neighbour,
     /// A claim, volume or storage class changed.
     Storage,
 }
@@ -178,9 +180,11 @@ fn helps(relief: Relief, failure: &Failure) -> bool {
     match relief {
         // A node may change in every way; a new one may just fit.
         Relief::Node => failure.rejected.is_none(),
-        Relief::PodGone => {
-            any(|r| matches!(r, Reason::Ports | Reason::TooManyPods | Reason::Insufficient { .. }))
-        }
+        Relief::PodGone => any(Reason::preemption_may_help),
+        Relief::Neighbour => any(|r| {
+            use Reason::{ExistingAntiAffinity, PodAffinity, PodAntiAffinity, Spread};
+            matches!(r, Spread | PodAffinity | PodAntiAffinity | ExistingAntiAffinity)
+        }),
         Relief::Storage => {
             failure.rejected.is_some() || any(|r| matches!(r, Reason::VolumeAffinity | Reason::NoVolume))
         }

@@ -7,8 +7,9 @@ use client::events::{EventType, Recorder, reference};
 use client::{Change, Changes, Client, DeleteOptions, Error, Informer, Informers, Patch, PatchKind};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Binding, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,
+    Binding, Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,
 };
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::json;
@@ -20,7 +21,7 @@ use crate::pending::Pending;
 use crate::queue::Relief;
 use crate::snapshot::{Snapshot, is_finished};
 use crate::volumes::Lookup;
-use crate::{Failure, Placement, PodInfo, Preemption, Volumes, place, preempt};
+use crate::{Budget, Failure, Placement, PodInfo, Preemption, Volumes, place, preempt};
 
 /// The scheduler that Pods mean when they name none.
 const NAME: &str = "default-scheduler";
@@ -50,6 +51,8 @@ struct Listers {
     claims: Informer<PersistentVolumeClaim>,
     volumes: Informer<PersistentVolume>,
     classes: Informer<StorageClass>,
+    namespaces: Informer<Namespace>,
+    budgets: Informer<PodDisruptionBudget>,
 }
 
 impl Listers {
@@ -60,6 +63,8 @@ impl Listers {
             claims: informers.of(),
             volumes: informers.of(),
             classes: informers.of(),
+            namespaces: informers.of(),
+            budgets: informers.of(),
         }
     }
 
@@ -70,6 +75,8 @@ impl Listers {
         self.claims.synced().await;
         self.volumes.synced().await;
         self.classes.synced().await;
+        self.namespaces.synced().await;
+        self.budgets.synced().await;
     }
 }
 
@@ -94,6 +101,7 @@ impl Lookup for Listers {
 enum Event {
     Pod(Change<Pod>),
     Node(Change<Node>),
+    Namespace(Change<Namespace>),
     Storage,
     Bound(Bound),
     Tick,
@@ -113,6 +121,7 @@ struct Subscriptions {
     claims: Changes<PersistentVolumeClaim>,
     volumes: Changes<PersistentVolume>,
     classes: Changes<StorageClass>,
+    namespaces: Changes<Namespace>,
 }
 
 struct Scheduler {
@@ -151,9 +160,13 @@ impl Scheduler {
             claims: self.listers.claims.subscribe(),
             volumes: self.listers.volumes.subscribe(),
             classes: self.listers.classes.subscribe(),
+            namespaces: self.listers.namespaces.subscribe(),
         };
         loop {
             // Nodes first: a Pod that arrives together with its node must see it.
+            while let Some(change) = changes.namespaces.try_next() {
+                self.namespace_changed(&change);
+            }
             while let Some(change) = changes.nodes.try_next() {
                 self.node_changed(change);
             }
@@ -167,6 +180,7 @@ impl Scheduler {
                 Event::Tick => {}
                 Event::Pod(change) => self.pod_changed(change),
                 Event::Node(change) => self.node_changed(change),
+                Event::Namespace(change) => self.namespace_changed(&change),
                 Event::Storage => self.pending.queue.relieve(Relief::Storage),
                 Event::Bound(bound) => self.bound(bound),
             }
@@ -183,6 +197,7 @@ impl Scheduler {
             () = shutdown.cancelled() => Event::Shutdown,
             change = changes.pods.next() => change.map_or(Event::Shutdown, Event::Pod),
             change = changes.nodes.next() => change.map_or(Event::Shutdown, Event::Node),
+            change = changes.namespaces.next() => change.map_or(Event::Shutdown, Event::Namespace),
             change = changes.claims.next() => change.map_or(Event::Shutdown, |_| Event::Storage),
             change = changes.volumes.next() => change.map_or(Event::Shutdown, |_| Event::Storage),
             change = changes.classes.next() => change.map_or(Event::Shutdown, |_| Event::Storage),
@@ -205,6 +220,20 @@ impl Scheduler {
         }
     }
 
+    fn namespace_changed(&mut self, change: &Change<Namespace>) {
+        let meta = &change.object().metadata;
+        let name = meta.name.clone().unwrap_or_default();
+        let known = match change {
+            Change::Deleted(_) => self.snapshot.namespaces.remove(&name),
+            Change::Added(_) | Change::Modified { .. } => {
+                self.snapshot.namespaces.insert(name, meta.labels.clone().unwrap_or_default())
+            }
+        };
+        if known.unwrap_or_default() != meta.labels.clone().unwrap_or_default() {
+            self.pending.queue.relieve(Relief::Neighbour);
+        }
+    }
+
     fn pod_changed(&mut self, change: Change<Pod>) {
         let (pod, gone) = match &change {
             Change::Added(pod) => (pod, false),
@@ -217,6 +246,9 @@ impl Scheduler {
         } else if !node.is_empty() {
             self.pending.settled(uid_of(pod));
             self.snapshot.add_pod(&node, Arc::new(PodInfo::new(pod.clone())));
+            if seen_otherwise(&change) {
+                self.pending.queue.relieve(Relief::Neighbour);
+            }
         } else if is_ours(pod) {
             // Our own condition came back: no reason to try again.
             let changed = match &change {
@@ -250,7 +282,7 @@ impl Scheduler {
         let (namespace, name) = names(&pod.pod);
         let volumes = Volumes::of(name, namespace, pod.spec(), &self.listers);
         self.rotation = self.rotation.wrapping_add(1);
-        match place(&pod, &volumes, &self.snapshot.nodes, self.rotation) {
+        match place(&pod, &volumes, self.snapshot.cluster(), self.rotation) {
             Placement::Node(index) => {
                 let node = self.snapshot.nodes[index].name().to_owned();
                 // Counted before the server knows, so that the next Pod sees it.
@@ -272,13 +304,20 @@ impl Scheduler {
     fn unschedulable(&mut self, pod: &Arc<PodInfo>, volumes: &Volumes, mut failure: Failure) {
         let mut nominated = None;
         if failure.nodes > 0 {
-            match preempt(pod, volumes, &self.snapshot.nodes, &failure) {
-                Preemption::Impossible(text) => failure.preemption = Some(text),
+            let budgets: Vec<Budget> =
+                self.listers.budgets.list().iter().filter_map(|budget| Budget::of(budget)).collect();
+            match preempt(pod, volumes, self.snapshot.cluster(), &budgets, &failure) {
+                Preemption::NotEligible(text) => failure.preemption = Some(text.to_owned()),
+                Preemption::Impossible(text) => {
+                    failure.preemption = Some(text);
+                    self.snapshot.set_nominated(pod.uid(), None);
+                    nominated = Some(None);
+                }
                 Preemption::Evict { node, victims } => {
                     let node = self.snapshot.nodes[node].name().to_owned();
-                    self.snapshot.set_nominated(pod.uid(), Some((&node, pod.clone())));
+                    self.nominate(pod, &node);
                     self.evict(pod, &node, victims);
-                    nominated = Some(node);
+                    nominated = Some(Some(node));
                 }
             }
         }
@@ -288,7 +327,28 @@ impl Scheduler {
         self.pending.queue.failed(pod.uid(), failure, self.began.elapsed());
     }
 
-    fn report(&mut self, pod: &Arc<Pod>, message: String, nominated: Option<String>) {
+    /// Keeps the room for the Pod. Those less important that waited for it look elsewhere.
+    fn nominate(&mut self, pod: &Arc<PodInfo>, node: &str) {
+        for other in self.snapshot.nominated_below(node, pod.priority) {
+            self.snapshot.set_nominated(other.uid(), None);
+            let body = json!({"status": {"nominatedNodeName": null}});
+            self.patch_status(&other.pod, body, "clear the nominated node");
+        }
+        self.snapshot.set_nominated(pod.uid(), Some((node, pod.clone())));
+    }
+
+    fn patch_status(&mut self, pod: &Arc<Pod>, body: serde_json::Value, what: &'static str) {
+        let (client, pod) = (self.client.clone(), pod.clone());
+        self.writes.spawn(async move {
+            let (namespace, name) = names(&pod);
+            log(client.patch::<Pod>(namespace, name, &Patch::status(PatchKind::Strategic, body)).await, what);
+        });
+    }
+
+    /// `nominated`: the node that is kept for the Pod from now on, or that none is.
+    fn report(&mut self, pod: &Arc<Pod>, message: String, nominated: Option<Option<String>>) {
+        let kept = pod.status.as_ref().and_then(|status| status.nominated_node_name.clone());
+        let nominated = nominated.filter(|node| *node != kept);
         let known = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
         let known = known.into_iter().flatten().find(|condition| condition.type_ == "PodScheduled");
         let same = known.is_some_and(|c| c.status == "False" && c.message.as_ref() == Some(&message));
@@ -307,18 +367,14 @@ impl Scheduler {
         };
         let mut body = json!({"status": {"conditions": [condition]}});
         if let Some(node) = nominated {
-            body["status"]["nominatedNodeName"] = node.into();
+            body["status"]["nominatedNodeName"] = json!(node);
         }
-        let (client, pod) = (self.client.clone(), pod.clone());
-        self.writes.spawn(async move {
-            let (namespace, name) = names(&pod);
-            let patch = Patch::status(PatchKind::Strategic, body);
-            log(client.patch::<Pod>(namespace, name, &patch).await, "set the PodScheduled condition");
-        });
+        self.patch_status(pod, body, "set the PodScheduled condition");
     }
 
     fn evict(&mut self, pod: &Arc<PodInfo>, node: &str, victims: Vec<Arc<PodInfo>>) {
-        for victim in victims {
+        let staying = victims.into_iter().filter(|v| v.pod.metadata.deletion_timestamp.is_none());
+        for victim in staying {
             let message = format!("Preempted by pod {} on node {node}", pod.uid());
             self.recorder.event(&reference(&*victim.pod), EventType::Normal, "Preempted", message);
             self.writes.spawn(evict(self.client.clone(), victim));
@@ -355,6 +411,15 @@ fn is_ours(pod: &Pod) -> bool {
     let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
     let placed = spec.node_name.as_ref().is_some_and(|node| !node.is_empty());
     named && !gated && !placed && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// Whether a placed Pod may matter to its neighbours otherwise than before.
+fn seen_otherwise(change: &Change<Pod>) -> bool {
+    let Change::Modified { old, new } = change else { return true };
+    let place = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    old.metadata.labels != new.metadata.labels
+        || old.metadata.deletion_timestamp.is_some() != new.metadata.deletion_timestamp.is_some()
+        || place(old) != place(new)
 }
 
 fn names(pod: &Pod) -> (&str, &str) {

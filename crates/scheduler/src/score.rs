@@ -3,29 +3,36 @@
 use std::collections::HashSet;
 
 use crate::affinity::{preference, tolerates};
-use crate::{NodeInfo, PodInfo};
+use crate::cycle::Cluster;
+use crate::{NodeInfo, PodInfo, pod_affinity, spread};
 
 const SCORE_MAX: i64 = 100;
 const TAINT_WEIGHT: i64 = 3;
 const AFFINITY_WEIGHT: i64 = 2;
+const SPREAD_WEIGHT: i64 = 2;
+const POD_AFFINITY_WEIGHT: i64 = 2;
 /// An image smaller than this is no reason to prefer a node.
 const IMAGE_MIN: i64 = 23 * 1024 * 1024;
 const IMAGE_MAX: i64 = 1000 * 1024 * 1024;
 
-/// The score of each node, in their order.
-pub(crate) fn scores(pod: &PodInfo, nodes: &[&NodeInfo]) -> Vec<i64> {
+/// The score of each feasible node, in their order.
+pub(crate) fn scores(pod: &PodInfo, cluster: Cluster<'_>, feasible: &[usize]) -> Vec<i64> {
+    let nodes: Vec<&NodeInfo> = feasible.iter().map(|&index| &cluster.nodes[index]).collect();
     let preferred = normalised(nodes.iter().map(|node| preference(pod.spec(), &node.node)).collect());
     let repelled = normalised(nodes.iter().map(|node| soft_taints(pod, node)).collect());
+    let spread = spread::scores(pod, &pod.spread, true, &nodes, cluster.nodes);
+    let near = pod_affinity::scores(pod, &nodes, cluster.nodes, cluster.namespaces);
+    let at = |scores: &Option<Vec<i64>>, index: usize| scores.as_ref().map_or(0, |scores| scores[index]);
     let mut scores = Vec::with_capacity(nodes.len());
     for (index, node) in nodes.iter().enumerate() {
-        let repelled = repelled.as_ref().map_or(0, |repelled| repelled[index]);
-        let preferred = preferred.as_ref().map_or(0, |preferred| preferred[index]);
         scores.push(
             least_allocated(pod, node)
                 + balanced(pod, node)
                 + image_locality(pod, node, nodes.len())
-                + (SCORE_MAX - repelled) * TAINT_WEIGHT
-                + preferred * AFFINITY_WEIGHT,
+                + (SCORE_MAX - at(&repelled, index)) * TAINT_WEIGHT
+                + at(&preferred, index) * AFFINITY_WEIGHT
+                + at(&spread, index) * SPREAD_WEIGHT
+                + at(&near, index) * POD_AFFINITY_WEIGHT,
         );
     }
     scores

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 
-use crate::{NodeInfo, PodInfo};
+use crate::{Cluster, Namespaces, NodeInfo, PodInfo};
 
 /// All nodes, and where every placed Pod is.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) nodes: Vec<NodeInfo>,
+    pub(crate) namespaces: Namespaces,
     indices: HashMap<String, usize>,
     /// UID to node name.
     placed: HashMap<String, String>,
@@ -21,6 +22,10 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    pub(crate) fn cluster(&self) -> Cluster<'_> {
+        Cluster { nodes: &self.nodes, namespaces: &self.namespaces }
+    }
+
     /// Takes a node; says whether the change may let a waiting Pod fit.
     pub(crate) fn set_node(&mut self, node: Arc<Node>) -> bool {
         let name = node.metadata.name.clone().unwrap_or_default();
@@ -76,6 +81,13 @@ impl Snapshot {
             }
         }
         true
+    }
+
+    /// Who waits for room on a node and is less important than this.
+    pub(crate) fn nominated_below(&self, node: &str, priority: i32) -> Vec<Arc<PodInfo>> {
+        let node = self.indices.get(node).map(|&index| &self.nodes[index]);
+        let waiting = node.into_iter().flat_map(|node| &node.nominated);
+        waiting.filter(|other| other.priority < priority).cloned().collect()
     }
 
     /// Keeps room on a node for a Pod that preempted others there.

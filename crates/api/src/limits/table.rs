@@ -511,43 +511,6 @@ spec: {securityContext: {seLinuxOptions: {level: "s0:c1,c2"}}, containers: [{nam
     .shown(&[Shown::Warning, Shown::Failed("SELinux")]),
     part(
         POD,
-        "required affinity to Pods",
-        Found::At(&[
-            "spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution",
-            "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution",
-        ]),
-        "the scheduler does not look at other Pods yet: the Pod stays Pending",
-        r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: limits-affinity, labels: {app: a}}
-spec:
-  affinity:
-    podAntiAffinity:
-      requiredDuringSchedulingIgnoredDuringExecution:
-      - {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: a}}}
-  containers: [{name: c, image: "busybox:1.36"}]
-"#,
-    )
-    .shown(&[Shown::Warning, Shown::Pending("required affinity to other Pods is not evaluated yet")]),
-    part(
-        POD,
-        "topology spread with DoNotSchedule",
-        Found::At(&["spec.topologySpreadConstraints[*].whenUnsatisfiable=DoNotSchedule"]),
-        "the scheduler does not look at other Pods yet: the Pod stays Pending",
-        r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: limits-spread, labels: {app: a}}
-spec:
-  topologySpreadConstraints:
-  - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: a}}}
-  containers: [{name: c, image: "busybox:1.36"}]
-"#,
-    )
-    .shown(&[Shown::Warning, Shown::Pending("topology spread constraints are not evaluated yet")]),
-    part(
-        POD,
         "resourceClaims",
         Found::At(&["spec.resourceClaims"]),
         "no devices are allocated yet: the Pod stays Pending",

@@ -27,6 +27,7 @@ mod limits;
 mod network;
 mod one_pod;
 mod owners;
+mod scheduling;
 mod seeds;
 mod side_by_side;
 mod streams;

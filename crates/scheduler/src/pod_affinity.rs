@@ -1,0 +1,147 @@
+//! InterPodAffinity: near the Pods that a Pod names, and apart from those that it, or they, name.
+
+use std::collections::HashMap;
+
+use crate::terms::{Namespaces, Term};
+use crate::{NodeInfo, PodInfo, Reason};
+
+/// An existing Pod's required affinity to the Pod weighs this much when nodes are scored.
+const HARD_WEIGHT: i64 = 1;
+
+type Places<'a> = HashMap<&'a str, i64>;
+
+/// How many Pods that matter are in which place, before any node is looked at.
+#[derive(Debug, Clone)]
+pub(crate) struct PodAffinity<'a> {
+    pod: &'a PodInfo,
+    namespaces: &'a Namespaces,
+    /// Per term of the Pod's affinity: Pods that match all of them.
+    near: Vec<Places<'a>>,
+    /// Per term of its anti-affinity: Pods that match it.
+    apart: Vec<Places<'a>>,
+    /// By key and value: Pods whose anti-affinity means this one.
+    repelled: HashMap<(&'a str, &'a str), i64>,
+}
+
+impl<'a> PodAffinity<'a> {
+    pub(crate) fn new(pod: &'a PodInfo, nodes: &'a [NodeInfo], namespaces: &'a Namespaces) -> Self {
+        let mut counted = Self {
+            pod,
+            namespaces,
+            near: vec![Places::new(); pod.terms.near.len()],
+            apart: vec![Places::new(); pod.terms.apart.len()],
+            repelled: HashMap::new(),
+        };
+        let named = !pod.terms.near.is_empty() || !pod.terms.apart.is_empty();
+        for node in nodes {
+            let others = if named { &node.pods } else { &node.repelling };
+            others.iter().for_each(|other| counted.moved(other, node, 1));
+        }
+        counted
+    }
+
+    /// A Pod comes to a node, or (`by` is negative) leaves it.
+    pub(crate) fn moved(&mut self, other: &'a PodInfo, node: &'a NodeInfo, by: i64) {
+        let terms = &self.pod.terms;
+        for term in &other.terms.apart {
+            if let Some(value) = node.label(&term.topology_key)
+                && term.matches(self.pod, self.namespaces)
+            {
+                add(&mut self.repelled, (&term.topology_key, value), by);
+            }
+        }
+        let matches = |term: &Term| term.matches(other, self.namespaces);
+        if !terms.near.is_empty() && terms.near.iter().all(matches) {
+            for (term, places) in terms.near.iter().zip(&mut self.near) {
+                if let Some(value) = node.label(&term.topology_key) {
+                    add(places, value, by);
+                }
+            }
+        }
+        for (term, places) in terms.apart.iter().zip(&mut self.apart) {
+            if let Some(value) = node.label(&term.topology_key).filter(|_| matches(term)) {
+                add(places, value, by);
+            }
+        }
+    }
+
+    pub(crate) fn check(&self, node: &NodeInfo) -> Option<Reason> {
+        if !self.is_near(node) {
+            return Some(Reason::PodAffinity);
+        }
+        let in_place = |(term, places): (&Term, &Places<'_>)| {
+            node.label(&term.topology_key).is_some_and(|value| places.contains_key(value))
+        };
+        if self.pod.terms.apart.iter().zip(&self.apart).any(in_place) {
+            return Some(Reason::PodAntiAffinity);
+        }
+        let repelled = self.repelled.keys().any(|(key, value)| node.label(key) == Some(*value));
+        repelled.then_some(Reason::ExistingAntiAffinity)
+    }
+
+    fn is_near(&self, node: &NodeInfo) -> bool {
+        let terms = &self.pod.terms.near;
+        let mut all = true;
+        for (term, places) in terms.iter().zip(&self.near) {
+            let Some(value) = node.label(&term.topology_key) else { return false };
+            all &= places.contains_key(value);
+        }
+        // The first of a group that wants to be together may go anywhere.
+        all || (self.near.iter().all(HashMap::is_empty)
+            && terms.iter().all(|term| term.matches(self.pod, self.namespaces)))
+    }
+}
+
+/// What is nought is not kept: a key says that somebody is there.
+fn add<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, i64>, key: K, by: i64) {
+    use std::collections::hash_map::Entry;
+    match counts.entry(key) {
+        Entry::Occupied(mut known) => {
+            *known.get_mut() += by;
+            if *known.get() == 0 {
+                known.remove();
+            }
+        }
+        Entry::Vacant(new) => drop(new.insert(by)),
+    }
+}
+
+/// How much each of these nodes attracts the Pod, from 0 to 100; `None` where nobody says anything.
+pub(crate) fn scores(
+    pod: &PodInfo,
+    feasible: &[&NodeInfo],
+    nodes: &[NodeInfo],
+    namespaces: &Namespaces,
+) -> Option<Vec<i64>> {
+    let mut weights = HashMap::<(&str, &str), i64>::new();
+    for node in nodes {
+        let others = if pod.terms.preferred.is_empty() { &node.attracting } else { &node.pods };
+        for other in others {
+            let mine = pod.terms.preferred.iter().filter(|(_, term)| term.matches(other, namespaces));
+            let hard = other.terms.near.iter().map(|term| (HARD_WEIGHT, term));
+            let soft = other.terms.preferred.iter().map(|(weight, term)| (*weight, term));
+            let theirs = hard.chain(soft).filter(|(_, term)| term.matches(pod, namespaces));
+            for (weight, term) in mine.map(|(weight, term)| (*weight, term)).chain(theirs) {
+                if let Some(value) = node.label(&term.topology_key) {
+                    *weights.entry((&term.topology_key, value)).or_default() += weight;
+                }
+            }
+        }
+    }
+    if weights.is_empty() {
+        return None;
+    }
+    let mut by_key = HashMap::<&str, Places<'_>>::new();
+    for ((key, value), weight) in weights {
+        by_key.entry(key).or_default().insert(value, weight);
+    }
+    let at = |node: &NodeInfo| -> i64 {
+        let places = by_key.iter().filter_map(|(key, places)| places.get(node.label(key)?));
+        places.sum()
+    };
+    let raw: Vec<i64> = feasible.iter().map(|node| at(node)).collect();
+    let (least, most) = (raw.iter().min().copied()?, raw.iter().max().copied()?);
+    let range = most - least;
+    // Whole hundredths, as upstream rounds them.
+    Some(raw.into_iter().map(|value| if range > 0 { 100 * (value - least) / range } else { 0 }).collect())
+}
