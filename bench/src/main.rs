@@ -19,6 +19,7 @@ mod report;
 mod startup;
 mod steady;
 mod watch;
+mod workloads;
 
 use anyhow::Result;
 use clap::Parser;
@@ -29,7 +30,7 @@ use crate::report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "bench", about = "Measures Monopod as a whole system")]
 struct Options {
-    /// startup, pods, burst, steady, api, watch, hostile; none: all
+    /// startup, pods, burst, steady, workloads, api, watch, hostile; none: all
     which: Vec<String>,
     /// Starts measured by "startup"
     #[arg(long, default_value_t = 5)]
@@ -40,6 +41,9 @@ struct Options {
     /// Pods created at once by "burst"
     #[arg(long, default_value_t = 50)]
     burst: usize,
+    /// Pods of the Deployment of "workloads"
+    #[arg(long, default_value_t = 100)]
+    replicas: usize,
     /// Seconds that "steady" looks at an idle instance
     #[arg(long, default_value_t = 60)]
     idle_seconds: u64,
@@ -72,6 +76,9 @@ async fn main() -> Result<()> {
     }
     if ["pods", "burst", "steady"].iter().any(|name| options.wants(name)) {
         pods::measure(&mut report, &options).await?;
+    }
+    if options.wants("workloads") {
+        workloads::measure(&mut report, options.replicas).await?;
     }
     if options.wants("api") || options.wants("watch") {
         api::measure(&mut report, &options).await?;
