@@ -13,6 +13,7 @@ mod arrows;
 mod check;
 mod demo;
 mod fuzz;
+mod helm;
 mod host;
 mod hosts;
 mod images;

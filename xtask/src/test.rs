@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 
+use crate::helm::helm;
 use crate::host::{self, build_for_tests, build_release, cargo, ensure_packages, kubectl, need_root, target};
 use crate::{check, hosts, images};
 
@@ -64,7 +65,8 @@ fn on_the_program(words: &[&str]) -> Result<()> {
             .args(words)
             .env("MONOPOD", build_for_tests("monopod")?)
             .env("MONOPOD_TEST_IMAGES", images)
-            .env("KUBECTL", kubectl()?),
+            .env("KUBECTL", kubectl()?)
+            .env("HELM", helm()?),
     )
 }
 

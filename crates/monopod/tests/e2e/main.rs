@@ -19,6 +19,7 @@ mod data;
 mod escape;
 mod full_disk;
 mod harness;
+mod helm;
 mod host;
 mod hostile_clients;
 mod hostile_volumes;
