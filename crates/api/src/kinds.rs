@@ -15,8 +15,10 @@ use crate::schema::{self, Struct};
 
 mod core;
 mod groups;
+mod metrics;
 mod registry;
 
+pub use metrics::metrics;
 pub use registry::{Conflict, Kinds};
 
 /// A name that is written in this program or was read from a definition.
@@ -184,9 +186,10 @@ impl Kind {
         self.verbs.contains(&verb)
     }
 
-    /// Whether objects are kept: reviews and bindings are answered and forgotten.
+    /// Whether objects are kept: reviews and bindings are answered and forgotten, and what is measured
+    /// is made by nobody.
     pub fn is_stored(&self) -> bool {
-        self.has_verb("get") && self.plural != "componentstatuses"
+        self.has_verb("get") && self.has_verb("create")
     }
 
     /// Whether status is written through its subresource only.

@@ -61,6 +61,11 @@ impl Quantity {
         Quantity { value: milli as i128, scale: -3, format, text: None }
     }
 
+    /// A number of billionths.
+    pub const fn from_nano(nano: i64, format: Format) -> Quantity {
+        Quantity { value: nano as i128, scale: NANO, format, text: None }
+    }
+
     /// Reads a quantity from a JSON value: text or a number, as the API accepts both.
     pub fn from_json(value: &Value) -> Result<Quantity, ParseError> {
         match value {

@@ -9,6 +9,7 @@ mod age;
 mod cell;
 mod cluster;
 mod common;
+mod metrics;
 mod network;
 mod pod;
 mod policy;
@@ -136,6 +137,8 @@ fn printer(resource: &Kind) -> Option<Printer> {
         ("storage.k8s.io", "csinodes") => storage::csi_node,
         ("storage.k8s.io", "csidrivers") => storage::csi_driver,
         ("storage.k8s.io", "csistoragecapacities") => storage::csi_capacity,
+        ("metrics.k8s.io", "nodes") => metrics::node,
+        ("metrics.k8s.io", "pods") => metrics::pod,
         ("resource.k8s.io", "resourceclaims") => storage::resource_claim,
         ("resource.k8s.io", "resourceslices") => storage::resource_slice,
         ("resource.k8s.io", "deviceclasses" | "resourceclaimtemplates") => {
@@ -196,11 +199,12 @@ fn describe(tables: &HashMap<(&str, &str), Vec<Column>>, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::{all, find};
+    use crate::kinds::{all, find, metrics};
 
     #[test]
     fn every_resource_has_as_many_cells_as_columns() {
-        for resource in all() {
+        let measured: Vec<_> = metrics().into_iter().map(Into::into).collect();
+        for resource in all().iter().chain(&measured) {
             let object = json!({"metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:00:00Z"}});
             let cells = cells(resource, &object);
             assert_eq!(cells.len(), columns(resource).len(), "{}", resource.plural);
@@ -210,7 +214,8 @@ mod tests {
     #[test]
     fn every_table_is_of_a_resource_and_every_repeated_description_is_found() {
         for ((group, plural), columns) in COLUMNS.iter() {
-            let known = all().iter().any(|r| (&*r.group, &*r.plural) == (*group, *plural));
+            let known = all().iter().any(|r| (&*r.group, &*r.plural) == (*group, *plural))
+                || metrics().iter().any(|r| (&*r.group, &*r.plural) == (*group, *plural));
             assert!(known || matches!(*plural, "scale" | "status"), "{group}/{plural}");
             for column in columns {
                 assert!(!column.description.is_empty() || *plural == "status", "{plural} {}", column.name);

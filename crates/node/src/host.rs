@@ -1,7 +1,9 @@
-//! What the host can enforce, and who listens on it.
+//! What the host can enforce, who listens on it, and what is used of it.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use jiff::Timestamp;
 
 use crate::Config;
 use crate::pod::admit::{Host, Listener};
@@ -87,6 +89,51 @@ fn sctp(table: &str) -> Vec<Listener> {
     table.lines().skip(1).filter_map(endpoint).flatten().collect()
 }
 
+/// What is used of the whole host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostUse {
+    /// When it was started.
+    pub(crate) booted: Timestamp,
+    /// CPU time since then, of all processors.
+    pub(crate) cpu_nanoseconds: u64,
+    /// Memory that cannot be taken back easily: all but what is free and inactive file pages.
+    pub(crate) memory_working_set: u64,
+    /// The rest of the memory.
+    pub(crate) memory_available: u64,
+}
+
+/// What is used of the host; `None` where proc(5) does not say.
+pub(crate) fn used() -> Option<HostUse> {
+    host_use(&fs::read_to_string("/proc/stat").ok()?, &fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+/// The clock tick of proc(5), the same on all architectures this is built for.
+const NANOSECONDS_PER_TICK: u64 = 10_000_000;
+
+fn host_use(stat: &str, meminfo: &str) -> Option<HostUse> {
+    let fields = |name: &str| {
+        let line = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        Some(line.split_ascii_whitespace().map_while(|field| field.parse::<u64>().ok()).collect::<Vec<_>>())
+    };
+    // user, nice, system, idle, iowait, irq, softirq, steal; what guests use is in the first two.
+    let ticks: u64 = match *fields("cpu")?.get(..8)? {
+        [user, nice, system, _, _, irq, softirq, steal] => user + nice + system + irq + softirq + steal,
+        _ => return None,
+    };
+    let kibibytes = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    };
+    let total = kibibytes("MemTotal")?;
+    let working_set = total.saturating_sub(kibibytes("MemFree")? + kibibytes("Inactive(file)")?);
+    Some(HostUse {
+        booted: Timestamp::from_second(i64::try_from(*fields("btime")?.first()?).ok()?).ok()?,
+        cpu_nanoseconds: ticks.checked_mul(NANOSECONDS_PER_TICK)?,
+        memory_working_set: working_set.checked_mul(1024)?,
+        memory_available: (total - working_set).checked_mul(1024)?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +167,18 @@ mod tests {
             let wanted = Listener { protocol, ip: address.ip(), port: address.port() };
             assert!(found.contains(&wanted), "{wanted:?} is not in {found:?}");
         }
+    }
+
+    #[test]
+    fn idle_processors_and_pages_that_can_be_dropped_are_not_used() {
+        let stat = "cpu  100 20 30 4000 500 6 7 8 90 10\ncpu0 1 2 3 4 5 6 7 8 9 10\nbtime 1800000000\n";
+        let meminfo = "MemTotal:       1000 kB\nMemFree:         300 kB\nInactive:        500 kB\nInactive(file):  200 kB\n";
+        let used = host_use(stat, meminfo).unwrap();
+        assert_eq!(used.cpu_nanoseconds, 171 * NANOSECONDS_PER_TICK);
+        assert_eq!((used.memory_working_set, used.memory_available), (500 * 1024, 500 * 1024));
+        assert_eq!(used.booted.to_string(), "2027-01-15T08:00:00Z");
+        assert_eq!(host_use("cpu  1 2\n", meminfo), None);
+        assert!(super::used().is_some(), "this machine says it");
     }
 
     #[test]

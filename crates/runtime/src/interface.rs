@@ -89,7 +89,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// Removes an image and the layers nobody else uses.
     fn remove_image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<(), Error>>;
     /// Current use of each running container.
-    fn stats(&self) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>>;
+    fn stats(&self, measured: Measured) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>>;
 }
 
 /// Why the runtime could not do it. The text is shown to users in Events.
@@ -581,6 +581,15 @@ pub struct Credentials {
     pub origin: String,
 }
 
+/// What is measured of containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measured {
+    /// What the kernel counts: cheap.
+    CpuAndMemory,
+    /// Their layers too, which are walked.
+    All,
+}
+
 /// What a container uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerStats {
@@ -592,6 +601,6 @@ pub struct ContainerStats {
     pub memory_working_set: u64,
     /// Processes.
     pub pids: u64,
-    /// Bytes written to the container's own layer.
-    pub rootfs_bytes: u64,
+    /// Bytes written to the container's own layer, if that was measured.
+    pub rootfs_bytes: Option<u64>,
 }

@@ -20,8 +20,8 @@ use crate::events::Events;
 use crate::image::{ImageStore, Registries};
 use crate::interface::{
     AttachOptions, ContainerConfig, ContainerStats, ContainerStatus, Credentials, Error, Event, ExecOptions,
-    ExecOutput, Image, PodIdentity, PortMapping, Runtime, SandboxConfig, SandboxSnapshot, SandboxStatus,
-    Streams,
+    ExecOutput, Image, Measured, PodIdentity, PortMapping, Runtime, SandboxConfig, SandboxSnapshot,
+    SandboxStatus, Streams,
 };
 use crate::layout::{Layout, failed};
 use crate::link::Link;
@@ -659,11 +659,11 @@ impl Runtime for Native {
         .boxed()
     }
 
-    fn stats(&self) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>> {
+    fn stats(&self, measured: Measured) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>> {
         let inner = self.inner.clone();
         blocking(move || {
             let running = inner.all().into_iter().flat_map(|s| s.containers()).filter(|c| c.is_running());
-            Ok(running.map(|c| container::stats::stats(&inner.hierarchy, &c)).collect())
+            Ok(running.map(|c| container::stats::stats(&inner.hierarchy, &c, measured)).collect())
         })
         .boxed()
     }

@@ -18,9 +18,10 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Of the kinds that are built in.
+    /// Of the kinds that are built in, and what is measured.
     pub(crate) fn new(address: String) -> Self {
-        let served = watch::Sender::new(kinds::built_in().clone());
+        let first = kinds::built_in().with(kinds::metrics()).expect("these names are free");
+        let served = watch::Sender::new(Arc::new(first));
         Self { served, address, discovery: Mutex::default() }
     }
 

@@ -28,7 +28,7 @@ use crate::respond::Dress;
 use crate::state::State;
 use crate::subresource::connect::{self, Stream};
 use crate::subresource::{self, binding, eviction, proxy, scale};
-use crate::{bootstrap, delete, expiry, list, patch, socket, watch, write};
+use crate::{bootstrap, delete, expiry, list, metrics, patch, socket, watch, write};
 
 /// How long a request may take that is not a watch or a stream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -254,6 +254,7 @@ async fn short(call: Call, mut guest: Option<Guest>, body: Body) -> Result<Respo
 
 async fn object(call: &Call, body: &[u8]) -> Result<Response, Status> {
     match (call.target.verb, call.target.subresource.as_str()) {
+        ("get" | "list", "") if call.resource.group == "metrics.k8s.io" => metrics::answer(call).await,
         ("get", "" | "status" | "ephemeralcontainers" | "resize" | "approval") => {
             Ok(call.object(200, &call.current().await?.value))
         }

@@ -17,6 +17,7 @@ use crate::auth::{Auth, KeyError, Settings, TokenKey};
 use crate::config::Config;
 use crate::inflight::InFlight;
 use crate::lookup::StoreLookup;
+use crate::metrics::Measurements;
 use crate::object;
 use crate::registry::Registry;
 
@@ -43,6 +44,8 @@ pub(crate) struct State {
     pub(crate) services: tokio::sync::Mutex<()>,
     /// What is served.
     pub(crate) registry: Registry,
+    /// What the nodes said they use.
+    pub(crate) measurements: Measurements,
     random: SystemRandom,
 }
 
@@ -75,6 +78,7 @@ impl State {
         let auth = Auth::new(settings, Arc::new(StoreLookup(Arc::clone(&store))));
         Ok(Self {
             registry: Registry::new(config.advertise.to_string()),
+            measurements: Measurements::default(),
             in_flight: InFlight::new(config.limits),
             writes: TaskTracker::new(),
             store,

@@ -16,7 +16,8 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use runtime::{
     AttachOptions, ContainerConfig, ContainerState, ContainerStats, ContainerStatus, Credentials, Error,
-    Event, ExecOptions, ExecOutput, Image, Runtime, SandboxConfig, SandboxSnapshot, SandboxStatus, Streams,
+    Event, ExecOptions, ExecOutput, Image, Measured, Runtime, SandboxConfig, SandboxSnapshot, SandboxStatus,
+    Streams,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -477,7 +478,7 @@ impl Runtime for FakeRuntime {
         answer(Ok(()))
     }
 
-    fn stats(&self) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>> {
+    fn stats(&self, _: Measured) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>> {
         answer(Ok(Vec::new()))
     }
 }

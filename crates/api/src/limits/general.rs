@@ -3,7 +3,7 @@
 /// Whole parts of a platform that are missing, each a sentence.
 pub const GENERAL: &[&str] = &[
     "There is one node, and it has IPv4 addresses alone.",
-    "There is no etcd store, no CRI socket and no metrics API.",
+    "There is no etcd store and no CRI socket.",
     "Pods are not evicted when the node runs short of disk or memory; images are removed by \
      `monopod image prune` alone.",
     "The size of a claim is what is asked for, not what is enforced: volumes are directories.",

@@ -33,4 +33,5 @@ mod seeds;
 mod side_by_side;
 mod streams;
 mod taking_down;
+mod usage;
 mod workloads;

@@ -1,4 +1,4 @@
-//! The node's HTTP API: logs, exec, attach, port-forward, health, under the kubelet's own paths.
+//! The node's HTTP API: logs, exec, attach, port-forward, statistics, health, under the kubelet's own paths.
 //!
 //! The server hands requests here as they came, upgrade included. Errors are plain text
 //! with the kubelet's status codes; the server makes Status objects of them.
@@ -8,6 +8,7 @@ mod fds;
 mod forward;
 mod logs;
 mod remote;
+mod stats;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,11 +18,13 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::{Method, StatusCode};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use runtime::Measured;
 use serde_json::json;
 use wire::{Handler, Request, Response};
 
+use self::stats::Usage;
 use crate::pod::status::RUNTIME;
-use crate::shared::{Shared, Worker};
+use crate::shared::Shared;
 
 /// Answers as the kubelet on port 10250 does.
 #[derive(Clone)]
@@ -43,7 +46,14 @@ impl Kubelet {
         match (request.method(), parts.as_slice()) {
             (&Method::GET, ["healthz"]) => text(StatusCode::OK, "ok"),
             (&Method::GET, ["pods"]) => self.pods(),
-            (&Method::GET, ["stats", "summary"]) => self.stats().await,
+            (&Method::GET, ["stats", "summary"]) => {
+                let brief = query.flag(&["only_cpu_and_memory"]);
+                let measured = if brief { Measured::CpuAndMemory } else { Measured::All };
+                self.stats(measured, |usage, node| json_response(&usage.summary(node))).await
+            }
+            (&Method::GET, ["metrics", "resource"]) => {
+                self.stats(Measured::CpuAndMemory, |usage, _| text(StatusCode::OK, usage.metrics())).await
+            }
             (&Method::GET, ["containerLogs", namespace, pod, container]) => {
                 self.container_logs(namespace, pod, container, &query).await
             }
@@ -71,31 +81,12 @@ impl Kubelet {
         json_response(&json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
     }
 
-    /// Use of each running container: the part of upstream's summary that is known here.
-    async fn stats(&self) -> Response {
-        let stats = match self.node.runtime.stats().await {
-            Ok(stats) => stats,
-            Err(err) => return text(StatusCode::INTERNAL_SERVER_ERROR, err.to_string()),
-        };
-        let now = jiff::Timestamp::now().to_string();
-        let workers: Vec<Worker> = self.node.workers().values().cloned().collect();
-        let pods = workers.iter().map(|worker| {
-            let meta = &worker.pod.metadata;
-            let containers = statuses(&worker.pod).filter_map(|status| {
-                let id = bare_id(status.container_id.as_deref()?);
-                let used = stats.iter().find(|one| one.id == id)?;
-                Some(json!({
-                    "name": status.name,
-                    "cpu": {"time": now, "usageCoreNanoSeconds": used.cpu_nanoseconds},
-                    "memory": {"time": now, "workingSetBytes": used.memory_working_set},
-                    "rootfs": {"time": now, "usedBytes": used.rootfs_bytes},
-                }))
-            });
-            let containers: Vec<_> = containers.collect();
-            json!({"podRef": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}, "containers": containers})
-        });
-        let pods: Vec<_> = pods.collect();
-        json_response(&json!({"node": {"nodeName": self.node.config.node_name}, "pods": pods}))
+    /// What the node and its Pods use, in upstream's summary or as numbers for Prometheus.
+    async fn stats(&self, measured: Measured, show: impl FnOnce(&Usage, &str) -> Response) -> Response {
+        match Usage::measure(&self.node, measured).await {
+            Ok(usage) => show(&usage, &self.node.config.node_name),
+            Err(err) => text(StatusCode::INTERNAL_SERVER_ERROR, err.to_string()),
+        }
     }
 
     /// The id of a running container.

@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use runtime::{
-    AttachOptions, ContainerState, Error, Event, ExecOptions, NamespaceMode, PortMapping, Resources, Runtime,
-    SandboxStatus, SecurityContext,
+    AttachOptions, ContainerState, Error, Event, ExecOptions, Measured, NamespaceMode, PortMapping,
+    Resources, Runtime, SandboxStatus, SecurityContext,
 };
 
 use super::setting::{Setting, Test, container};
@@ -94,7 +94,7 @@ async fn two_containers_share_address_and_loopback(setting: Setting) {
     let got =
         node.exec(&neighbour, &format!("wget -qO- http://{}:8080/hello", sandbox.ips[0])).await.unwrap();
     assert_eq!(got.stdout, b"hello\n", "{}", String::from_utf8_lossy(&got.stderr));
-    let stats = node.native.stats().await.unwrap();
+    let stats = node.native.stats(Measured::All).await.unwrap();
     assert!(stats.len() == 3 && stats.iter().all(|s| s.memory_working_set > 0 && s.pids > 0), "{stats:?}");
 }
 

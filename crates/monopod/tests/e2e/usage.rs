@@ -1,0 +1,45 @@
+//! What Pods and nodes use, as kubectl shows it.
+
+use crate::harness::Instance;
+
+const POD: &str = r#"apiVersion: v1
+kind: Pod
+metadata: {name: busy}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: spins, image: "testserver:1", imagePullPolicy: Never, command: [sh, -c, "while :; do :; done"], resources: {limits: {cpu: 200m}}}
+  - {name: idles, image: "testserver:1", imagePullPolicy: Never}
+"#;
+
+#[test]
+fn top_shows_what_pods_and_nodes_use() {
+    let instance = Instance::start(&["testserver.tar"]);
+    assert_eq!(instance.kubectl(&["top", "pods"]).ok(), "", "nothing runs");
+    instance.apply(POD);
+    instance.wait("condition=Ready", "pod/busy");
+    // Two containers, each measured for a second at least.
+    let lines = instance.eventually("both containers are measured", || {
+        let out = instance.kubectl(&["top", "pods", "--containers", "--no-headers"]);
+        let lines: Vec<String> = out.out.lines().map(str::to_owned).collect();
+        if lines.len() == 2 { Ok(lines) } else { Err(format!("{}{}", out.out, out.err)) }
+    });
+    let used = |container: &str| -> (u64, String) {
+        let line = lines.iter().find(|line| line.contains(container)).expect("a line for each");
+        let mut columns = line.split_whitespace().skip(2);
+        let millicores = columns.next().and_then(|cpu| cpu.strip_suffix('m')?.parse().ok()).expect(line);
+        (millicores, columns.next().expect(line).to_owned())
+    };
+    let (spins, idles) = (used("spins"), used("idles"));
+    assert!(spins.0 > 50 && spins.0 > idles.0, "{lines:?}");
+    assert!(spins.1.ends_with("Mi") && idles.1.ends_with("Mi"), "{lines:?}");
+    let nodes = instance.kubectl(&["top", "nodes", "--no-headers"]).ok();
+    assert!(nodes.contains('%') && !nodes.contains("unknown"), "{nodes}");
+    let node = instance.field("nodes", "{.items[0].metadata.name}");
+    let raw =
+        |path: &str| instance.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/{path}")]).ok();
+    let metrics = raw("metrics/resource");
+    let counted = r#"container_cpu_usage_seconds_total{container="spins",namespace="default",pod="busy"} "#;
+    assert!(metrics.contains(counted), "{metrics}");
+    assert!(raw("stats/summary").contains("rootfs"), "the whole summary tells of disks");
+}
