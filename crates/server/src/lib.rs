@@ -38,6 +38,7 @@ mod inflight;
 mod info;
 mod list;
 mod lookup;
+mod materialized;
 mod metrics;
 mod negotiate;
 mod object;

@@ -1,18 +1,22 @@
 //! Services: addresses and node ports are given out here, each to one Service.
 //!
-//! What is taken is read from the Services themselves, under a lock that is held
+//! What is taken is a view of the Services themselves, read under a lock that is held
 //! until the write is done: there is no second book that could disagree.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use api::field::{Error, ErrorList, Path};
 use api::kinds::Kind;
 use api::status::Status;
+use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::sync::MutexGuard;
+use store::Store;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::call::Call;
+use crate::materialized::{Materialized, View};
 use crate::object;
 use crate::state::store_failed;
 use crate::write::text;
@@ -56,46 +60,121 @@ impl Range {
     }
 
     /// A free address, from `seed` on; those of the static band when no other is left.
-    fn free(self, taken: &HashSet<Ipv4Addr>, seed: u32) -> Option<Ipv4Addr> {
+    fn free(self, taken: &Taken<'_>, seed: u32) -> Option<Ipv4Addr> {
         let band = self.band();
         let dynamic = self.size - 1 - band;
         let upper = (0..dynamic).map(|step| band + (seed % dynamic + step) % dynamic);
         let mut offsets = upper.chain(1..band);
         offsets.find_map(|offset| {
             let address = Ipv4Addr::from(self.network + offset);
-            (!taken.contains(&address)).then_some(address)
+            (!taken.has(&Thing::Address(address))).then_some(address)
         })
     }
 }
 
-/// What other Services hold.
-#[derive(Debug, Default)]
-struct Taken {
-    addresses: HashSet<Ipv4Addr>,
+/// What is given to one Service only.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Thing {
+    Address(Ipv4Addr),
     /// With the protocol: TCP and UDP may share a number.
-    ports: HashSet<(String, u16)>,
+    Port(String, u16),
 }
 
-impl Taken {
-    fn add(&mut self, service: &Value) {
-        let addresses = service["spec"]["clusterIPs"].as_array().into_iter().flatten();
-        self.addresses.extend(addresses.filter_map(|ip| ip.as_str()?.parse::<Ipv4Addr>().ok()));
-        self.addresses
-            .extend(service["spec"]["clusterIP"].as_str().and_then(|ip| ip.parse::<Ipv4Addr>().ok()));
-        let ports = service["spec"]["ports"].as_array().into_iter().flatten();
-        self.ports.extend(ports.filter_map(node_port));
-        if let Some(port) =
-            service["spec"]["healthCheckNodePort"].as_u64().and_then(|port| u16::try_from(port).ok())
-        {
-            self.ports.insert(("TCP".to_owned(), port));
+/// What Services hold.
+#[derive(Debug, Default)]
+struct Held {
+    services: HashMap<Arc<str>, HashSet<Thing>>,
+    /// The Services that hold each: one, unless they were written past this book.
+    holders: HashMap<Thing, Vec<Arc<str>>>,
+    /// What these hold is not known.
+    unreadable: HashMap<Arc<str>, Status>,
+}
+
+impl View for Held {
+    fn put(&mut self, key: &Arc<str>, object: &Bytes) {
+        self.remove(key);
+        match object::read(object) {
+            Ok(service) => {
+                let things = things(&service);
+                for thing in &things {
+                    self.holders.entry(thing.clone()).or_default().push(key.clone());
+                }
+                self.services.insert(key.clone(), things);
+            }
+            Err(status) => {
+                self.unreadable.insert(key.clone(), status);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &str) {
+        self.unreadable.remove(key);
+        for thing in self.services.remove(key).into_iter().flatten() {
+            let Some(holders) = self.holders.get_mut(&thing) else { continue };
+            holders.retain(|holder| **holder != *key);
+            if holders.is_empty() {
+                self.holders.remove(&thing);
+            }
         }
     }
 }
 
-fn node_port(port: &Value) -> Option<(String, u16)> {
-    let number = port["nodePort"].as_u64().filter(|number| *number > 0)?;
+fn things(service: &Value) -> HashSet<Thing> {
+    let spec = &service["spec"];
+    let addresses = spec["clusterIPs"].as_array().into_iter().flatten().chain([&spec["clusterIP"]]);
+    let addresses = addresses.filter_map(|ip| ip.as_str()?.parse().ok()).map(Thing::Address);
+    let ports = spec["ports"].as_array().into_iter().flatten().filter_map(node_port);
+    let health = spec["healthCheckNodePort"].as_u64().and_then(|port| u16::try_from(port).ok());
+    let health = health.map(|port| Thing::Port("TCP".to_owned(), port));
+    addresses.chain(ports).chain(health).collect()
+}
+
+/// What one Service cannot have: what others hold, and what it was given already.
+struct Taken<'a> {
+    held: &'a Held,
+    own: &'a str,
+    given: HashSet<Thing>,
+}
+
+impl<'a> Taken<'a> {
+    fn new(held: &'a Held, own: &'a str) -> Self {
+        Self { held, own, given: HashSet::new() }
+    }
+
+    fn has(&self, thing: &Thing) -> bool {
+        let others = self.held.holders.get(thing).into_iter().flatten();
+        self.given.contains(thing) || others.into_iter().any(|holder| **holder != *self.own)
+    }
+
+    /// Gives it away; false when it was not to be had.
+    fn take(&mut self, thing: Thing) -> bool {
+        !self.has(&thing) && self.given.insert(thing)
+    }
+}
+
+/// Gives out addresses and ports.
+#[derive(Debug)]
+pub(crate) struct Allocator {
+    /// Held from the choice until the Service is written.
+    turn: Mutex<()>,
+    held: Materialized<Held>,
+}
+
+impl Allocator {
+    /// For the Services of this store.
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        let services = api::kinds::find("", "v1", "services").map(|services| object::prefix(services, ""));
+        Self { turn: Mutex::default(), held: Materialized::new(store, services.into_iter().collect()) }
+    }
+}
+
+fn node_port(port: &Value) -> Option<Thing> {
     let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
-    Some((protocol, u16::try_from(number).ok()?))
+    Some(Thing::Port(protocol, node_port_number(port)?))
+}
+
+fn node_port_number(port: &Value) -> Option<u16> {
+    port["nodePort"].as_u64().filter(|number| *number > 0).and_then(|number| u16::try_from(number).ok())
 }
 
 /// Gives a Service what its type needs; for any other kind it does nothing. The guard
@@ -110,19 +189,19 @@ pub(crate) async fn allocate<'a>(
         return Ok(None);
     }
     let Some(range) = Range::parse(&call.state.config.service_cidr) else { return Ok(None) };
-    let guard = call.state.services.lock().await;
+    let Allocator { turn, held } = &call.state.services;
+    let guard = turn.lock().await;
     let own = object::key(resource, &call.target.namespace, text(service, "name"));
-    let all = store::Range { prefix: object::prefix(resource, ""), ..store::Range::default() };
-    let page = call.state.store.range(all).await.map_err(store_failed)?;
-    let mut taken = Taken::default();
-    for entry in page.entries.iter().filter(|entry| entry.key != own) {
-        taken.add(&object::read(&entry.value)?);
-    }
     if let Some(old) = old {
         keep(service, old);
     }
     let seed = u32::from_le_bytes(call.state.random()?);
-    let errors = fill(service, range, &mut taken, seed, old);
+    let held = held.read().map_err(store_failed)?;
+    if let Some((_, status)) = held.unreadable.iter().find(|(key, _)| **key != own) {
+        return Err(status.clone());
+    }
+    let errors = fill(service, range, &mut Taken::new(&held, &own), seed, old);
+    drop(held);
     if !errors.is_empty() {
         return Err(Status::invalid(&call.resource, text(service, "name"), &errors));
     }
@@ -154,9 +233,9 @@ fn keep(service: &mut Value, old: &Value) {
     let before = old["spec"]["ports"].clone();
     for port in service["spec"]["ports"].as_array_mut().into_iter().flatten() {
         let same = |old: &&Value| old["port"] == port["port"] && old["protocol"] == port["protocol"];
-        if node_port(port).is_none()
+        if node_port_number(port).is_none()
             && let Some(old) = before.as_array().into_iter().flatten().find(same)
-            && let Some((_, number)) = node_port(old)
+            && let Some(number) = node_port_number(old)
         {
             port["nodePort"] = number.into();
         }
@@ -167,7 +246,13 @@ fn is_unset(value: &Value) -> bool {
     value.is_null() || value == "" || value.as_array().is_some_and(Vec::is_empty)
 }
 
-fn fill(service: &mut Value, range: Range, taken: &mut Taken, seed: u32, old: Option<&Value>) -> ErrorList {
+fn fill(
+    service: &mut Value,
+    range: Range,
+    taken: &mut Taken<'_>,
+    seed: u32,
+    old: Option<&Value>,
+) -> ErrorList {
     let mut errors = ErrorList::new();
     if has_address(service) {
         // One that has its address keeps it: validation refuses another.
@@ -189,7 +274,7 @@ fn fill(service: &mut Value, range: Range, taken: &mut Taken, seed: u32, old: Op
     errors
 }
 
-fn fill_address(service: &mut Value, range: Range, taken: &Taken, seed: u32, errors: &mut ErrorList) {
+fn fill_address(service: &mut Value, range: Range, taken: &Taken<'_>, seed: u32, errors: &mut ErrorList) {
     let spec = &mut service["spec"];
     let first = spec["clusterIPs"][0].as_str().unwrap_or_default().to_owned();
     let asked = spec["clusterIP"].as_str().filter(|asked| !asked.is_empty()).map_or(first, str::to_owned);
@@ -199,7 +284,7 @@ fn fill_address(service: &mut Value, range: Range, taken: &Taken, seed: u32, err
     };
     let address = match asked.parse::<Ipv4Addr>() {
         _ if asked == "None" => "None".to_owned(),
-        _ if asked.is_empty() => match range.free(&taken.addresses, seed) {
+        _ if asked.is_empty() => match range.free(taken, seed) {
             Some(address) => address.to_string(),
             None => return refuse("failed to allocate a serviceIP: range is full".into()),
         },
@@ -210,7 +295,7 @@ fn fill_address(service: &mut Value, range: Range, taken: &Taken, seed: u32, err
                 "failed to allocate IP {asked}: the provided network does not match the current range: {network}/{bits}"
             ));
         }
-        Ok(address) if taken.addresses.contains(&address) => {
+        Ok(address) if taken.has(&Thing::Address(address)) => {
             return refuse(format!("failed to allocate IP {asked}: provided IP is already allocated"));
         }
         Ok(_) => asked.clone(),
@@ -227,7 +312,7 @@ fn fill_address(service: &mut Value, range: Range, taken: &Taken, seed: u32, err
     }
 }
 
-fn fill_ports(service: &mut Value, taken: &mut Taken, seed: u32, errors: &mut ErrorList) {
+fn fill_ports(service: &mut Value, taken: &mut Taken<'_>, seed: u32, errors: &mut ErrorList) {
     let wanted = has_node_ports(service);
     let load_balancer = service["spec"]["type"] == "LoadBalancer";
     let path = Path::new("spec");
@@ -235,16 +320,17 @@ fn fill_ports(service: &mut Value, taken: &mut Taken, seed: u32, errors: &mut Er
     let Some(ports) = service["spec"]["ports"].as_array_mut() else { return };
     // Those that are named first, so that none is given away before.
     for (index, port) in ports.iter_mut().enumerate() {
-        let Some((protocol, number)) = node_port(port) else { continue };
+        let Some(number) = node_port_number(port) else { continue };
         if !wanted && !load_balancer {
             port.as_object_mut().map(|port| port.remove("nodePort"));
             continue;
         }
         let path = path.index(index);
+        let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
         if !NODE_PORTS.contains(&number) {
             let why = "provided port is not in the valid range. The range of valid ports is 30000-32767";
             errors.push(Error::invalid(&path.child("nodePort"), number, why));
-        } else if !taken.ports.insert((protocol, number)) {
+        } else if !taken.take(Thing::Port(protocol, number)) {
             errors.push(Error::invalid(
                 &path.child("nodePort"),
                 number,
@@ -252,14 +338,14 @@ fn fill_ports(service: &mut Value, taken: &mut Taken, seed: u32, errors: &mut Er
             ));
         }
     }
-    for port in ports.iter_mut().filter(|port| wanted && node_port(port).is_none()) {
+    for port in ports.iter_mut().filter(|port| wanted && node_port_number(port).is_none()) {
         let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
         let count = u32::from(*NODE_PORTS.end() - *NODE_PORTS.start()) + 1;
         let candidates =
             (0..count).map(|step| u32::from(*NODE_PORTS.start()) + (seed % count + step) % count);
         let free = candidates
             .filter_map(|number| u16::try_from(number).ok())
-            .find(|number| taken.ports.insert((protocol.clone(), *number)));
+            .find(|number| taken.take(Thing::Port(protocol.clone(), *number)));
         match free {
             Some(number) => port["nodePort"] = number.into(),
             None => errors.push(Error::internal(&path, "failed to allocate a nodePort: range is full")),
@@ -275,34 +361,46 @@ mod tests {
         Range::parse("10.43.0.0/24").expect("a range")
     }
 
-    fn filled(service: &mut Value, taken: &mut Taken) -> Vec<String> {
-        fill(service, range(), taken, 7, None).iter().map(ToString::to_string).collect()
+    fn holding(service: &Value) -> Held {
+        let mut held = Held::default();
+        held.put(&Arc::from("/core/services/a/other"), &Bytes::from(service.to_string()));
+        held
+    }
+
+    fn filled(service: &mut Value) -> Vec<String> {
+        filled_beside(&Held::default(), service)
+    }
+
+    fn filled_beside(held: &Held, service: &mut Value) -> Vec<String> {
+        fill(service, range(), &mut Taken::new(held, "/core/services/a/own"), 7, None)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
     fn a_service_gets_an_address_outside_the_static_band() {
         let mut service = json!({"spec": {"type": "ClusterIP"}});
-        assert!(filled(&mut service, &mut Taken::default()).is_empty());
+        assert!(filled(&mut service).is_empty());
         assert_eq!(service["spec"]["clusterIP"], "10.43.0.23");
         assert_eq!(service["spec"]["clusterIPs"], json!(["10.43.0.23"]));
         let mut headless = json!({"spec": {"type": "ClusterIP", "clusterIP": "None"}});
-        filled(&mut headless, &mut Taken::default());
+        filled(&mut headless);
         assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
     }
 
     #[test]
     fn an_address_is_given_once_and_only_from_the_range() {
-        let mut taken = Taken::default();
-        taken.add(&json!({"spec": {"clusterIPs": ["10.43.0.9"]}}));
+        let held = holding(&json!({"spec": {"clusterIPs": ["10.43.0.9"]}}));
         let mut again = json!({"spec": {"clusterIP": "10.43.0.9"}});
         assert_eq!(
-            filled(&mut again, &mut taken),
+            filled_beside(&held, &mut again),
             [
                 "spec.clusterIPs: Invalid value: [\"10.43.0.9\"]: failed to allocate IP 10.43.0.9: provided IP is already allocated"
             ]
         );
         let mut outside = json!({"spec": {"clusterIP": "10.44.0.9"}});
-        assert_eq!(filled(&mut outside, &mut taken).len(), 1);
+        assert_eq!(filled_beside(&held, &mut outside).len(), 1);
     }
 
     #[test]
@@ -311,33 +409,53 @@ mod tests {
             json!({"spec": {"type": "ClusterIP", "clusterIP": "10.43.0.9", "clusterIPs": ["10.43.0.9"]}});
         let mut new =
             json!({"spec": {"type": "ClusterIP", "clusterIP": "10.96.9.9", "clusterIPs": ["10.96.9.9"]}});
-        let errors = fill(&mut new, range(), &mut Taken::default(), 7, Some(&old));
+        let errors = fill(&mut new, range(), &mut Taken::new(&Held::default(), ""), 7, Some(&old));
         assert!(errors.is_empty(), "{errors}");
         assert_eq!(new["spec"]["clusterIP"], "10.96.9.9");
     }
 
     #[test]
     fn every_address_is_found_before_the_range_is_full() {
-        let mut taken = HashSet::new();
+        let held = Held::default();
+        let mut taken = Taken::new(&held, "");
         while let Some(address) = range().free(&taken, 200) {
-            assert!(range().contains(address) && taken.insert(address), "{address}");
+            assert!(range().contains(address) && taken.take(Thing::Address(address)), "{address}");
         }
-        assert_eq!(taken.len(), 254);
+        assert_eq!(taken.given.len(), 254);
+    }
+
+    #[test]
+    fn what_a_service_gives_up_others_can_have_at_once() {
+        let service = |ip: &str, port: u16| json!({"spec": {"clusterIP": ip, "clusterIPs": [ip], "ports": [{"nodePort": port}]}});
+        let (ip, port) = (Thing::Address(Ipv4Addr::new(10, 43, 0, 9)), Thing::Port("TCP".to_owned(), 30_001));
+        let mut held = holding(&service("10.43.0.9", 30_001));
+        assert!(Taken::new(&held, "").has(&ip) && Taken::new(&held, "").has(&port));
+        assert!(!Taken::new(&held, "/core/services/a/other").has(&ip), "its own");
+        let (other, twin) = (Arc::from("/core/services/a/other"), Arc::from("/core/services/a/twin"));
+        held.put(&twin, &Bytes::from(service("10.43.0.9", 30_002).to_string()));
+        held.put(&other, &Bytes::from(service("None", 30_003).to_string()));
+        assert!(Taken::new(&held, "").has(&ip), "the twin has it still");
+        assert!(!Taken::new(&held, "").has(&port));
+        held.put(&twin, &Bytes::from_static(b"{"));
+        assert!(!Taken::new(&held, "").has(&ip) && held.unreadable.contains_key(&twin));
+        held.remove(&twin);
+        held.remove(&other);
+        assert!(held.services.is_empty() && held.holders.is_empty() && held.unreadable.is_empty());
     }
 
     #[test]
     fn node_ports_are_given_kept_and_checked() {
         let mut service = json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}, {"port": 81, "protocol": "TCP", "nodePort": 30007}]}});
-        assert!(filled(&mut service, &mut Taken::default()).is_empty());
+        assert!(filled(&mut service).is_empty());
         assert_eq!(service["spec"]["ports"][0]["nodePort"], 30008, "30007 is named by the other port");
         let mut update = json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}});
         keep(&mut update, &service);
         assert_eq!(update["spec"]["ports"][0]["nodePort"], 30008);
         assert_eq!(update["spec"]["clusterIP"], service["spec"]["clusterIP"]);
         let mut low = json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]}});
-        assert_eq!(filled(&mut low, &mut Taken::default()).len(), 1);
+        assert_eq!(filled(&mut low).len(), 1);
         let mut plain = json!({"spec": {"type": "ClusterIP", "ports": [{"port": 80, "nodePort": 30007}]}});
-        filled(&mut plain, &mut Taken::default());
+        filled(&mut plain);
         assert!(plain["spec"]["ports"][0]["nodePort"].is_null());
     }
 }

@@ -16,10 +16,10 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{Auth, KeyError, Settings, TokenKey};
 use crate::config::Config;
 use crate::inflight::InFlight;
-use crate::lookup::StoreLookup;
 use crate::metrics::Measurements;
 use crate::object;
 use crate::registry::Registry;
+use crate::service::Allocator;
 
 /// How late Events may be made durable.
 const EVENTS_WITHIN: Duration = Duration::from_secs(1);
@@ -40,8 +40,8 @@ pub(crate) struct State {
     pub(crate) in_flight: InFlight,
     /// The writes on their way, which outlive the requests they came by.
     pub(crate) writes: TaskTracker,
-    /// Held while a Service is given its addresses and ports.
-    pub(crate) services: tokio::sync::Mutex<()>,
+    /// What Services hold.
+    pub(crate) services: Allocator,
     /// What is served.
     pub(crate) registry: Registry,
     /// What the nodes said they use.
@@ -75,8 +75,9 @@ impl State {
             public_url: format!("https://{}", config.advertise),
             anonymous: config.anonymous,
         };
-        let auth = Auth::new(settings, Arc::new(StoreLookup(Arc::clone(&store))));
+        let auth = Auth::new(settings, Arc::clone(&store));
         Ok(Self {
+            services: Allocator::new(Arc::clone(&store)),
             registry: Registry::new(config.advertise.to_string()),
             measurements: Measurements::default(),
             in_flight: InFlight::new(config.limits),
@@ -84,7 +85,6 @@ impl State {
             store,
             config,
             auth,
-            services: tokio::sync::Mutex::new(()),
             random: SystemRandom::new(),
         })
     }
@@ -135,9 +135,7 @@ impl State {
             expect: Some(expect),
             durability: durability(&draft),
         };
-        let written = self.store.put(put).await?;
-        self.auth.changed(draft.resource);
-        Ok(written)
+        self.store.put(put).await
     }
 
     /// Removes an object.
@@ -147,9 +145,7 @@ impl State {
             _ => Durability::Now,
         };
         let expect = Expect::Revision(entry.revision);
-        let removed = self.store.delete(Delete { key: Arc::clone(&entry.key), expect, durability }).await?;
-        self.auth.changed(resource);
-        Ok(removed)
+        self.store.delete(Delete { key: Arc::clone(&entry.key), expect, durability }).await
     }
 }
 

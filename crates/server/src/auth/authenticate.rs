@@ -42,7 +42,7 @@ impl Auth {
 
     fn by_token(&self, token: &str, now: Timestamp) -> Result<User, Status> {
         let found = match bootstrap_token::split(token) {
-            Some((id, secret)) => bootstrap_token::user(&*self.lookup, id, secret, now),
+            Some((id, secret)) => bootstrap_token::user(&self.lookup, id, secret, now),
             None => {
                 let audiences = std::slice::from_ref(&self.settings.issuer);
                 let user = self.token_user(token, audiences, now);

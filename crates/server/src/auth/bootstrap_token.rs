@@ -7,7 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Lookup, User};
+use super::User;
+use crate::lookup::Lookup;
 
 const GROUP: &str = "system:bootstrappers";
 
@@ -19,7 +20,7 @@ pub(super) fn split(token: &str) -> Option<(&str, &str)> {
 }
 
 /// The user of a token that is known, meant for authentication and not expired.
-pub(super) fn user(lookup: &dyn Lookup, id: &str, secret: &str, now: Timestamp) -> Option<User> {
+pub(super) fn user(lookup: &Lookup, id: &str, secret: &str, now: Timestamp) -> Option<User> {
     let resource = find("", "v1", "secrets")?;
     let stored = lookup.get(resource, "kube-system", &format!("bootstrap-token-{id}"))?;
     let stored: Value = serde_json::from_slice(&stored).ok()?;

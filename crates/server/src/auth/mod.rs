@@ -7,15 +7,15 @@
 //! ```
 //!
 //! A request of `system:masters` costs the copy of a name and a look through its
-//! groups. For everybody else RBAC is evaluated on parsed bindings that are kept until
-//! [`Auth::changed`] says that a role or binding changed.
+//! groups. For everybody else RBAC and the way from a node to objects are views
+//! (`materialized.rs`): what was written since the last question is read, the rest is there.
 //!
-//! Nothing here reads a clock or does I/O: the store is asked through [`Lookup`], which
-//! answers from memory. Start reading at [`Auth`].
+//! Nothing here reads a clock or does I/O: the store answers from memory. Start reading at [`Auth`].
 
 mod authenticate;
 mod bootstrap_token;
 mod escalate;
+mod graph;
 mod impersonate;
 mod node;
 mod rbac;
@@ -28,25 +28,15 @@ mod tests;
 
 use std::sync::Arc;
 
-use api::kinds::Kind;
 use api::status::Status;
-use bytes::Bytes;
+use k8s_openapi::api::rbac::v1::PolicyRule;
+use store::Store;
+
+use crate::lookup::Lookup;
+use crate::materialized::Materialized;
 
 pub use token::{KeyError, TokenKey};
 pub use user::User;
-
-/// What authentication and authorisation need of the store. Every call is answered
-/// from memory, with the newest committed state.
-pub trait Lookup: Send + Sync + 'static {
-    /// One object as it is stored; `namespace` is empty for cluster-scoped resources.
-    fn get(&self, resource: &Kind, namespace: &str, name: &str) -> Option<Bytes>;
-
-    /// All objects of a resource, of all namespaces.
-    fn list(&self, resource: &Kind) -> Vec<Bytes>;
-
-    /// The Pods whose `spec.nodeName` is this node.
-    fn pods_on_node(&self, node: &str) -> Vec<Bytes>;
-}
 
 /// A request in the terms of authorisation.
 #[derive(Debug, Clone, Copy)]
@@ -157,9 +147,10 @@ pub struct Settings {
 
 /// Authenticates, authorises and answers the reviews.
 pub struct Auth {
-    lookup: Arc<dyn Lookup>,
+    lookup: Lookup,
     settings: Settings,
-    rbac: rbac::Rbac,
+    policy: Materialized<rbac::Policy>,
+    graph: Materialized<graph::Graph>,
     verified: token::Verified,
 }
 
@@ -170,15 +161,14 @@ impl std::fmt::Debug for Auth {
 }
 
 impl Auth {
-    /// With the objects of `lookup`.
-    pub fn new(settings: Settings, lookup: Arc<dyn Lookup>) -> Self {
-        Self { lookup, settings, rbac: rbac::Rbac::default(), verified: token::Verified::default() }
-    }
-
-    /// To be called whenever an object of this resource was written, before the write is answered.
-    pub fn changed(&self, resource: &Kind) {
-        if resource.group == "rbac.authorization.k8s.io" {
-            self.rbac.forget();
+    /// With the objects of `store`.
+    pub fn new(settings: Settings, store: Arc<dyn Store>) -> Self {
+        Self {
+            policy: Materialized::new(store.clone(), vec![rbac::PREFIX.to_owned()]),
+            graph: Materialized::new(store.clone(), graph::PREFIXES.map(str::to_owned).to_vec()),
+            lookup: Lookup(store),
+            settings,
+            verified: token::Verified::default(),
         }
     }
 
@@ -197,17 +187,27 @@ impl Auth {
         }
         let mut reasons = Vec::new();
         if let Some(node) = attributes.user.node() {
-            match node::decide(attributes, node, &*self.lookup) {
-                Decision::NoOpinion(reason) => reasons.push(reason),
-                allowed @ Decision::Allow(_) => return allowed,
+            match self.graph.read().map(|graph| node::decide(attributes, node, &graph)) {
+                Ok(Decision::NoOpinion(reason)) => reasons.push(reason),
+                Ok(allowed @ Decision::Allow(_)) => return allowed,
+                Err(unknown) => reasons.push(unknown.to_string()),
             }
         }
-        match self.rbac.policy(&*self.lookup).decide(attributes) {
-            Decision::NoOpinion(reason) => reasons.push(reason),
-            allowed @ Decision::Allow(_) => return allowed,
+        match self.policy.read().map(|policy| policy.decide(attributes)) {
+            Ok(Decision::NoOpinion(reason)) => reasons.push(reason),
+            Ok(allowed @ Decision::Allow(_)) => return allowed,
+            Err(unknown) => reasons.push(unknown.to_string()),
         }
         reasons.retain(|r| !r.is_empty());
         Decision::NoOpinion(reasons.join("\n"))
+    }
+
+    /// The rules that apply to a user in a namespace, and what could not be resolved.
+    fn rules_for(&self, user: &User, namespace: &str) -> (Vec<PolicyRule>, Vec<String>) {
+        match self.policy.read() {
+            Ok(policy) => policy.rules_for(user, namespace),
+            Err(unknown) => (Vec::new(), vec![unknown.to_string()]),
+        }
     }
 
     /// Answers `/.well-known/openid-configuration`.

@@ -1,128 +1,171 @@
-//! RBAC: bindings and roles, parsed once and kept until one of them changes.
+//! RBAC: bindings and roles, each parsed when it changes.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::mem::take;
+use std::sync::Arc;
 
 use api::field::go_quote;
-use api::kinds::{Kind, find};
 use api::rbac::{Action, aggregate, allows};
 use bytes::Bytes;
 use k8s_openapi::api::rbac::v1::{
     ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 
 use super::user::service_account_name;
-use super::{Attributes, Decision, Lookup, User};
+use super::{Attributes, Decision, User};
+use crate::materialized::View;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
+/// Below it are all keys of the group.
+pub(super) const PREFIX: &str = "/rbac.authorization.k8s.io/";
 
-fn resource(plural: &str) -> &'static Kind {
-    find(GROUP, "v1", plural).expect("the RBAC resources are in the table")
-}
-
-/// The parsed policy, made anew after each change.
-#[derive(Default)]
-pub(super) struct Rbac {
-    /// Counts changes; a policy is current while its number is this one.
-    generation: AtomicU64,
-    policy: RwLock<Option<(u64, Arc<Policy>)>>,
-}
-
-impl Rbac {
-    pub(super) fn forget(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// The policy of now. The generation is read before the objects: a change in between
-    /// makes one more reading, never a stale policy.
-    pub(super) fn policy(&self, lookup: &dyn Lookup) -> Arc<Policy> {
-        let generation = self.generation.load(Ordering::Acquire);
-        let kept = self.policy.read().unwrap_or_else(|e| e.into_inner()).clone();
-        if let Some((of, policy)) = kept
-            && of == generation
-        {
-            return policy;
-        }
-        let policy = Arc::new(Policy::read(lookup));
-        *self.policy.write().unwrap_or_else(|e| e.into_inner()) = Some((generation, policy.clone()));
-        policy
-    }
-}
-
-type Rules = Arc<[PolicyRule]>;
-
-/// One binding with the rules of its role; a role that is missing is an error to report.
+/// A binding, without what nobody asks of it.
+#[derive(Debug)]
 struct Bound {
     name: String,
     /// Empty for a ClusterRoleBinding.
     namespace: String,
     role: RoleRef,
     subjects: Vec<Subject>,
-    rules: Result<Rules, String>,
 }
 
-/// All bindings with their roles' rules.
+/// All bindings and roles.
+#[derive(Debug, Default)]
 pub(super) struct Policy {
-    cluster: Vec<Bound>,
-    namespaced: HashMap<String, Vec<Bound>>,
-    cluster_roles: HashMap<String, Rules>,
-    roles: HashMap<(String, String), Rules>,
+    /// By namespace (empty for ClusterRoleBindings) and name.
+    bindings: HashMap<String, BTreeMap<String, Bound>>,
+    /// By namespace and name.
+    roles: HashMap<(String, String), Vec<PolicyRule>>,
+    cluster_roles: BTreeMap<String, ClusterRole>,
+    /// The rules of those that take them from others, whether or not a controller has written
+    /// them into the object yet.
+    aggregated: HashMap<String, Vec<PolicyRule>>,
+    /// A ClusterRole changed since the aggregation.
+    unsettled: bool,
 }
 
-fn parse<T: DeserializeOwned>(objects: Vec<Bytes>) -> Vec<T> {
-    // What does not parse was not let in by validation; it grants nothing.
-    objects.iter().filter_map(|bytes| serde_json::from_slice(bytes).ok()).collect()
+impl View for Policy {
+    fn put(&mut self, key: &Arc<str>, object: &Bytes) {
+        self.remove(key);
+        let Some((plural, namespace, name)) = parts(key) else { return };
+        match plural {
+            "clusterroles" => {
+                let Some(role) = parse::<ClusterRole>(object) else { return };
+                let metadata = ObjectMeta {
+                    name: role.metadata.name,
+                    labels: role.metadata.labels,
+                    ..ObjectMeta::default()
+                };
+                self.cluster_roles.insert(name.to_owned(), ClusterRole { metadata, ..role });
+            }
+            "roles" => {
+                let Some(role) = parse::<Role>(object) else { return };
+                self.roles.insert((namespace.to_owned(), name.to_owned()), role.rules.unwrap_or_default());
+            }
+            "clusterrolebindings" => {
+                let Some(binding) = parse::<ClusterRoleBinding>(object) else { return };
+                self.bind(namespace, name, binding.role_ref, binding.subjects);
+            }
+            "rolebindings" => {
+                let Some(binding) = parse::<RoleBinding>(object) else { return };
+                self.bind(namespace, name, binding.role_ref, binding.subjects);
+            }
+            _ => {}
+        }
+    }
+
+    fn remove(&mut self, key: &str) {
+        let Some((plural, namespace, name)) = parts(key) else { return };
+        match plural {
+            "clusterroles" => {
+                self.cluster_roles.remove(name);
+                self.unsettled = true;
+            }
+            "roles" => {
+                self.roles.remove(&(namespace.to_owned(), name.to_owned()));
+            }
+            "clusterrolebindings" | "rolebindings" => {
+                let Some(bindings) = self.bindings.get_mut(namespace) else { return };
+                bindings.remove(name);
+                if bindings.is_empty() {
+                    self.bindings.remove(namespace);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Aggregates anew. A role may aggregate one that aggregates: `admin` takes `edit`, which takes `view`.
+    fn settle(&mut self) {
+        if !take(&mut self.unsettled) {
+            return;
+        }
+        let mut roles: Vec<ClusterRole> = self.cluster_roles.values().cloned().collect();
+        for _ in 0..3 {
+            let aggregated: Vec<_> = roles.iter().map(|role| aggregate(role, &roles)).collect();
+            for (role, rules) in roles.iter_mut().zip(aggregated) {
+                if rules.is_some() {
+                    role.rules = rules;
+                }
+            }
+        }
+        let aggregated = roles.into_iter().filter(|role| role.aggregation_rule.is_some());
+        self.aggregated = aggregated
+            .map(|role| (role.metadata.name.unwrap_or_default(), role.rules.unwrap_or_default()))
+            .collect();
+    }
+}
+
+/// Plural, namespace and name of a key below [`PREFIX`].
+fn parts(key: &str) -> Option<(&str, &str, &str)> {
+    let (plural, rest) = key.strip_prefix(PREFIX)?.split_once('/')?;
+    let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
+    Some((plural, namespace, name))
+}
+
+/// What does not parse was not let in by validation; it grants nothing.
+fn parse<T: DeserializeOwned>(object: &Bytes) -> Option<T> {
+    serde_json::from_slice(object).ok()
 }
 
 impl Policy {
-    fn read(lookup: &dyn Lookup) -> Self {
-        let list = |plural| lookup.list(resource(plural));
-        let mut policy = Self {
-            cluster: Vec::new(),
-            namespaced: HashMap::new(),
-            cluster_roles: cluster_roles(parse(list("clusterroles"))),
-            roles: parse::<Role>(list("roles")).into_iter().map(role_rules).collect(),
-        };
-        for b in parse::<ClusterRoleBinding>(list("clusterrolebindings")) {
-            let rules = policy.rules(&b.role_ref, "");
-            let name = b.metadata.name.unwrap_or_default();
-            let subjects = b.subjects.unwrap_or_default();
-            policy.cluster.push(Bound { name, namespace: String::new(), role: b.role_ref, subjects, rules });
-        }
-        for b in parse::<RoleBinding>(list("rolebindings")) {
-            let namespace = b.metadata.namespace.unwrap_or_default();
-            let rules = policy.rules(&b.role_ref, &namespace);
-            let name = b.metadata.name.unwrap_or_default();
-            let subjects = b.subjects.unwrap_or_default();
-            let bound = Bound { name, namespace: namespace.clone(), role: b.role_ref, subjects, rules };
-            policy.namespaced.entry(namespace).or_default().push(bound);
-        }
-        policy
+    fn bind(&mut self, namespace: &str, name: &str, role: RoleRef, subjects: Option<Vec<Subject>>) {
+        let subjects = subjects.unwrap_or_default();
+        let bound = Bound { name: name.to_owned(), namespace: namespace.to_owned(), role, subjects };
+        self.bindings.entry(namespace.to_owned()).or_default().insert(name.to_owned(), bound);
     }
 
-    /// The rules of the role that a binding in this namespace refers to.
-    pub(super) fn rules(&self, role: &RoleRef, namespace: &str) -> Result<Rules, String> {
+    /// The rules of the role that a binding in this namespace refers to; a role that is missing is an
+    /// error to report.
+    pub(super) fn rules(&self, role: &RoleRef, namespace: &str) -> Result<&[PolicyRule], String> {
+        let name = &role.name;
         let (found, kind) = match role.kind.as_str() {
-            "Role" => (self.roles.get(&(namespace.to_owned(), role.name.clone())), "role"),
-            _ => (self.cluster_roles.get(&role.name), "clusterrole"),
+            "Role" => (self.roles.get(&(namespace.to_owned(), name.clone())).map(Vec::as_slice), "role"),
+            _ => (self.cluster_rules(name), "clusterrole"),
         };
-        found.cloned().ok_or_else(|| format!("{kind}.{GROUP} {} not found", go_quote(&role.name)))
+        found.ok_or_else(|| format!("{kind}.{GROUP} {} not found", go_quote(name)))
+    }
+
+    fn cluster_rules(&self, name: &str) -> Option<&[PolicyRule]> {
+        let own = self.cluster_roles.get(name)?;
+        let aggregated = self.aggregated.get(name).map(Vec::as_slice);
+        Some(aggregated.unwrap_or_else(|| own.rules.as_deref().unwrap_or_default()))
     }
 
     fn bindings(&self, namespace: &str) -> impl Iterator<Item = &Bound> {
-        let namespaced = if namespace.is_empty() { None } else { self.namespaced.get(namespace) };
-        self.cluster.iter().chain(namespaced.into_iter().flatten())
+        let namespaced = if namespace.is_empty() { None } else { self.bindings.get(namespace) };
+        self.bindings.get("").into_iter().chain(namespaced).flat_map(BTreeMap::values)
     }
 
     /// All rules that apply to the user in the namespace, and what could not be resolved.
     pub(super) fn rules_for(&self, user: &User, namespace: &str) -> (Vec<PolicyRule>, Vec<String>) {
         let (mut rules, mut errors) = (Vec::new(), Vec::new());
         for bound in self.bindings(namespace).filter(|b| subject(b, user).is_some()) {
-            match &bound.rules {
+            match self.rules(&bound.role, &bound.namespace) {
                 Ok(more) => rules.extend(more.iter().cloned()),
-                Err(error) => errors.push(error.clone()),
+                Err(error) => errors.push(error),
             }
         }
         (rules, errors)
@@ -143,12 +186,12 @@ impl Policy {
         let mut errors = Vec::new();
         for bound in self.bindings(a.namespace) {
             let Some(subject) = subject(bound, a.user) else { continue };
-            match &bound.rules {
+            match self.rules(&bound.role, &bound.namespace) {
                 Ok(rules) if rules.iter().any(|rule| allows(rule, action)) => {
                     return Decision::Allow(format!("RBAC: allowed by {}", describe(bound, subject)));
                 }
                 Ok(_) => {}
-                Err(error) => errors.push(error.clone()),
+                Err(error) => errors.push(error),
             }
         }
         Decision::NoOpinion(match errors.as_slice() {
@@ -157,26 +200,6 @@ impl Policy {
             many => format!("RBAC: [{}]", many.join(", ")),
         })
     }
-}
-
-/// Aggregated roles get the rules of those they select, whether or not a controller has
-/// written them into the object yet. Two rounds: `admin` takes `edit`, which takes `view`.
-fn cluster_roles(mut roles: Vec<ClusterRole>) -> HashMap<String, Rules> {
-    for _ in 0..3 {
-        let aggregated: Vec<_> = roles.iter().map(|role| aggregate(role, &roles)).collect();
-        for (role, rules) in roles.iter_mut().zip(aggregated) {
-            if rules.is_some() {
-                role.rules = rules;
-            }
-        }
-    }
-    let pair = |r: ClusterRole| (r.metadata.name.unwrap_or_default(), r.rules.unwrap_or_default().into());
-    roles.into_iter().map(pair).collect()
-}
-
-fn role_rules(role: Role) -> ((String, String), Rules) {
-    let key = (role.metadata.namespace.unwrap_or_default(), role.metadata.name.unwrap_or_default());
-    (key, role.rules.unwrap_or_default().into())
 }
 
 /// The subject of the binding that the user is.

@@ -71,7 +71,7 @@ impl Auth {
             resources.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
             paths.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
         }
-        let (rules, mut errors) = self.rbac.policy(&*self.lookup).rules_for(user, namespace);
+        let (rules, mut errors) = self.rules_for(user, namespace);
         for rule in rules {
             let is_path = rule.non_resource_urls.as_ref().is_some_and(|urls| !urls.is_empty());
             let rule = serde_json::to_value(rule).unwrap_or_default();

@@ -1,56 +1,60 @@
 //! Authentication and authorisation over a small world of objects.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use api::kinds::{Kind, find};
-use bytes::Bytes;
 use http::Request;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use store::{Delete, Durability, Embedded, Expect, History, Put, Store as _};
 use wire::Identity;
 
 use super::*;
+use crate::object;
 
-/// The objects of a test, by plural, namespace and name.
-#[derive(Default)]
+/// The objects of a test, in a store of its own.
 struct World {
-    objects: Mutex<BTreeMap<(String, String, String), Bytes>>,
+    store: Arc<Embedded>,
+    runtime: tokio::runtime::Runtime,
+    _directory: tempfile::TempDir,
+}
+
+const LAZY: Durability = Durability::Within(std::time::Duration::from_secs(60));
+
+fn kind(plural: &str) -> &'static Kind {
+    let groups = ["", "rbac.authorization.k8s.io", "storage.k8s.io"];
+    groups.iter().find_map(|group| find(group, "v1", plural)).unwrap()
 }
 
 impl World {
+    fn empty() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Embedded::open(directory.path(), object::stamp, History::default()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        Self { store: Arc::new(store), runtime, _directory: directory }
+    }
+
     fn put(&self, plural: &str, object: Value) {
-        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
-        let key = (plural.to_owned(), text("namespace"), text("name"));
-        self.objects.lock().unwrap().insert(key, Bytes::from(object.to_string()));
+        self.put_one(kind(plural), object);
+    }
+
+    fn put_one(&self, kind: &Kind, object: Value) {
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+        let key = object::key(kind, text("namespace"), text("name"));
+        let put = Put { key, value: object::encode(kind, &object), expect: None, durability: LAZY };
+        self.runtime.block_on(self.store.put(put)).unwrap();
     }
 
     fn remove(&self, plural: &str, namespace: &str, name: &str) {
-        self.objects.lock().unwrap().remove(&(plural.to_owned(), namespace.to_owned(), name.to_owned()));
-    }
-}
-
-impl Lookup for World {
-    fn get(&self, resource: &Kind, namespace: &str, name: &str) -> Option<Bytes> {
-        let key = (resource.plural.to_string(), namespace.to_owned(), name.to_owned());
-        self.objects.lock().unwrap().get(&key).cloned()
-    }
-
-    fn list(&self, resource: &Kind) -> Vec<Bytes> {
-        let objects = self.objects.lock().unwrap();
-        objects.iter().filter(|((p, _, _), _)| *p == resource.plural).map(|(_, b)| b.clone()).collect()
-    }
-
-    fn pods_on_node(&self, node: &str) -> Vec<Bytes> {
-        let pods = self.list(find("", "v1", "pods").unwrap());
-        let on = |bytes: &Bytes| serde_json::from_slice::<Value>(bytes).unwrap()["spec"]["nodeName"] == node;
-        pods.into_iter().filter(on).collect()
+        let key = object::key(kind(plural), namespace, name);
+        let delete = Delete { key, expect: Expect::Present, durability: LAZY };
+        self.runtime.block_on(self.store.delete(delete)).unwrap();
     }
 }
 
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
-fn auth(world: &Arc<World>) -> Auth {
+fn auth(world: &World) -> Auth {
     let key = TokenKey::from_pkcs8(&TokenKey::generate().unwrap()).unwrap();
     let settings = Settings {
         key,
@@ -58,11 +62,11 @@ fn auth(world: &Arc<World>) -> Auth {
         public_url: "https://10.0.0.1:6443".to_owned(),
         anonymous: true,
     };
-    Auth::new(settings, world.clone())
+    Auth::new(settings, world.store.clone())
 }
 
-fn world() -> Arc<World> {
-    let world = Arc::new(World::default());
+fn world() -> World {
+    let world = World::empty();
     world.put("serviceaccounts", json!({"metadata": {"namespace": "n", "name": "robot", "uid": "sa-1"}}));
     world.put(
         "pods",
@@ -227,7 +231,6 @@ fn rbac_allows_by_binding_and_refuses_in_upstreams_words() {
         r#"forbidden: User "system:serviceaccount:n:robot" cannot get path "/metrics""#
     );
     world.remove("roles", "n", "reader");
-    auth.changed(find("rbac.authorization.k8s.io", "v1", "roles").unwrap());
     let error = auth.authorize(&base).unwrap_err();
     assert!(
         error.message.ends_with(r#": RBAC: role.rbac.authorization.k8s.io "reader" not found"#),
@@ -285,6 +288,107 @@ fn a_node_gets_what_its_pods_need_and_no_more() {
     };
     assert!(auth.authorize(&token).is_ok());
     assert!(auth.authorize(&Attributes { user: &two, ..token }).is_err());
+}
+
+fn may_get(auth: &Auth, node: &str, plural: &str, namespace: &str, name: &str) -> bool {
+    let user = User {
+        name: format!("system:node:{node}"),
+        groups: vec!["system:nodes".to_owned()],
+        ..User::default()
+    };
+    let base = Attributes::resource(&user, "get", &kind(plural).group, "v1", plural);
+    auth.authorize(&Attributes { namespace, name, ..base }).is_ok()
+}
+
+#[test]
+fn what_leads_a_node_to_an_object_follows_every_write() {
+    let (world, pod) = (world(), |node: &str, secret: &str| {
+        json!({"metadata": {"namespace": "n", "name": "q"}, "spec": {"nodeName": node, "containers": [],
+               "volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": secret}}]}}]}})
+    });
+    let auth = auth(&world);
+    assert!(!may_get(&auth, "two", "secrets", "n", "key"));
+    world.put("pods", pod("", "key"));
+    assert!(!may_get(&auth, "two", "secrets", "n", "key"), "not bound yet");
+    world.put("pods", pod("two", "key"));
+    assert!(may_get(&auth, "two", "secrets", "n", "key") && may_get(&auth, "two", "pods", "n", "q"));
+    assert!(!may_get(&auth, "two", "secrets", "m", "key") && !may_get(&auth, "one", "secrets", "n", "key"));
+    world.remove("pods", "n", "q");
+    world.put("pods", pod("one", "other"));
+    assert!(!may_get(&auth, "two", "secrets", "n", "key") && !may_get(&auth, "two", "pods", "n", "q"));
+    assert!(may_get(&auth, "one", "secrets", "n", "other") && may_get(&auth, "one", "secrets", "n", "s"));
+}
+
+#[test]
+fn a_volume_leads_a_node_to_its_secret_by_the_claim_it_is_meant_for() {
+    let world = world();
+    let auth = auth(&world);
+    world.put(
+        "pods",
+        json!({"metadata": {"namespace": "n", "name": "q"}, "spec": {"nodeName": "two", "containers": [],
+               "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "e", "ephemeral": {}}]}}),
+    );
+    let claim =
+        |name: &str| json!({"metadata": {"namespace": "n", "name": name}, "spec": {"volumeName": "pv"}});
+    world.put("persistentvolumeclaims", claim("c"));
+    let volume = |claim: &str| {
+        json!({"metadata": {"name": "pv"}, "spec": {"claimRef": {"namespace": "n", "name": claim},
+               "csi": {"driver": "d", "volumeHandle": "h", "nodeStageSecretRef": {"namespace": "vault", "name": "key"}}}})
+    };
+    world.put("persistentvolumes", volume("another"));
+    assert!(may_get(&auth, "two", "persistentvolumeclaims", "n", "c"));
+    assert!(may_get(&auth, "two", "persistentvolumeclaims", "n", "q-e"), "a generic ephemeral volume's");
+    let reached = || may_get(&auth, "two", "persistentvolumes", "", "pv");
+    assert!(!reached() && !may_get(&auth, "two", "secrets", "vault", "key"), "a claim may name any volume");
+    world.put("persistentvolumes", volume("c"));
+    assert!(reached() && may_get(&auth, "two", "secrets", "vault", "key"));
+    assert!(!may_get(&auth, "one", "secrets", "vault", "key"));
+    world.remove("persistentvolumes", "", "pv");
+    assert!(!reached() && !may_get(&auth, "two", "secrets", "vault", "key"));
+}
+
+#[test]
+fn a_pod_that_a_node_made_itself_leads_nowhere() {
+    let world = world();
+    let auth = auth(&world);
+    world.put(
+        "pods",
+        json!({"metadata": {"namespace": "n", "name": "q", "annotations": {"kubernetes.io/config.mirror": "x"}},
+               "spec": {"nodeName": "two", "imagePullSecrets": [{"name": "key"}], "containers": []}}),
+    );
+    assert!(may_get(&auth, "two", "pods", "n", "q") && !may_get(&auth, "two", "secrets", "n", "key"));
+}
+
+#[test]
+fn a_role_that_is_aggregated_follows_those_it_takes_from() {
+    let world = world();
+    let auth = auth(&world);
+    let robot = User { name: "system:serviceaccount:n:robot".to_owned(), ..User::default() };
+    let base = Attributes::resource(&robot, "get", "", "v1", "widgets");
+    let may = || auth.authorize(&base).is_ok();
+    world.put(
+        "clusterroles",
+        json!({"metadata": {"name": "all"}, "rules": null,
+               "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "all"}}]}}),
+    );
+    world.put(
+        "clusterrolebindings",
+        json!({"metadata": {"name": "all"}, "roleRef": {"apiGroup": "", "kind": "ClusterRole", "name": "all"},
+               "subjects": [{"kind": "User", "name": robot.name}]}),
+    );
+    assert!(!may());
+    let part = |verb: &str| {
+        json!({"metadata": {"name": "part", "labels": {"to": "all"}},
+               "rules": [{"verbs": [verb], "apiGroups": [""], "resources": ["widgets"]}]})
+    };
+    world.put("clusterroles", part("get"));
+    assert!(may());
+    world.put("clusterroles", part("list"));
+    assert!(!may());
+    world.put("clusterroles", part("get"));
+    assert!(may());
+    world.remove("clusterrolebindings", "", "all");
+    assert!(!may());
 }
 
 #[test]
@@ -351,7 +455,7 @@ fn the_keys_are_published_under_the_id_that_tokens_name() {
 }
 
 /// A world that holds what a fresh cluster holds.
-fn fresh() -> Arc<World> {
+fn fresh() -> World {
     let world = world();
     let inputs = api::bootstrap::Inputs {
         service_ip: "10.43.0.1".parse().unwrap(),
@@ -361,7 +465,7 @@ fn fresh() -> Arc<World> {
         now: now(),
     };
     for (resource, object) in api::bootstrap::objects(&inputs) {
-        world.put(&resource.plural, object);
+        world.put_one(resource, object);
     }
     world
 }

@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::user::{CREDENTIAL_ID, service_account_groups, service_account_name};
-use super::{Auth, Lookup, Settings, User};
+use super::{Auth, Settings, User};
+use crate::lookup::Lookup;
 
 /// Why a key cannot sign tokens.
 #[derive(Debug, thiserror::Error)]
@@ -238,7 +239,7 @@ impl Auth {
                 "token audiences {invalid} is invalid for the target audiences {wanted}"
             )));
         }
-        check_bound(&claims.private, &*self.lookup, now)?;
+        check_bound(&claims.private, &self.lookup, now)?;
         Ok((user(&claims), common))
     }
 }
@@ -255,7 +256,7 @@ fn check_times(claims: &Claims, now: Timestamp) -> Result<(), Refusal> {
 }
 
 /// Everything the token is bound to must still be there, and be the same.
-fn check_bound(private: &Private, lookup: &dyn Lookup, now: Timestamp) -> Result<(), Refusal> {
+fn check_bound(private: &Private, lookup: &Lookup, now: Timestamp) -> Result<(), Refusal> {
     let ns = private.namespace.as_str();
     let bound = [
         ("serviceaccounts", "service account", ns, Some(&private.serviceaccount)),
