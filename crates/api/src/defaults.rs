@@ -4,26 +4,22 @@
 //! It also writes what Go writes for a struct that is not a pointer (`resources: {}`, `status: {}`), so that
 //! an object reads the same from us as from upstream. The rules are `SetDefaults_*` of each group's `v1`.
 
-mod apps;
-mod core;
-mod other;
-mod pod;
-mod volume;
+pub(crate) mod apps;
+pub(crate) mod core;
+pub(crate) mod other;
+pub(crate) mod pod;
+pub(crate) mod volume;
 
 use serde_json::{Map, Value};
 
-use crate::kinds::Kind;
+use crate::kinds::{Kind, Object};
 use crate::quantity::Quantity;
 use crate::schema::Type;
 
 /// Fills in what `object` leaves open.
 pub fn apply(resource: &Kind, object: &mut Value) {
-    match resource.group_kind() {
-        ("", "Pod") => pod::pod(object),
-        ("", "PodTemplate") => pod::template(object),
-        ("", kind) => core::apply(kind, object),
-        ("apps" | "batch" | "autoscaling", kind) => apps::apply(kind, object),
-        (_, kind) => other::apply(kind, object),
+    if let Some(fields) = object.as_object_mut() {
+        (resource.rules.defaults)(fields);
     }
     if resource.definition().is_some() {
         of_schema(Type::Struct(resource.schema()), object);
@@ -50,9 +46,6 @@ fn of_schema(ty: Type<'_>, value: &mut Value) {
         _ => {}
     }
 }
-
-/// A JSON object as it is edited here.
-type Object = Map<String, Value>;
 
 /// Whether a value is Go's zero value of a type without pointer.
 fn is_zero(value: &Value) -> bool {

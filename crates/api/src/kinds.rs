@@ -13,13 +13,35 @@ use serde_json::{Value, json};
 
 use crate::schema::{self, Struct};
 
+mod admissionregistration;
+mod apiextensions;
+mod apiregistration;
+mod apps;
+mod authentication;
+mod authorization;
+mod autoscaling;
+mod batch;
+mod certificates;
+mod coordination;
 mod core;
-mod groups;
+mod discovery;
+mod events;
+mod flowcontrol;
 mod metrics;
+mod networking;
+mod node;
+mod policy;
+mod rbac;
 mod registry;
+mod resource;
+mod rules;
+mod scheduling;
+mod storage;
 
 pub use metrics::metrics;
 pub use registry::{Conflict, Kinds};
+use rules::Rules;
+pub(crate) use rules::{Generation, Object};
 
 /// A name that is written in this program or was read from a definition.
 pub type Name = Cow<'static, str>;
@@ -152,6 +174,7 @@ pub struct Kind {
     pub unconditional_update: bool,
     /// Whether deletion gives a grace period (Pods).
     pub graceful_delete: bool,
+    pub(crate) rules: Rules,
     api_version: Name,
     schema: Schema,
     /// The kind of [`Kind::stored`], unless that is this one.
@@ -253,8 +276,30 @@ impl Kind {
 /// The kinds that are built in.
 pub fn built_in() -> &'static Arc<Kinds> {
     static BUILT_IN: LazyLock<Arc<Kinds>> = LazyLock::new(|| {
-        let declared = core::kinds().into_iter().chain(groups::kinds());
-        Arc::new(Kinds::of(declared.collect()))
+        let groups = [
+            core::kinds(),
+            apps::kinds(),
+            autoscaling::kinds(),
+            batch::kinds(),
+            policy::kinds(),
+            admissionregistration::kinds(),
+            apiextensions::kinds(),
+            apiregistration::kinds(),
+            authentication::kinds(),
+            authorization::kinds(),
+            certificates::kinds(),
+            coordination::kinds(),
+            discovery::kinds(),
+            events::kinds(),
+            flowcontrol::kinds(),
+            networking::kinds(),
+            node::kinds(),
+            rbac::kinds(),
+            resource::kinds(),
+            scheduling::kinds(),
+            storage::kinds(),
+        ];
+        Arc::new(Kinds::of(groups.into_iter().flatten().collect()))
     });
     &BUILT_IN
 }
@@ -317,6 +362,7 @@ impl Kind {
             create_on_update: false,
             unconditional_update: true,
             graceful_delete: false,
+            rules: Rules::default(),
             storage: None,
             noted_fields: Vec::new(),
         }

@@ -3,7 +3,7 @@
 //! Both match against anything that answers [`Labels`]: the sorted pairs of an index,
 //! the map of an object's metadata, a `BTreeMap`.
 
-mod field;
+pub(crate) mod field;
 mod label;
 mod lexer;
 mod rules;

@@ -9,46 +9,39 @@
 //! what needs another object (classes, limits, accounts) is handed in.
 
 pub mod admission;
-mod apps;
-mod certificates;
-mod cluster;
-mod config;
-mod endpoints;
-mod pod;
-mod prepare;
-mod quota;
+pub(crate) mod apps;
+pub(crate) mod certificates;
+pub(crate) mod cluster;
+pub(crate) mod config;
+pub(crate) mod endpoints;
+pub(crate) mod pod;
+pub(crate) mod prepare;
+pub(crate) mod quota;
 pub mod resources;
-mod service;
-mod storage;
+pub(crate) mod service;
+pub(crate) mod storage;
 
 use serde_json::Value;
 
 use crate::field::ErrorList;
 use crate::kinds::Kind;
+use crate::validate::NameRule;
 use crate::validate::meta::{object_meta, object_meta_update};
 use crate::validate::times;
 use crate::validate::view::View;
-use crate::validate::{NameRule, name_is_dns_label, name_is_dns_subdomain, name_is_path_segment};
 
 pub use prepare::{prepare_create, prepare_update};
 
 /// The rule for names of a kind.
 pub fn name_rule(resource: &Kind) -> NameRule {
-    match resource.group_kind() {
-        ("", "Namespace" | "Service") => name_is_dns_label,
-        ("rbac.authorization.k8s.io", _) => name_is_path_segment,
-        _ => name_is_dns_subdomain,
-    }
+    resource.rules.name
 }
 
 /// Everything that is wrong with an object that is to be created. Its name has been generated already.
 pub fn validate_create(resource: &Kind, object: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     object_meta(object, resource.namespaced, name_rule(resource), &mut errors);
-    match resource.group_kind() {
-        ("", "Pod") => pod::validate_create(object, &mut errors),
-        (group, kind) => validate_object(group, kind, View::new(object), None, &mut errors),
-    }
+    (resource.rules.validate)(View::new(object), None, &mut errors);
     readable(resource, object, &mut errors);
     errors
 }
@@ -63,49 +56,17 @@ pub fn validate_update(resource: &Kind, subresource: Option<&str>, new: &Value, 
     let mut errors = ErrorList::new();
     object_meta_update(new, old, &mut errors);
     let (view, before) = (View::new(new), View::new(old));
-    match (&*resource.group, &*resource.kind, subresource) {
-        ("", "Pod", _) => pod::validate_update(subresource, new, old, &mut errors),
-        ("", "PersistentVolumeClaim", Some("status")) => storage::claim_status(view, &mut errors),
-        ("", "Namespace", Some("status")) => cluster::namespace_status(view, &mut errors),
-        ("", "Node", Some("status")) => cluster::node(view, Some(before), &mut errors),
-        ("certificates.k8s.io", "CertificateSigningRequest", _) => {
-            certificates::validate_update(subresource, new, old, &mut errors);
-        }
-        (_, _, Some("status")) => {}
-        (group, kind, _) => validate_object(group, kind, view, Some(before), &mut errors),
+    let rules = &resource.rules;
+    match (rules.validate_update, subresource) {
+        (Some(validate), _) => validate(subresource, new, old, &mut errors),
+        (None, Some("status")) => (rules.validate_status)(view, before, &mut errors),
+        (None, _) => (rules.validate)(view, Some(before), &mut errors),
     }
     readable(resource, new, &mut errors);
     errors
 }
 
-/// The rules of a kind besides those of metadata; `old` is there on updates.
-fn validate_object(group: &str, kind: &str, new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
-    match (group, kind) {
-        ("", "ConfigMap") => config::config_map(new, old, errors),
-        ("", "Secret") => config::secret(new, old, errors),
-        ("", "PersistentVolume") => storage::volume(new, old, errors),
-        ("", "PersistentVolumeClaim") => storage::claim(new, old, errors),
-        ("", "Namespace") => cluster::namespace(new, errors),
-        ("", "Node") => cluster::node(new, old, errors),
-        ("", "Service") => service::validate(new, old, errors),
-        ("", "Endpoints") => endpoints::endpoints(new, errors),
-        ("discovery.k8s.io", "EndpointSlice") => endpoints::slice(new, old, errors),
-        ("", "LimitRange") => quota::limit_range(new, errors),
-        ("", "ResourceQuota") => quota::resource_quota(new, old, errors),
-        ("", "PodTemplate" | "ReplicationController") | ("apps" | "batch", _) => {
-            apps::validate(kind, new, old, errors)
-        }
-        _ => cluster::other(group, kind, new, old, errors),
-    }
-}
-
 /// The texts of the `Warning` headers for an object that was accepted.
 pub fn warnings(resource: &Kind, object: &Value) -> Vec<String> {
-    match resource.group_kind() {
-        ("", "Pod") => pod::warnings(object),
-        ("", "Endpoints") => {
-            vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
-        }
-        (_, kind) => apps::warnings(kind, object),
-    }
+    (resource.rules.warnings)(object)
 }

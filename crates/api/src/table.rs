@@ -7,20 +7,20 @@
 
 mod age;
 mod cell;
-mod cluster;
+pub(crate) mod cluster;
 mod common;
-mod metrics;
-mod network;
-mod pod;
-mod policy;
-mod storage;
-mod workload;
+pub(crate) mod metrics;
+pub(crate) mod network;
+pub(crate) mod pod;
+pub(crate) mod policy;
+pub(crate) mod storage;
+pub(crate) mod workload;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::kinds::Kind;
 
@@ -53,99 +53,16 @@ pub fn columns(resource: &Kind) -> &[Column] {
 
 /// The row of an object, with one cell for each column of [`columns`].
 pub fn row(resource: &Kind, object: &Value) -> TableRow {
-    TableRow::new(cells(resource, object), conditions(resource, object))
+    let (cells, conditions) = (resource.rules.cells, resource.rules.row_conditions);
+    TableRow::new(cells(common::Row { object }), conditions(object))
 }
 
-fn cells(resource: &Kind, object: &Value) -> Vec<Cell> {
-    let row = common::Row { object };
-    match printer(resource) {
-        Some(print) => print(row),
-        None => vec![cell(row.name()), cell(row.text("/metadata/creationTimestamp"))],
-    }
-}
+/// The function that makes the cells of a kind.
+pub(crate) type Printer = fn(common::Row<'_>) -> Vec<Cell>;
 
-/// What the row says of the object as a whole: that a Pod is done.
-fn conditions(resource: &Kind, object: &Value) -> Option<Value> {
-    if (&*resource.group, &*resource.plural) != ("", "pods") {
-        return None;
-    }
-    let (reason, message) = match object["status"]["phase"].as_str()? {
-        "Succeeded" => ("Succeeded", "The pod has completed successfully."),
-        "Failed" => ("Failed", "The pod failed."),
-        _ => return None,
-    };
-    Some(json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]))
-}
-
-type Printer = fn(common::Row<'_>) -> Vec<Cell>;
-
-/// The function that makes the cells of a resource.
-fn printer(resource: &Kind) -> Option<Printer> {
-    Some(match (&*resource.group, &*resource.plural) {
-        ("", "pods") => pod::pod,
-        ("", "podtemplates") => pod::pod_template,
-        ("", "replicationcontrollers") => workload::replication_controller,
-        ("apps", "replicasets") => workload::replica_set,
-        ("apps", "daemonsets") => workload::daemon_set,
-        ("apps", "deployments") => workload::deployment,
-        ("apps", "statefulsets") => workload::stateful_set,
-        ("apps", "controllerrevisions") => workload::controller_revision,
-        ("batch", "jobs") => workload::job,
-        ("batch", "cronjobs") => workload::cron_job,
-        ("autoscaling", "horizontalpodautoscalers") => workload::autoscaler,
-        ("policy", "poddisruptionbudgets") => workload::disruption_budget,
-        ("", "services") => network::service,
-        ("", "endpoints") => network::endpoints,
-        ("discovery.k8s.io", "endpointslices") => network::endpoint_slice,
-        ("networking.k8s.io", "ingresses") => network::ingress,
-        ("networking.k8s.io", "ingressclasses") => network::ingress_class,
-        ("networking.k8s.io", "networkpolicies") => network::network_policy,
-        ("networking.k8s.io", "servicecidrs") => network::service_cidr,
-        ("networking.k8s.io", "ipaddresses") => network::ip_address,
-        ("", "nodes") => cluster::node,
-        ("", "namespaces") => cluster::namespace,
-        ("", "events") | ("events.k8s.io", "events") => cluster::event,
-        ("", "configmaps") => cluster::config_map,
-        ("", "secrets") => cluster::secret,
-        ("", "serviceaccounts") => cluster::service_account,
-        ("", "resourcequotas") => cluster::resource_quota,
-        ("", "componentstatuses") => cluster::component_status,
-        ("coordination.k8s.io", "leases") => cluster::lease,
-        ("scheduling.k8s.io", "priorityclasses") => cluster::priority_class,
-        ("node.k8s.io", "runtimeclasses") => cluster::runtime_class,
-        ("certificates.k8s.io", "certificatesigningrequests") => cluster::signing_request,
-        ("apiregistration.k8s.io", "apiservices") => cluster::api_service,
-        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => policy::role_binding,
-        ("flowcontrol.apiserver.k8s.io", "flowschemas") => policy::flow_schema,
-        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => policy::priority_level,
-        (
-            "admissionregistration.k8s.io",
-            "mutatingwebhookconfigurations" | "validatingwebhookconfigurations",
-        ) => policy::webhooks,
-        ("admissionregistration.k8s.io", "mutatingadmissionpolicies" | "validatingadmissionpolicies") => {
-            policy::admission_policy
-        }
-        (
-            "admissionregistration.k8s.io",
-            "mutatingadmissionpolicybindings" | "validatingadmissionpolicybindings",
-        ) => policy::admission_binding,
-        ("", "persistentvolumes") => storage::volume,
-        ("", "persistentvolumeclaims") => storage::claim,
-        ("storage.k8s.io", "storageclasses") => storage::class,
-        ("storage.k8s.io", "volumeattributesclasses") => storage::attributes_class,
-        ("storage.k8s.io", "volumeattachments") => storage::attachment,
-        ("storage.k8s.io", "csinodes") => storage::csi_node,
-        ("storage.k8s.io", "csidrivers") => storage::csi_driver,
-        ("storage.k8s.io", "csistoragecapacities") => storage::csi_capacity,
-        ("metrics.k8s.io", "nodes") => metrics::node,
-        ("metrics.k8s.io", "pods") => metrics::pod,
-        ("resource.k8s.io", "resourceclaims") => storage::resource_claim,
-        ("resource.k8s.io", "resourceslices") => storage::resource_slice,
-        ("resource.k8s.io", "deviceclasses" | "resourceclaimtemplates") => {
-            |row| vec![cell(row.name()), row.age()]
-        }
-        _ => return None,
-    })
+/// The cells of a kind without a table of its own.
+pub(crate) fn name_and_creation(row: common::Row<'_>) -> Vec<Cell> {
+    vec![cell(row.name()), cell(row.text("/metadata/creationTimestamp"))]
 }
 
 static COLUMNS: LazyLock<HashMap<(&str, &str), Vec<Column>>> =
@@ -198,6 +115,8 @@ fn describe(tables: &HashMap<(&str, &str), Vec<Column>>, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::kinds::{all, find, metrics};
 
@@ -206,7 +125,7 @@ mod tests {
         let measured: Vec<_> = metrics().into_iter().map(Into::into).collect();
         for resource in all().iter().chain(&measured) {
             let object = json!({"metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:00:00Z"}});
-            let cells = cells(resource, &object);
+            let cells = (resource.rules.cells)(common::Row { object: &object });
             assert_eq!(cells.len(), columns(resource).len(), "{}", resource.plural);
         }
     }
@@ -239,6 +158,9 @@ mod tests {
         let names: Vec<&str> = columns(resource).iter().map(|c| c.name).collect();
         assert_eq!(names, ["Name", "Created At"]);
         let object = json!({"metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:00:00Z"}});
-        assert_eq!(cell::shown(cells(resource, &object)), ["x", "2026-01-01T00:00:00Z"]);
+        assert_eq!(
+            cell::shown((resource.rules.cells)(common::Row { object: &object })),
+            ["x", "2026-01-01T00:00:00Z"]
+        );
     }
 }

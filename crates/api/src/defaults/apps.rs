@@ -5,21 +5,7 @@ use serde_json::{Value, json};
 use super::pod::pod_template;
 use super::{Object, child, ensure, items, set, set_zero, text, volume};
 
-pub(super) fn apply(kind: &str, object: &mut Value) {
-    let Some(object) = object.as_object_mut() else { return };
-    match kind {
-        "Deployment" => deployment(object),
-        "ReplicaSet" => replica_set(object),
-        "StatefulSet" => stateful_set(object),
-        "DaemonSet" => daemon_set(object),
-        "Job" => job(object),
-        "CronJob" => cron_job(object),
-        "HorizontalPodAutoscaler" => autoscaler(object),
-        _ => {}
-    }
-}
-
-fn deployment(deployment: &mut Object) {
+pub(crate) fn deployment(deployment: &mut Object) {
     let spec = ensure(deployment, "spec");
     set(spec, "replicas", 1);
     let strategy = ensure(spec, "strategy");
@@ -35,14 +21,14 @@ fn deployment(deployment: &mut Object) {
     ensure(deployment, "status");
 }
 
-fn replica_set(replica_set: &mut Object) {
+pub(crate) fn replica_set(replica_set: &mut Object) {
     let spec = ensure(replica_set, "spec");
     set(spec, "replicas", 1);
     pod_template(spec);
     set(ensure(replica_set, "status"), "replicas", 0);
 }
 
-fn stateful_set(stateful_set: &mut Object) {
+pub(crate) fn stateful_set(stateful_set: &mut Object) {
     let spec = ensure(stateful_set, "spec");
     set_zero(spec, "podManagementPolicy", "OrderedReady");
     let strategy = ensure(spec, "updateStrategy");
@@ -63,7 +49,7 @@ fn stateful_set(stateful_set: &mut Object) {
     set(status, "availableReplicas", 0);
 }
 
-fn daemon_set(daemon_set: &mut Object) {
+pub(crate) fn daemon_set(daemon_set: &mut Object) {
     let spec = ensure(daemon_set, "spec");
     let strategy = ensure(spec, "updateStrategy");
     set_zero(strategy, "type", "RollingUpdate");
@@ -80,7 +66,7 @@ fn daemon_set(daemon_set: &mut Object) {
     }
 }
 
-fn job(job: &mut Object) {
+pub(crate) fn job(job: &mut Object) {
     let spec = ensure(job, "spec");
     let absent = |spec: &Object, name: &str| spec.get(name).is_none_or(Value::is_null);
     // A Job with only parallelism set is a work queue: completions stay open.
@@ -116,7 +102,7 @@ fn failure_policy(spec: &mut Object) {
     }
 }
 
-fn cron_job(cron_job: &mut Object) {
+pub(crate) fn cron_job(cron_job: &mut Object) {
     let spec = ensure(cron_job, "spec");
     set_zero(spec, "concurrencyPolicy", "Allow");
     set(spec, "suspend", false);
@@ -130,7 +116,7 @@ fn cron_job(cron_job: &mut Object) {
     ensure(cron_job, "status");
 }
 
-fn autoscaler(autoscaler: &mut Object) {
+pub(crate) fn autoscaler(autoscaler: &mut Object) {
     let version = text(autoscaler, "apiVersion").to_owned();
     let spec = ensure(autoscaler, "spec");
     set(spec, "minReplicas", 1);

@@ -4,26 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::{Object, child, ensure, fill_from, items, resource_list, set, set_zero, text, volume};
+use super::{Object, child, ensure, fill_from, items, resource_list, set, set_zero, text};
 
-pub(super) fn apply(kind: &str, object: &mut Value) {
-    let Some(object) = object.as_object_mut() else { return };
-    match kind {
-        "Service" => service(object),
-        "Secret" => secret(object),
-        "Namespace" => namespace(object),
-        "Node" => node(object),
-        "PersistentVolume" => volume::persistent_volume(object),
-        "PersistentVolumeClaim" => volume::claim(object),
-        "Endpoints" => endpoints(object),
-        "LimitRange" => limit_range(object),
-        "ResourceQuota" => resource_quota(object),
-        "ReplicationController" => replication_controller(object),
-        _ => {}
-    }
-}
-
-fn service(service: &mut Object) {
+pub(crate) fn service(service: &mut Object) {
     let spec = ensure(service, "spec");
     session_affinity(spec);
     set_zero(spec, "type", "ClusterIP");
@@ -63,7 +46,7 @@ fn service_port(port: &mut Object) {
 }
 
 /// `stringData` is for writing only: it goes into `data`, over what is there.
-fn secret(secret: &mut Object) {
+pub(crate) fn secret(secret: &mut Object) {
     set_zero(secret, "type", "Opaque");
     let Some(Value::Object(texts)) = secret.remove("stringData") else { return };
     if texts.is_empty() {
@@ -75,7 +58,7 @@ fn secret(secret: &mut Object) {
     }
 }
 
-fn namespace(namespace: &mut Object) {
+pub(crate) fn namespace(namespace: &mut Object) {
     let metadata = ensure(namespace, "metadata");
     let name = text(metadata, "name").to_owned();
     if !name.is_empty() {
@@ -85,7 +68,7 @@ fn namespace(namespace: &mut Object) {
     set_zero(ensure(namespace, "status"), "phase", "Active");
 }
 
-fn node(node: &mut Object) {
+pub(crate) fn node(node: &mut Object) {
     ensure(node, "spec");
     let status = ensure(node, "status");
     resource_list(status, "capacity");
@@ -112,13 +95,13 @@ fn node(node: &mut Object) {
     }
 }
 
-fn endpoints(endpoints: &mut Object) {
+pub(crate) fn endpoints(endpoints: &mut Object) {
     for port in items(endpoints, "subsets").flat_map(|subset| items(subset, "ports")) {
         set_zero(port, "protocol", "TCP");
     }
 }
 
-fn limit_range(range: &mut Object) {
+pub(crate) fn limit_range(range: &mut Object) {
     for item in items(ensure(range, "spec"), "limits") {
         for name in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
             resource_list(item, name);
@@ -131,14 +114,14 @@ fn limit_range(range: &mut Object) {
     }
 }
 
-fn resource_quota(quota: &mut Object) {
+pub(crate) fn resource_quota(quota: &mut Object) {
     resource_list(ensure(quota, "spec"), "hard");
     let status = ensure(quota, "status");
     resource_list(status, "hard");
     resource_list(status, "used");
 }
 
-fn replication_controller(controller: &mut Object) {
+pub(crate) fn replication_controller(controller: &mut Object) {
     let spec = ensure(controller, "spec");
     set(spec, "replicas", 1);
     super::pod::pod_template(spec);

@@ -6,33 +6,32 @@ use super::{Object, child, ensure, items, set, set_zero, text};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
-pub(super) fn apply(kind: &str, object: &mut Value) {
-    let Some(object) = object.as_object_mut() else { return };
-    match kind {
-        "EndpointSlice" => endpoint_slice(object),
-        "PriorityClass" => set(object, "preemptionPolicy", "PreemptLowerPriority"),
-        "RoleBinding" | "ClusterRoleBinding" => binding(object),
-        "StorageClass" => {
-            set(object, "reclaimPolicy", "Delete");
-            set(object, "volumeBindingMode", "Immediate");
-        }
-        "CSIDriver" => csi_driver(object),
-        "NetworkPolicy" => network_policy(object),
-        "Ingress" => drop(ensure(ensure(object, "status"), "loadBalancer")),
-        "PodDisruptionBudget" => disruption_budget(object),
-        "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => webhooks(kind, object),
-        "ResourceClaim" => device_claim(ensure(object, "spec")),
-        "ResourceClaimTemplate" => device_claim(ensure(ensure(object, "spec"), "spec")),
-        "TokenRequest" => set(ensure(object, "spec"), "expirationSeconds", 3600),
-        _ => {}
-    }
+pub(crate) fn priority_class(class: &mut Object) {
+    set(class, "preemptionPolicy", "PreemptLowerPriority");
 }
 
-fn endpoint_slice(slice: &mut Object) {
+pub(crate) fn storage_class(class: &mut Object) {
+    set(class, "reclaimPolicy", "Delete");
+    set(class, "volumeBindingMode", "Immediate");
+}
+
+pub(crate) fn ingress(ingress: &mut Object) {
+    ensure(ensure(ingress, "status"), "loadBalancer");
+}
+
+pub(crate) fn endpoint_slice(slice: &mut Object) {
     for port in items(slice, "ports") {
         set(port, "name", "");
         set(port, "protocol", "TCP");
     }
+}
+
+pub(crate) fn resource_claim(claim: &mut Object) {
+    device_claim(ensure(claim, "spec"));
+}
+
+pub(crate) fn resource_claim_template(template: &mut Object) {
+    device_claim(ensure(ensure(template, "spec"), "spec"));
 }
 
 /// Each request asks for one device unless it says otherwise.
@@ -56,7 +55,7 @@ fn device_request(request: &mut Object) {
     }
 }
 
-fn binding(binding: &mut Object) {
+pub(crate) fn binding(binding: &mut Object) {
     if let Some(role) = child(binding, "roleRef") {
         set_zero(role, "apiGroup", RBAC);
     }
@@ -67,7 +66,7 @@ fn binding(binding: &mut Object) {
     }
 }
 
-fn csi_driver(driver: &mut Object) {
+pub(crate) fn csi_driver(driver: &mut Object) {
     let spec = ensure(driver, "spec");
     set(spec, "attachRequired", true);
     for name in ["podInfoOnMount", "storageCapacity", "requiresRepublish", "seLinuxMount"] {
@@ -79,7 +78,7 @@ fn csi_driver(driver: &mut Object) {
     }
 }
 
-fn network_policy(policy: &mut Object) {
+pub(crate) fn network_policy(policy: &mut Object) {
     let spec = ensure(policy, "spec");
     ensure(spec, "podSelector");
     for direction in ["ingress", "egress"] {
@@ -94,23 +93,27 @@ fn network_policy(policy: &mut Object) {
     }
 }
 
-fn disruption_budget(budget: &mut Object) {
+pub(crate) fn disruption_budget(budget: &mut Object) {
     let status = ensure(budget, "status");
     for name in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
         set(status, name, 0);
     }
 }
 
-fn webhooks(kind: &str, configuration: &mut Object) {
+pub(crate) fn mutating_webhooks(configuration: &mut Object) {
+    webhooks(configuration);
+    for hook in items(configuration, "webhooks") {
+        set(hook, "reinvocationPolicy", "Never");
+    }
+}
+
+pub(crate) fn webhooks(configuration: &mut Object) {
     for hook in items(configuration, "webhooks") {
         set(hook, "failurePolicy", "Fail");
         set(hook, "matchPolicy", "Equivalent");
         set(hook, "namespaceSelector", json!({}));
         set(hook, "objectSelector", json!({}));
         set(hook, "timeoutSeconds", 10);
-        if kind == "MutatingWebhookConfiguration" {
-            set(hook, "reinvocationPolicy", "Never");
-        }
         if let Some(service) = child(ensure(hook, "clientConfig"), "service") {
             set(service, "port", 443);
         }

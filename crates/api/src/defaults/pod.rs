@@ -8,8 +8,7 @@ use super::{Object, child, ensure, fill_from, items, resource_list, set, set_zer
 const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 
 /// A Pod: the template's defaults, and those that only a real Pod gets.
-pub(super) fn pod(object: &mut Value) {
-    let Some(pod) = object.as_object_mut() else { return };
+pub(crate) fn pod(pod: &mut Object) {
     let spec = ensure(pod, "spec");
     pod_spec(spec);
     for list in ["containers", "initContainers"] {
@@ -25,15 +24,8 @@ pub(super) fn pod(object: &mut Value) {
     ensure(pod, "status");
 }
 
-/// A PodTemplate object.
-pub(super) fn template(object: &mut Value) {
-    if let Some(holder) = object.as_object_mut() {
-        pod_template(holder);
-    }
-}
-
-/// The `template` field of a workload.
-pub(super) fn pod_template(holder: &mut Object) {
+/// The `template` field of a workload, or of a PodTemplate.
+pub(crate) fn pod_template(holder: &mut Object) {
     let template = ensure(holder, "template");
     ensure(template, "metadata");
     pod_spec(ensure(template, "spec"));

@@ -80,7 +80,7 @@ fn source(holder: &mut Object) {
 }
 
 /// A PersistentVolumeClaim.
-pub(super) fn claim(claim: &mut Object) {
+pub(crate) fn claim(claim: &mut Object) {
     claim_spec(ensure(claim, "spec"));
     let status = ensure(claim, "status");
     set_zero(status, "phase", "Pending");
@@ -96,7 +96,7 @@ fn claim_spec(spec: &mut Object) {
 }
 
 /// A PersistentVolume.
-pub(super) fn persistent_volume(volume: &mut Object) {
+pub(crate) fn persistent_volume(volume: &mut Object) {
     set_zero(ensure(volume, "status"), "phase", "Pending");
     let spec = ensure(volume, "spec");
     set_zero(spec, "persistentVolumeReclaimPolicy", "Retain");

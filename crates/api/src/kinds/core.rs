@@ -1,52 +1,115 @@
-//! The core group, `v1`.
+//! The kinds of the core group, `v1`.
 
+use super::rules::Generation;
 use super::{
     CONNECT, CREATE, GET, Kind, NO_COLLECTION_DELETE, PART, PROXY, READ_ONLY, SelectableField, Subresource,
     UPDATE, cluster, count, flag, namespaced, part, status, text,
 };
+use crate::defaults;
+use crate::selector::field;
+use crate::strategy::{
+    apps, cluster as cluster_rules, config, endpoints, pod as pod_rules, quota, service, storage,
+};
+use crate::table::{
+    cluster as cluster_table, network as network_table, pod as pod_table, storage as storage_table, workload,
+};
+use crate::validate::name_is_dns_label;
 
 pub(super) fn kinds() -> Vec<Kind> {
     vec![
         namespaced("", "v1", "Binding", "bindings", "binding").verbs(CREATE),
         cluster("", "v1", "ComponentStatus", "componentstatuses", "componentstatus")
             .short(["cs"])
-            .verbs(READ_ONLY),
-        namespaced("", "v1", "ConfigMap", "configmaps", "configmap").short(["cm"]),
-        namespaced("", "v1", "Endpoints", "endpoints", "endpoints").short(["ep"]).creates_on_update(),
+            .verbs(READ_ONLY)
+            .cells(cluster_table::component_status),
+        namespaced("", "v1", "ConfigMap", "configmaps", "configmap")
+            .short(["cm"])
+            .validate(config::config_map)
+            .cells(cluster_table::config_map),
+        namespaced("", "v1", "Endpoints", "endpoints", "endpoints")
+            .short(["ep"])
+            .creates_on_update()
+            .defaults(defaults::core::endpoints)
+            .validate(|new, _, errors| endpoints::endpoints(new, errors))
+            .warnings(endpoints::warnings)
+            .cells(network_table::endpoints),
         namespaced("", "v1", "Event", "events", "event")
             .short(["ev"])
             .fields(event_fields())
-            .creates_on_update(),
-        namespaced("", "v1", "LimitRange", "limitranges", "limitrange").short(["limits"]).creates_on_update(),
+            .creates_on_update()
+            .cells(cluster_table::event),
+        namespaced("", "v1", "LimitRange", "limitranges", "limitrange")
+            .short(["limits"])
+            .creates_on_update()
+            .defaults(defaults::core::limit_range)
+            .validate(|new, _, errors| quota::limit_range(new, errors)),
         cluster("", "v1", "Namespace", "namespaces", "namespace")
             .short(["ns"])
             .verbs(NO_COLLECTION_DELETE)
             .subresources([part("finalize", "", "v1", "Namespace", UPDATE), status("", "v1", "Namespace")])
-            .fields([text("status.phase", ["/status/phase"])]),
+            .fields([text("status.phase", ["/status/phase"])])
+            .defaults(defaults::core::namespace)
+            .name_rule(name_is_dns_label)
+            .prepare_create(cluster_rules::prepare_namespace)
+            .prepare_update(cluster_rules::prepare_namespace_update)
+            .validate(|new, _, errors| cluster_rules::namespace(new, errors))
+            .validate_status(|new, _, errors| cluster_rules::namespace_status(new, errors))
+            .cells(cluster_table::namespace),
         cluster("", "v1", "Node", "nodes", "node")
             .short(["no"])
             .subresources([part("proxy", "", "v1", "NodeProxyOptions", PROXY), status("", "v1", "Node")])
-            .fields([flag("spec.unschedulable", "/spec/unschedulable")]),
+            .fields([flag("spec.unschedulable", "/spec/unschedulable")])
+            .defaults(defaults::core::node)
+            .created_with_status()
+            .validate(cluster_rules::node)
+            .validate_status(|new, old, errors| cluster_rules::node(new, Some(old), errors))
+            .cells(cluster_table::node),
         namespaced("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim")
             .short(["pvc"])
-            .subresources([status("", "v1", "PersistentVolumeClaim")]),
+            .subresources([status("", "v1", "PersistentVolumeClaim")])
+            .defaults(defaults::volume::claim)
+            .validate(storage::claim)
+            .validate_status(|new, _, errors| storage::claim_status(new, errors))
+            .cells(storage_table::claim),
         cluster("", "v1", "PersistentVolume", "persistentvolumes", "persistentvolume")
             .short(["pv"])
-            .subresources([status("", "v1", "PersistentVolume")]),
+            .subresources([status("", "v1", "PersistentVolume")])
+            .defaults(defaults::volume::persistent_volume)
+            .validate(storage::volume)
+            .cells(storage_table::volume),
         pod(),
-        namespaced("", "v1", "PodTemplate", "podtemplates", "podtemplate").creates_on_update(),
+        namespaced("", "v1", "PodTemplate", "podtemplates", "podtemplate")
+            .creates_on_update()
+            .defaults(defaults::pod::pod_template)
+            .generation(Generation::Wishes)
+            .validate(apps::pod_template)
+            .cells(pod_table::pod_template),
         namespaced("", "v1", "ReplicationController", "replicationcontrollers", "replicationcontroller")
             .short(["rc"])
             .category(["all"])
             .subresources([Subresource::scale(), status("", "v1", "ReplicationController")])
-            .fields([count("status.replicas", "/status/replicas")]),
+            .fields([count("status.replicas", "/status/replicas")])
+            .defaults(defaults::core::replication_controller)
+            .generation(Generation::Wishes)
+            .kept_by_status(&["ownerReferences"])
+            .validate(apps::replication_controller)
+            .warnings(apps::template_warnings)
+            .cells(workload::replication_controller),
         namespaced("", "v1", "ResourceQuota", "resourcequotas", "resourcequota")
             .short(["quota"])
-            .subresources([status("", "v1", "ResourceQuota")]),
-        namespaced("", "v1", "Secret", "secrets", "secret").fields([text("type", ["/type"])]),
+            .subresources([status("", "v1", "ResourceQuota")])
+            .defaults(defaults::core::resource_quota)
+            .validate(quota::resource_quota)
+            .cells(cluster_table::resource_quota),
+        namespaced("", "v1", "Secret", "secrets", "secret")
+            .fields([text("type", ["/type"])])
+            .defaults(defaults::core::secret)
+            .validate(config::secret)
+            .cells(cluster_table::secret),
         namespaced("", "v1", "ServiceAccount", "serviceaccounts", "serviceaccount")
             .short(["sa"])
-            .subresources([part("token", "authentication.k8s.io", "v1", "TokenRequest", CREATE)]),
+            .subresources([part("token", "authentication.k8s.io", "v1", "TokenRequest", CREATE)])
+            .cells(cluster_table::service_account),
         namespaced("", "v1", "Service", "services", "service")
             .short(["svc"])
             .category(["all"])
@@ -55,7 +118,13 @@ pub(super) fn kinds() -> Vec<Kind> {
                 status("", "v1", "Service"),
             ])
             .fields([text("spec.clusterIP", ["/spec/clusterIP"]), text("spec.type", ["/spec/type"])])
-            .creates_on_update(),
+            .creates_on_update()
+            .defaults(defaults::core::service)
+            .name_rule(name_is_dns_label)
+            .prepare_create(service::prepare_create)
+            .prepare_update(service::prepare_update)
+            .validate(service::validate)
+            .cells(network_table::service),
     ]
 }
 
@@ -66,6 +135,17 @@ fn pod() -> Kind {
         .subresources(pod_subresources())
         .fields(pod_fields())
         .deletes_gracefully()
+        .defaults(defaults::pod::pod)
+        .generation(Generation::Wishes)
+        .kept_by_status(&["ownerReferences"])
+        .prepare_create(pod_rules::prepare_create)
+        .prepare_update(pod_rules::prepare_update)
+        .validate(|new, _, errors| pod_rules::validate_create(new, errors))
+        .validate_update(pod_rules::validate_update)
+        .warnings(pod_rules::warnings)
+        .unlisted_field(field::unlisted_of_pod)
+        .cells(pod_table::pod)
+        .row_conditions(pod_table::conditions)
 }
 
 fn pod_subresources() -> Vec<Subresource> {

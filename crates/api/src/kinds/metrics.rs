@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{Kind, READ_ONLY, cluster, namespaced};
 use crate::schema::{Field, Held, List, ListKind, MapOf, Struct, Type};
+use crate::table::metrics as table;
 
 const GROUP: &str = "metrics.k8s.io";
 const VERSION: &str = "v1beta1";
@@ -14,8 +15,8 @@ pub fn metrics() -> Vec<Kind> {
     let container = Struct::part(vec![Field::optional("name", Held::Static(Type::String)), usage()]);
     let containers = List { item: Held::Struct(container.into()), kind: ListKind::Atomic };
     let containers = Field::optional("containers", Held::List(containers.into()));
-    let node = cluster(GROUP, VERSION, "NodeMetrics", "nodes", "");
-    let pod = namespaced(GROUP, VERSION, "PodMetrics", "pods", "");
+    let node = cluster(GROUP, VERSION, "NodeMetrics", "nodes", "").cells(table::node);
+    let pod = namespaced(GROUP, VERSION, "PodMetrics", "pods", "").cells(table::pod);
     vec![
         described(node, usage(), "usage", json!({"type": "object", "additionalProperties": quantities()})),
         described(pod, containers, "containers", json!({"type": "array", "items": {"type": "object"}})),

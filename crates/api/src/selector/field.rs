@@ -155,27 +155,29 @@ fn supported(resource: &Kind, field: &str) -> Result<String, ParseError> {
     if known || field == NAME || field == NAMESPACE {
         return Ok(field.to_owned());
     }
-    match resource.group_kind() {
-        // The name of spec.nodeName in the oldest clients.
-        ("", "Pod") if field == "spec.host" => Ok("spec.nodeName".to_owned()),
-        ("batch", "Job") => {
-            Err(format!("field label {} not supported for batchv1.Job", go_quote(field)).into())
-        }
-        ("resource.k8s.io", _) if !resource.selectable_fields.is_empty() => Err(format!(
-            "field label not supported for {}, Kind={}: {field}",
-            resource.api_version(),
-            resource.kind
-        )
-        .into()),
-        _ if resource.selectable_fields.is_empty() => Err(format!(
-            "{} is not a known field selector: only {}, {}",
-            go_quote(field),
-            go_quote(NAME),
-            go_quote(NAMESPACE)
-        )
-        .into()),
-        _ => Err(format!("field label not supported: {field}").into()),
+    Ok((resource.rules.unlisted_field)(resource, field)?.to_owned())
+}
+
+/// No field is selected but those that are listed.
+pub(crate) fn unlisted(resource: &Kind, field: &str) -> Result<&'static str, String> {
+    if !resource.selectable_fields.is_empty() {
+        return Err(format!("field label not supported: {field}"));
     }
+    let (field, name, namespace) = (go_quote(field), go_quote(NAME), go_quote(NAMESPACE));
+    Err(format!("{field} is not a known field selector: only {name}, {namespace}"))
+}
+
+/// Pods know `spec.nodeName` also by the name it has in the oldest clients.
+pub(crate) fn unlisted_of_pod(resource: &Kind, field: &str) -> Result<&'static str, String> {
+    if field == "spec.host" { Ok("spec.nodeName") } else { unlisted(resource, field) }
+}
+
+pub(crate) fn unlisted_of_job(_: &Kind, field: &str) -> Result<&'static str, String> {
+    Err(format!("field label {} not supported for batchv1.Job", go_quote(field)))
+}
+
+pub(crate) fn unlisted_of_slice(resource: &Kind, field: &str) -> Result<&'static str, String> {
+    Err(format!("field label not supported for {}, Kind={}: {field}", resource.api_version(), resource.kind))
 }
 
 /// The selectable fields of an object, sorted by name: what [`FieldSelector::matches`] takes. The object

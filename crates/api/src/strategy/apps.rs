@@ -11,40 +11,24 @@ use crate::validate::{is_valid_percent, non_negative};
 
 const SPEC: Path<'static> = Path::new("spec");
 
-pub(super) fn validate(kind: &str, new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
-    let spec = new.get("spec");
-    match kind {
-        "PodTemplate" => pod::template(new.get("template"), &Path::new("template"), errors),
-        "ReplicationController" => replication_controller(spec, errors),
-        "Deployment" => deployment(spec, errors),
-        "ReplicaSet" => replica_set(spec, errors),
-        "StatefulSet" => stateful_set(spec, errors),
-        "DaemonSet" => daemon_set(spec, errors),
-        "Job" => job(new, &SPEC, errors),
-        "CronJob" => cron_job(new, old, errors),
-        _ => {}
-    }
-    let Some(before) = old.map(|old| old.get("spec")) else { return };
-    match kind {
-        "Deployment" | "ReplicaSet" | "DaemonSet" => fixed(spec, before, &["selector"], errors),
-        "StatefulSet" => stateful_set_update(spec, before, errors),
-        "Job" => job_update(spec, before, errors),
-        _ => {}
-    }
+pub(crate) fn pod_template(new: View<'_>, _: Option<View<'_>>, errors: &mut ErrorList) {
+    pod::template(new.get("template"), &Path::new("template"), errors);
 }
 
 /// Warnings for the Pod template of a workload.
-pub(super) fn warnings(kind: &str, object: &Value) -> Vec<String> {
-    let spec = View::new(object).get("spec");
-    match kind {
-        "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" | "Job" | "ReplicationController" => {
-            pod::template_warnings(spec.get("template"), &SPEC.child("template"))
-        }
-        "CronJob" => {
-            let template = spec.at(&["jobTemplate", "spec", "template"]);
-            pod::template_warnings(template, &SPEC.child("jobTemplate.spec.template"))
-        }
-        _ => Vec::new(),
+pub(crate) fn template_warnings(object: &Value) -> Vec<String> {
+    pod::template_warnings(View::new(object).at(&["spec", "template"]), &SPEC.child("template"))
+}
+
+pub(crate) fn cron_job_warnings(object: &Value) -> Vec<String> {
+    let template = View::new(object).at(&["spec", "jobTemplate", "spec", "template"]);
+    pod::template_warnings(template, &SPEC.child("jobTemplate.spec.template"))
+}
+
+/// The selector of Pods cannot change.
+fn selector_update(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+    if let Some(old) = old {
+        fixed(new.get("spec"), old.get("spec"), &["selector"], errors);
     }
 }
 
@@ -100,7 +84,8 @@ fn template(spec: View<'_>, kind: &str, errors: &mut ErrorList) {
     }
 }
 
-fn replication_controller(spec: View<'_>, errors: &mut ErrorList) {
+pub(crate) fn replication_controller(new: View<'_>, _: Option<View<'_>>, errors: &mut ErrorList) {
+    let spec = new.get("spec");
     numbers(spec, &["minReadySeconds"], &SPEC, errors);
     if !spec.has_items("selector") {
         errors.push(Error::required(&SPEC.child("selector"), ""));
@@ -116,7 +101,8 @@ fn replication_controller(spec: View<'_>, errors: &mut ErrorList) {
     pod::template(spec.get("template"), &path, errors);
 }
 
-fn deployment(spec: View<'_>, errors: &mut ErrorList) {
+pub(crate) fn deployment(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+    let spec = new.get("spec");
     numbers(spec, &["replicas"], &SPEC, errors);
     selector(spec, "deployment", errors);
     template(spec, "ReplicaSet", errors);
@@ -129,6 +115,7 @@ fn deployment(spec: View<'_>, errors: &mut ErrorList) {
             errors.push(Error::invalid(&path, seconds, "must be greater than minReadySeconds"));
         }
     }
+    selector_update(new, old, errors);
 }
 
 fn strategy(spec: View<'_>, errors: &mut ErrorList) {
@@ -194,13 +181,16 @@ fn int_or_percent(value: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn replica_set(spec: View<'_>, errors: &mut ErrorList) {
+pub(crate) fn replica_set(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+    let spec = new.get("spec");
     numbers(spec, &["replicas", "minReadySeconds"], &SPEC, errors);
     selector(spec, "deployment", errors);
     template(spec, "ReplicaSet", errors);
+    selector_update(new, old, errors);
 }
 
-fn daemon_set(spec: View<'_>, errors: &mut ErrorList) {
+pub(crate) fn daemon_set(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+    let spec = new.get("spec");
     selector(spec, "daemonset", errors);
     template(spec, "DaemonSet", errors);
     numbers(spec, &["minReadySeconds", "revisionHistoryLimit"], &SPEC, errors);
@@ -231,9 +221,11 @@ fn daemon_set(spec: View<'_>, errors: &mut ErrorList) {
             errors.push(Error::not_supported(&path.child("type"), other, &["OnDelete", "RollingUpdate"]))
         }
     }
+    selector_update(new, old, errors);
 }
 
-fn stateful_set(spec: View<'_>, errors: &mut ErrorList) {
+pub(crate) fn stateful_set(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+    let spec = new.get("spec");
     let policies = ["OrderedReady", "Parallel"];
     if !policies.contains(&spec.str("podManagementPolicy")) {
         let words = "must be 'OrderedReady' or 'Parallel'";
@@ -269,6 +261,9 @@ fn stateful_set(spec: View<'_>, errors: &mut ErrorList) {
     numbers(spec, &["replicas", "minReadySeconds", "revisionHistoryLimit"], &SPEC, errors);
     selector(spec, "statefulset", errors);
     template(spec, "StatefulSet", errors);
+    if let Some(old) = old {
+        stateful_set_update(spec, old.get("spec"), errors);
+    }
 }
 
 fn stateful_set_update(new: View<'_>, old: View<'_>, errors: &mut ErrorList) {
@@ -294,12 +289,15 @@ fn stateful_set_update(new: View<'_>, old: View<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn job(job: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
-    let spec = job.get("spec");
+pub(crate) fn job(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+    let spec = new.get("spec");
     if spec.get("selector").is_set() {
-        meta::label_selector(spec.get("selector"), SelectorValues::Checked, &path.child("selector"), errors);
+        meta::label_selector(spec.get("selector"), SelectorValues::Checked, &SPEC.child("selector"), errors);
     }
-    job_spec(spec, path, errors);
+    job_spec(spec, &SPEC, errors);
+    if let Some(old) = old {
+        job_update(spec, old.get("spec"), errors);
+    }
 }
 
 fn job_spec(spec: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
@@ -355,7 +353,7 @@ fn job_update(new: View<'_>, old: View<'_>, errors: &mut ErrorList) {
     );
 }
 
-fn cron_job(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+pub(crate) fn cron_job(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     let spec = new.get("spec");
     let (schedule, path) = (spec.str("schedule"), SPEC.child("schedule"));
     if schedule.is_empty() {

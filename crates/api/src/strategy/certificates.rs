@@ -3,12 +3,11 @@
 //! The request itself and who made it never change; `approval` writes conditions, `status` the
 //! certificate and every condition but the approval.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::prepare::{keep, replace};
 use crate::field::{Error, ErrorList, Path, go_quote};
-
-type Object = Map<String, Value>;
+use crate::kinds::{Kind, Object};
 
 const APPROVAL: &[&str] = &["Approved", "Denied"];
 const LASTING: &[&str] = &["Approved", "Denied", "Failed"];
@@ -23,7 +22,7 @@ fn of_type<'a>(object: &'a Value, kind: &str) -> Vec<&'a Value> {
 }
 
 /// Keeps what this way of writing may not touch.
-pub(super) fn prepare_update(subresource: Option<&str>, new: &mut Object, old: &Object) {
+pub(crate) fn prepare_update(_: &Kind, subresource: Option<&str>, new: &mut Object, old: &Object) {
     keep(new, old, &["spec"]);
     match subresource {
         Some("approval") => {
@@ -56,7 +55,7 @@ fn keep_approval(new: &mut Object, old: &Object) {
 
 /// What is wrong with the conditions and the certificate: upstream's
 /// validateCertificateSigningRequestUpdate.
-pub(super) fn validate_update(subresource: Option<&str>, new: &Value, old: &Value, errors: &mut ErrorList) {
+pub(crate) fn validate_update(subresource: Option<&str>, new: &Value, old: &Value, errors: &mut ErrorList) {
     let status = Path::new("status");
     let path = status.child("conditions");
     check_conditions(new, &path, errors);
@@ -114,7 +113,7 @@ fn check_conditions(object: &Value, path: &Path<'_>, errors: &mut ErrorList) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::{Kind, find};
+    use crate::kinds::find;
     use crate::strategy;
 
     fn requests() -> &'static Kind {

@@ -2,16 +2,46 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use serde_json::json;
+
 use super::pod::{quantity_of, taint_effect};
+use super::prepare::{self, replace};
 use super::resources::amounts;
 use crate::field::{Error, ErrorList, Path};
+use crate::kinds::{Kind, Object};
 use crate::validate::meta::{self, SelectorValues, immutable, kube_finalizer};
 use crate::validate::view::View;
 use crate::validate::{is_valid_label_value, name_is_path_segment, qualified_name};
 
 const SPEC: Path<'static> = Path::new("spec");
 
-pub(super) fn namespace(new: View<'_>, errors: &mut ErrorList) {
+pub(crate) fn prepare_namespace(namespace: &mut Object) {
+    // It is held by the namespace controller until its content is gone.
+    let spec = namespace.entry("spec").or_insert_with(|| json!({}));
+    let Some(spec) = spec.as_object_mut() else { return };
+    let finalizers = spec.entry("finalizers").or_insert_with(|| json!([]));
+    if let Some(list) = finalizers.as_array_mut().filter(|list| !list.iter().any(|one| one == "kubernetes")) {
+        list.push("kubernetes".into());
+    }
+}
+
+/// Only `finalize` changes the finalizers, and nothing but them.
+pub(crate) fn prepare_namespace_update(
+    resource: &Kind,
+    subresource: Option<&str>,
+    new: &mut Object,
+    old: &Object,
+) {
+    prepare::update(resource, subresource, new, old);
+    if subresource.is_none() {
+        let finalizers = old.get("spec").and_then(|spec| spec.get("finalizers")).cloned();
+        if let Some(spec) = new.entry("spec").or_insert_with(|| json!({})).as_object_mut() {
+            replace(spec, "finalizers", finalizers);
+        }
+    }
+}
+
+pub(crate) fn namespace(new: View<'_>, errors: &mut ErrorList) {
     let path = SPEC.child("finalizers");
     for finalizer in new.get("spec").list("finalizers") {
         qualified_name(finalizer.text(), &path, errors);
@@ -20,7 +50,7 @@ pub(super) fn namespace(new: View<'_>, errors: &mut ErrorList) {
 }
 
 /// The phase of a namespace follows from whether it is being deleted.
-pub(super) fn namespace_status(new: View<'_>, errors: &mut ErrorList) {
+pub(crate) fn namespace_status(new: View<'_>, errors: &mut ErrorList) {
     let phase = new.get("status").str("phase");
     let deleted = new.at(&["metadata", "deletionTimestamp"]).is_set();
     let words = match (deleted, phase) {
@@ -31,7 +61,7 @@ pub(super) fn namespace_status(new: View<'_>, errors: &mut ErrorList) {
     errors.push(Error::invalid(&Path::new("status.Phase"), phase, words));
 }
 
-pub(super) fn node(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+pub(crate) fn node(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     let spec = new.get("spec");
     for list in ["capacity", "allocatable"] {
         let status = Path::new("status");
@@ -51,7 +81,7 @@ fn node_update(new: View<'_>, old: View<'_>, errors: &mut ErrorList) {
     let list = Path::new("status.addresses");
     for (index, address) in new.get("status").list("addresses").enumerate() {
         if !seen.insert((address.str("type").to_owned(), address.str("address").to_owned())) {
-            let shown = serde_json::json!({"Type": address.str("type"), "Address": address.str("address")});
+            let shown = json!({"Type": address.str("type"), "Address": address.str("address")});
             errors.push(Error::duplicate(&list.index(index), shown));
         }
     }
@@ -81,7 +111,7 @@ fn taints(spec: View<'_>, errors: &mut ErrorList) {
         }
         taint_effect(effect, &at.child("effect"), errors);
         if !seen.insert((effect, key)) {
-            let shown = serde_json::json!({"Key": key, "Value": taint.str("value"), "Effect": effect, "TimeAdded": null});
+            let shown = json!({"Key": key, "Value": taint.str("value"), "Effect": effect, "TimeAdded": null});
             let mut error = Error::duplicate(&at, shown);
             error.detail = "taints must be unique by key and effect pair".to_owned();
             errors.push(error);
@@ -89,27 +119,17 @@ fn taints(spec: View<'_>, errors: &mut ErrorList) {
     }
 }
 
-pub(super) fn other(group: &str, kind: &str, new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
-    match (group, kind) {
-        ("scheduling.k8s.io", "PriorityClass") => priority_class(new, old, errors),
-        ("resource.k8s.io", "ResourceClaim") => {
-            if let Some(old) = old {
-                immutable(new.get("spec"), old.get("spec"), &Path::new("spec"), errors);
-            }
-        }
-        ("node.k8s.io", "RuntimeClass") => runtime_class(new, old, errors),
-        ("coordination.k8s.io", "Lease") => lease(new.get("spec"), errors),
-        ("policy", "PodDisruptionBudget") => disruption_budget(new.get("spec"), errors),
-        ("storage.k8s.io", "StorageClass") => storage_class(new, old, errors),
-        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => binding(new, old, errors),
-        _ => {}
+/// What is asked of devices is settled when they are claimed.
+pub(crate) fn resource_claim(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+    if let Some(old) = old {
+        immutable(new.get("spec"), old.get("spec"), &SPEC, errors);
     }
 }
 
 /// The highest number that users may give a class; above are the system's own.
 const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
 
-fn priority_class(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+pub(crate) fn priority_class(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     let name = new.get("metadata").str("name");
     let (value, known) =
         (new.int("value"), matches!(name, "system-node-critical" | "system-cluster-critical"));
@@ -131,7 +151,7 @@ fn priority_class(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) 
     immutable(policy, old.get("preemptionPolicy"), &Path::new("preemptionPolicy"), errors);
 }
 
-fn runtime_class(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+pub(crate) fn runtime_class(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     let path = Path::new("handler");
     if old.is_none() {
         crate::validate::dns1123_label(new.str("handler"), &path, errors);
@@ -142,7 +162,7 @@ fn runtime_class(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     meta::labels(new.at(&["scheduling", "nodeSelector"]), &Path::new("scheduling.nodeSelector"), errors);
 }
 
-fn lease(spec: View<'_>, errors: &mut ErrorList) {
+pub(crate) fn lease(spec: View<'_>, errors: &mut ErrorList) {
     for name in ["leaseDurationSeconds", "leaseTransitions"] {
         let least = i64::from(name == "leaseDurationSeconds");
         if let Some(number) = spec.get(name).as_int().filter(|number| *number < least) {
@@ -157,17 +177,17 @@ fn lease(spec: View<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn disruption_budget(spec: View<'_>, errors: &mut ErrorList) {
+pub(crate) fn disruption_budget(spec: View<'_>, errors: &mut ErrorList) {
     let (least, most) = (spec.get("minAvailable"), spec.get("maxUnavailable"));
     if least.is_set() && most.is_set() {
         let words = "minAvailable and maxUnavailable cannot be both set";
-        let both = serde_json::json!({"minAvailable": least.json(), "maxUnavailable": most.json()});
+        let both = json!({"minAvailable": least.json(), "maxUnavailable": most.json()});
         errors.push(Error::invalid(&SPEC, both, words));
     }
     meta::label_selector(spec.get("selector"), SelectorValues::Checked, &SPEC.child("selector"), errors);
 }
 
-fn storage_class(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+pub(crate) fn storage_class(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     if new.str("provisioner").is_empty() {
         errors.push(Error::required(&Path::new("provisioner"), ""));
     }
@@ -193,7 +213,7 @@ fn storage_class(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     );
 }
 
-fn binding(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+pub(crate) fn binding(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     let (role, path) = (new.get("roleRef"), Path::new("roleRef"));
     if role.str("apiGroup") != "rbac.authorization.k8s.io" {
         let group = role.str("apiGroup");

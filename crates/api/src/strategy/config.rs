@@ -51,7 +51,7 @@ fn frozen(new: View<'_>, old: View<'_>, fields: &[&str], errors: &mut ErrorList)
     }
 }
 
-pub(super) fn config_map(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+pub(crate) fn config_map(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     if let Some(old) = old {
         frozen(new, old, &["data", "binaryData"], errors);
     }
@@ -65,7 +65,7 @@ pub(super) fn config_map(new: View<'_>, old: Option<View<'_>>, errors: &mut Erro
     }
 }
 
-pub(super) fn secret(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+pub(crate) fn secret(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     if let Some(old) = old {
         immutable(new.get("type"), old.get("type"), &Path::new("type"), errors);
         frozen(new, old, &["data"], errors);

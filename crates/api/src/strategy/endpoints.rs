@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use serde_json::Value;
+
 use crate::field::{Error, ErrorList, Path};
 use crate::validate::meta::immutable;
 use crate::validate::view::View;
@@ -34,7 +36,7 @@ pub(super) fn usable_address(address: &str, path: &Path<'_>, errors: &mut ErrorL
     errors.push(Error::invalid(path, address, words));
 }
 
-pub(super) fn endpoints(new: View<'_>, errors: &mut ErrorList) {
+pub(crate) fn endpoints(new: View<'_>, errors: &mut ErrorList) {
     let list = Path::new("subsets");
     for (index, subset) in new.list("subsets").enumerate() {
         let at = list.index(index);
@@ -53,6 +55,10 @@ pub(super) fn endpoints(new: View<'_>, errors: &mut ErrorList) {
             endpoint_port(port, several, &ports.index(number), errors);
         }
     }
+}
+
+pub(crate) fn warnings(_: &Value) -> Vec<String> {
+    vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
 }
 
 fn endpoint_address(address: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
@@ -100,7 +106,7 @@ const PORTS_MAX: usize = 20000;
 /// The most addresses of one endpoint.
 const ADDRESSES_MAX: usize = 100;
 
-pub(super) fn slice(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+pub(crate) fn slice(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     let (family, path) = (new.str("addressType"), Path::new("addressType"));
     let families = ["FQDN", "IPv4", "IPv6"];
     match family {

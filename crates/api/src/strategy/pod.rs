@@ -22,11 +22,12 @@ mod warning;
 #[cfg(test)]
 mod tests;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::prepare::{keep, replace};
+use super::prepare::{self, keep, replace};
 use super::resources::qos_class;
 use crate::field::{ErrorList, Path};
+use crate::kinds::{Kind, Object};
 use crate::validate::view::View;
 
 pub(super) use container::pod_only as containers_of_pod_only;
@@ -35,12 +36,11 @@ pub(super) use requirements::{container_resource_name, qualified_resource_name, 
 pub(super) use spec::{Owner, template};
 pub(super) use update::SPEC;
 pub(super) use volume::{driver_name, path_without_backsteps, shared_source};
-pub(super) use warning::{of_pod as warnings, of_template as template_warnings};
-
-type Object = Map<String, Value>;
+pub(crate) use warning::of_pod as warnings;
+pub(super) use warning::of_template as template_warnings;
 
 /// A new Pod waits; its class of service is fixed now, and gates hold it back from the scheduler.
-pub(super) fn prepare_create(pod: &mut Object) {
+pub(crate) fn prepare_create(pod: &mut Object) {
     let spec = pod.get("spec").cloned().unwrap_or_default();
     placement::merge_match_label_keys(pod);
     annotations::fields_from_annotations(pod);
@@ -54,8 +54,15 @@ pub(super) fn prepare_create(pod: &mut Object) {
     pod.insert("status".to_owned(), status);
 }
 
+pub(crate) fn prepare_update(resource: &Kind, subresource: Option<&str>, new: &mut Object, old: &Object) {
+    match subresource {
+        Some("ephemeralcontainers" | "resize") => prepare_part(subresource, new, old),
+        _ => prepare::update(resource, subresource, new, old),
+    }
+}
+
 /// Through `ephemeralcontainers` only these change, through `resize` only resources; all else stays.
-pub(super) fn prepare_part(subresource: Option<&str>, new: &mut Object, old: &Object) {
+fn prepare_part(subresource: Option<&str>, new: &mut Object, old: &Object) {
     let mut spec = old.get("spec").cloned().unwrap_or_default();
     let wished = new.get("spec").cloned().unwrap_or_default();
     if let Some(fields) = spec.as_object_mut() {
@@ -68,10 +75,9 @@ pub(super) fn prepare_part(subresource: Option<&str>, new: &mut Object, old: &Ob
     keep(new, old, &["status"]);
 }
 
-pub(super) fn validate_create(pod: &Value, errors: &mut ErrorList) {
-    let view = View::new(pod);
-    metadata_and_spec(view, errors);
-    let spec = view.get("spec");
+pub(crate) fn validate_create(pod: View<'_>, errors: &mut ErrorList) {
+    metadata_and_spec(pod, errors);
+    let spec = pod.get("spec");
     if spec.has_items("ephemeralContainers") {
         errors.push(crate::field::Error::forbidden(
             &SPEC.child("ephemeralContainers"),
@@ -82,7 +88,7 @@ pub(super) fn validate_create(pod: &Value, errors: &mut ErrorList) {
         let words = "cannot be set until all schedulingGates have been cleared";
         errors.push(crate::field::Error::forbidden(&SPEC.child("nodeName"), words));
     }
-    annotations::match_fields(view.at(&["metadata", "annotations"]), spec, &SPEC, errors);
+    annotations::match_fields(pod.at(&["metadata", "annotations"]), spec, &SPEC, errors);
 }
 
 /// The part that creation and update share; the rules of `metadata` itself ran before.
@@ -95,7 +101,7 @@ fn metadata_and_spec(pod: View<'_>, errors: &mut ErrorList) {
     containers_of_pod_only(spec, errors);
 }
 
-pub(super) fn validate_update(subresource: Option<&str>, new: &Value, old: &Value, errors: &mut ErrorList) {
+pub(crate) fn validate_update(subresource: Option<&str>, new: &Value, old: &Value, errors: &mut ErrorList) {
     match subresource {
         Some("status") => status::validate(View::new(new), View::new(old), errors),
         Some("ephemeralcontainers") => update::ephemeral_containers(new, old, errors),

@@ -1,36 +1,10 @@
 //! What the server itself writes into an object before it is checked: identity, generation, status.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{certificates, pod, service};
 use crate::defaults;
-use crate::kinds::Kind;
+use crate::kinds::{Generation, Kind, Object};
 use crate::validate::meta::same;
-
-type Object = Map<String, Value>;
-
-/// Whether changes of the kind's wishes are counted in `metadata.generation`.
-fn counts_generation(resource: &Kind) -> bool {
-    match resource.group_kind() {
-        ("", kind) => matches!(kind, "Pod" | "PodTemplate" | "ReplicationController"),
-        ("apps", kind) => kind != "ControllerRevision",
-        (
-            "batch"
-            | "policy"
-            | "networking.k8s.io"
-            | "admissionregistration.k8s.io"
-            | "apiextensions.k8s.io",
-            kind,
-        ) => kind != "IPAddress",
-        ("discovery.k8s.io" | "scheduling.k8s.io" | "flowcontrol.apiserver.k8s.io", _) => true,
-        _ => false,
-    }
-}
-
-/// Whether a client may give the status when it creates the object: nodes register themselves with theirs.
-fn keeps_status_on_create(resource: &Kind) -> bool {
-    resource.group.is_empty() && matches!(&*resource.kind, "Node" | "Event")
-}
 
 /// Prepares a new object: generation 1, a fresh status, and what its kind adds.
 ///
@@ -43,18 +17,13 @@ pub fn prepare_create(resource: &Kind, object: &mut Value) {
         metadata.remove(name);
     }
     metadata.remove("generation");
-    if counts_generation(resource) {
+    if resource.rules.generation != Generation::Never {
         metadata.insert("generation".to_owned(), json!(1));
     }
-    if let Some(status) = initial.filter(|_| !keeps_status_on_create(resource)) {
+    if let Some(status) = initial.filter(|_| !resource.rules.created_with_status) {
         replace(fields, "status", status);
     }
-    match resource.group_kind() {
-        ("", "Pod") => pod::prepare_create(fields),
-        ("", "Namespace") => namespace_finalizer(fields),
-        ("", "Service") => service::prepare_create(fields),
-        _ => {}
-    }
+    (resource.rules.prepare_create)(fields);
 }
 
 /// The status that the defaults give an object that says nothing.
@@ -64,43 +33,24 @@ fn initial_status(resource: &Kind) -> Option<Value> {
     bare.get_mut("status").map(Value::take)
 }
 
-/// A namespace is held by the namespace controller until its content is gone.
-fn namespace_finalizer(namespace: &mut Object) {
-    let spec = namespace.entry("spec").or_insert_with(|| json!({}));
-    let Some(spec) = spec.as_object_mut() else { return };
-    let finalizers = spec.entry("finalizers").or_insert_with(|| json!([]));
-    if let Some(list) = finalizers.as_array_mut().filter(|list| !list.iter().any(|one| one == "kubernetes")) {
-        list.push("kubernetes".into());
-    }
-}
-
 /// Prepares a changed object: keeps what this way of writing may not touch, and counts the generation.
 pub fn prepare_update(resource: &Kind, subresource: Option<&str>, new: &mut Value, old: &Value) {
     let (Some(fields), Some(before)) = (new.as_object_mut(), old.as_object()) else { return };
     keep_identity(metadata(fields), before);
-    match (&*resource.group, &*resource.kind, subresource) {
-        ("", "Pod", Some("ephemeralcontainers" | "resize")) => pod::prepare_part(subresource, fields, before),
-        ("certificates.k8s.io", "CertificateSigningRequest", _) => {
-            certificates::prepare_update(subresource, fields, before);
-        }
-        ("", "Namespace", Some("finalize")) => keep(fields, before, &["status"]),
-        (_, _, Some("status")) => keep_for_status(resource, fields, before),
-        (_, kind, _) => {
-            if resource.has_status() {
-                keep(fields, before, &["status"]);
-            }
-            match (&*resource.group, kind) {
-                ("", "Namespace") => keep_finalizers(fields, before),
-                ("", "Service") => service::prepare_update(fields, before),
-                _ => {}
-            }
-        }
-    }
-    if subresource != Some("status") && counts_generation(resource) && wishes_differ(resource, fields, before)
-    {
+    (resource.rules.prepare_update)(resource, subresource, fields, before);
+    if subresource != Some("status") && wishes_differ(resource.rules.generation, fields, before) {
         let generation =
             before.get("metadata").and_then(|m| m.get("generation")).and_then(Value::as_i64).unwrap_or(0);
         metadata(fields).insert("generation".to_owned(), json!(generation + 1));
+    }
+}
+
+/// What is taken from the old object in most kinds: the status, or all else if that is what is written.
+pub(crate) fn update(resource: &Kind, subresource: Option<&str>, new: &mut Object, old: &Object) {
+    if subresource == Some("status") {
+        keep_for_status(resource, new, old);
+    } else if resource.has_status() {
+        keep(new, old, &["status"]);
     }
 }
 
@@ -114,21 +64,8 @@ fn keep_for_status(resource: &Kind, new: &mut Object, old: &Object) {
     }
     let old_meta = old.get("metadata").and_then(Value::as_object);
     let metadata = metadata(new);
-    if matches!(
-        resource.group_kind(),
-        ("", "Pod" | "ReplicationController") | ("apps" | "batch" | "networking.k8s.io", _)
-    ) {
-        replace(metadata, "ownerReferences", old_meta.and_then(|meta| meta.get("ownerReferences")).cloned());
-    }
-    if matches!(resource.group_kind(), ("apps", "Deployment")) {
-        replace(metadata, "labels", old_meta.and_then(|meta| meta.get("labels")).cloned());
-    }
-}
-
-fn keep_finalizers(new: &mut Object, old: &Object) {
-    let finalizers = old.get("spec").and_then(|spec| spec.get("finalizers")).cloned();
-    if let Some(spec) = new.entry("spec").or_insert_with(|| json!({})).as_object_mut() {
-        replace(spec, "finalizers", finalizers);
+    for name in resource.rules.kept_by_status {
+        replace(metadata, name, old_meta.and_then(|meta| meta.get(*name)).cloned());
     }
 }
 
@@ -152,7 +89,10 @@ fn keep_identity(new: &mut Object, old: &Object) {
 }
 
 /// Whether what the user wishes differs: the spec, or for kinds without one everything but metadata and status.
-fn wishes_differ(resource: &Kind, new: &Object, old: &Object) -> bool {
+fn wishes_differ(counted: Generation, new: &Object, old: &Object) -> bool {
+    if counted == Generation::Never {
+        return false;
+    }
     if new.contains_key("spec") || old.contains_key("spec") {
         return !same(new.get("spec"), old.get("spec"));
     }
@@ -162,7 +102,7 @@ fn wishes_differ(resource: &Kind, new: &Object, old: &Object) -> bool {
     let labels = |object: &Object| object.get("metadata").and_then(|meta| meta.get("labels")).cloned();
     changed(new, old)
         || changed(old, new)
-        || resource.kind == "EndpointSlice" && !same(labels(new).as_ref(), labels(old).as_ref())
+        || counted == Generation::WishesAndLabels && !same(labels(new).as_ref(), labels(old).as_ref())
 }
 
 pub(super) fn metadata(object: &mut Object) -> &mut Object {

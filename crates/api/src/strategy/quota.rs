@@ -11,7 +11,7 @@ use crate::validate::{check, is_qualified_name};
 
 const SPEC: Path<'static> = Path::new("spec");
 
-pub(super) fn limit_range(new: View<'_>, errors: &mut ErrorList) {
+pub(crate) fn limit_range(new: View<'_>, errors: &mut ErrorList) {
     let list = SPEC.child("limits");
     let mut kinds = BTreeSet::new();
     for (index, item) in new.get("spec").list("limits").enumerate() {
@@ -84,7 +84,7 @@ fn relations(item: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
     }
 }
 
-pub(super) fn resource_quota(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+pub(crate) fn resource_quota(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     let spec = new.get("spec");
     let hard = SPEC.child("hard");
     for (name, amount) in amounts(spec, "hard") {

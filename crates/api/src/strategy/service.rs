@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::endpoints::usable_address;
+use super::prepare;
 use crate::field::{Error, ErrorList, Path};
+use crate::kinds::{Kind, Object};
 use crate::validate::meta;
 use crate::validate::view::View;
 use crate::validate::{
@@ -13,12 +15,10 @@ use crate::validate::{
     qualified_name,
 };
 
-type Object = Map<String, Value>;
-
 const SPEC: Path<'static> = Path::new("spec");
 
 /// A client may give `clusterIP` or `clusterIPs`; the server keeps both, the first of the list equal to the one.
-pub(super) fn prepare_create(service: &mut Object) {
+pub(crate) fn prepare_create(service: &mut Object) {
     let Some(spec) = service.get_mut("spec").and_then(Value::as_object_mut) else { return };
     let one = spec.get("clusterIP").and_then(Value::as_str).unwrap_or("").to_owned();
     let many = spec.get("clusterIPs").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
@@ -27,8 +27,15 @@ pub(super) fn prepare_create(service: &mut Object) {
     }
 }
 
+pub(crate) fn prepare_update(resource: &Kind, subresource: Option<&str>, new: &mut Object, old: &Object) {
+    prepare::update(resource, subresource, new, old);
+    if subresource.is_none() {
+        keep_allocated(new, old);
+    }
+}
+
 /// Keeps what the server has allocated when the client leaves it out, and drops what the new type has not.
-pub(super) fn prepare_update(new: &mut Object, old: &Object) {
+fn keep_allocated(new: &mut Object, old: &Object) {
     let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
     let empty = Object::new();
     let before = old.get("spec").and_then(Value::as_object).unwrap_or(&empty);
@@ -102,7 +109,7 @@ fn is_headless(spec: View<'_>) -> bool {
     spec.list("clusterIPs").map(View::text).eq(["None"])
 }
 
-pub(super) fn validate(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+pub(crate) fn validate(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     let spec = new.get("spec");
     if let Some(old) = old {
         addresses_update(spec, old.get("spec"), errors);

@@ -122,7 +122,7 @@ fn data_source(source: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
     }
 }
 
-pub(super) fn claim(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+pub(crate) fn claim(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     claim_spec(new.get("spec"), &SPEC, errors);
     if let Some(old) = old {
         claim_update(new, old, errors);
@@ -162,7 +162,7 @@ fn claim_update(new: View<'_>, old: View<'_>, errors: &mut ErrorList) {
     immutable(after.get("volumeMode"), before.get("volumeMode"), &Path::new("volumeMode"), errors);
 }
 
-pub(super) fn claim_status(claim: View<'_>, errors: &mut ErrorList) {
+pub(crate) fn claim_status(claim: View<'_>, errors: &mut ErrorList) {
     if !claim.get("spec").has_items("accessModes") {
         errors.push(Error::required(&Path::new("Spec.accessModes"), ""));
     }
@@ -204,7 +204,7 @@ const SOURCES: [&str; 22] = [
     "csi",
 ];
 
-pub(super) fn volume(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+pub(crate) fn volume(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     let spec = new.get("spec");
     access_modes(spec, &SPEC, "", errors);
     capacity(spec, errors);

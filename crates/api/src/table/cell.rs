@@ -11,7 +11,7 @@ use super::human_duration;
 
 /// What is in one column of a row.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Cell {
+pub(crate) enum Cell {
     /// What stays as it is.
     Fixed(Value),
     /// How long ago a moment is, with what stands around it: `4 (3m ago)`.

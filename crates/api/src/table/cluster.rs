@@ -8,7 +8,7 @@ use super::cell::{Cell, cell};
 use super::common::{Row, scalar, text};
 use super::human_duration;
 
-pub(super) fn node(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn node(row: Row<'_>) -> Vec<Cell> {
     let mut status = match row.condition("Ready") {
         Some("True") => "Ready",
         Some(_) => "NotReady",
@@ -50,12 +50,12 @@ fn address<'a>(row: Row<'a>, kind: &str) -> &'a str {
     found.map_or("<none>", |a| text(a, "address"))
 }
 
-pub(super) fn namespace(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn namespace(row: Row<'_>) -> Vec<Cell> {
     vec![cell(row.name()), cell(row.text("/status/phase")), row.age()]
 }
 
 /// An Event in the words of either group.
-pub(super) fn event(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn event(row: Row<'_>) -> Vec<Cell> {
     let first =
         |pointers: &[&str]| pointers.iter().map(|p| row.text(p)).find(|t| !t.is_empty()).unwrap_or_default();
     let first_seen = Cell::since(first(&["/firstTimestamp", "/deprecatedFirstTimestamp", "/eventTime"]));
@@ -92,19 +92,19 @@ pub(super) fn event(row: Row<'_>) -> Vec<Cell> {
     ]
 }
 
-pub(super) fn config_map(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn config_map(row: Row<'_>) -> Vec<Cell> {
     vec![cell(row.name()), cell(row.count("/data") + row.count("/binaryData")), row.age()]
 }
 
-pub(super) fn secret(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn secret(row: Row<'_>) -> Vec<Cell> {
     vec![cell(row.name()), cell(row.text("/type")), cell(row.count("/data")), row.age()]
 }
 
-pub(super) fn service_account(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn service_account(row: Row<'_>) -> Vec<Cell> {
     vec![cell(row.name()), row.age()]
 }
 
-pub(super) fn resource_quota(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn resource_quota(row: Row<'_>) -> Vec<Cell> {
     let (mut requests, mut limits) = (Vec::new(), Vec::new());
     let used = row.at("/status/used");
     for (name, hard) in row.at("/status/hard").and_then(Value::as_object).into_iter().flatten() {
@@ -115,7 +115,7 @@ pub(super) fn resource_quota(row: Row<'_>) -> Vec<Cell> {
     vec![cell(row.name()), cell(requests.join(", ")), cell(limits.join(", ")), row.age()]
 }
 
-pub(super) fn component_status(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn component_status(row: Row<'_>) -> Vec<Cell> {
     let healthy = row.list("/conditions").iter().find(|c| text(c, "type") == "Healthy");
     let status = match healthy.map(|c| text(c, "status")) {
         Some("True") => "Healthy",
@@ -126,11 +126,11 @@ pub(super) fn component_status(row: Row<'_>) -> Vec<Cell> {
     vec![cell(row.name()), cell(status), cell(said("message")), cell(said("error"))]
 }
 
-pub(super) fn lease(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn lease(row: Row<'_>) -> Vec<Cell> {
     vec![cell(row.name()), cell(row.text("/spec/holderIdentity")), row.age()]
 }
 
-pub(super) fn priority_class(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn priority_class(row: Row<'_>) -> Vec<Cell> {
     vec![
         cell(row.name()),
         cell(row.int("/value")),
@@ -140,11 +140,11 @@ pub(super) fn priority_class(row: Row<'_>) -> Vec<Cell> {
     ]
 }
 
-pub(super) fn runtime_class(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn runtime_class(row: Row<'_>) -> Vec<Cell> {
     vec![cell(row.name()), cell(row.text("/handler")), row.age()]
 }
 
-pub(super) fn signing_request(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn signing_request(row: Row<'_>) -> Vec<Cell> {
     let duration = row.at("/spec/expirationSeconds").and_then(Value::as_i64);
     let has = |kind: &str| row.condition(kind).is_some();
     let mut condition = match () {
@@ -169,7 +169,7 @@ pub(super) fn signing_request(row: Row<'_>) -> Vec<Cell> {
     ]
 }
 
-pub(super) fn api_service(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn api_service(row: Row<'_>) -> Vec<Cell> {
     let service = match row.at("/spec/service") {
         None | Some(Value::Null) => "Local".to_owned(),
         Some(service) => format!("{}/{}", text(service, "namespace"), text(service, "name")),

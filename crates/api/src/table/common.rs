@@ -8,7 +8,7 @@ use crate::selector::LabelSelector;
 
 /// An object whose row is made.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a> {
+pub(crate) struct Row<'a> {
     pub(super) object: &'a Value,
 }
 

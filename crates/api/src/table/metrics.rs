@@ -6,11 +6,11 @@ use super::cell::{Cell, cell};
 use super::common::Row;
 use crate::quantity::Quantity;
 
-pub(super) fn node(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn node(row: Row<'_>) -> Vec<Cell> {
     measured(row, row.at("/usage").as_slice())
 }
 
-pub(super) fn pod(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn pod(row: Row<'_>) -> Vec<Cell> {
     let used: Vec<&Value> =
         row.list("/containers").iter().filter_map(|container| container.get("usage")).collect();
     measured(row, &used)

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::cell::{Cell, cell};
 use super::common::{Row, few, join, scalar, text};
 
-pub(super) fn service(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn service(row: Row<'_>) -> Vec<Cell> {
     let ports: Vec<String> = row.list("/spec/ports").iter().map(port).collect();
     let ports = if ports.is_empty() { "<none>".to_owned() } else { ports.join(",") };
     let ip = row.at("/spec/clusterIPs/0").and_then(Value::as_str).unwrap_or("<none>");
@@ -56,7 +56,7 @@ fn load_balancer(row: Row<'_>) -> Vec<String> {
     ingress.filter_map(named).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-pub(super) fn endpoints(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn endpoints(row: Row<'_>) -> Vec<Cell> {
     let mut all = Vec::new();
     for subset in row.list("/subsets") {
         let part = Row { object: subset };
@@ -78,7 +78,7 @@ fn host_port(ip: &str, port: i64) -> String {
     if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
 }
 
-pub(super) fn endpoint_slice(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn endpoint_slice(row: Row<'_>) -> Vec<Cell> {
     let port = |p: &Value| {
         let name = p["name"].as_str().map(str::to_owned);
         scalar(p.get("port")).or(name).unwrap_or_else(|| "*".to_owned())
@@ -96,7 +96,7 @@ pub(super) fn endpoint_slice(row: Row<'_>) -> Vec<Cell> {
     ]
 }
 
-pub(super) fn ingress(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn ingress(row: Row<'_>) -> Vec<Cell> {
     let tls = !row.list("/spec/tls").is_empty();
     vec![
         cell(row.name()),
@@ -123,7 +123,7 @@ fn hosts(rules: &[Value]) -> String {
     }
 }
 
-pub(super) fn ingress_class(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn ingress_class(row: Row<'_>) -> Vec<Cell> {
     let parameters = match row.at("/spec/parameters") {
         None | Some(Value::Null) => "<none>".to_owned(),
         Some(p) => {
@@ -134,16 +134,16 @@ pub(super) fn ingress_class(row: Row<'_>) -> Vec<Cell> {
     vec![cell(row.name()), cell(row.text("/spec/controller")), cell(parameters), row.age()]
 }
 
-pub(super) fn network_policy(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn network_policy(row: Row<'_>) -> Vec<Cell> {
     vec![cell(row.name()), cell(row.selector("/spec/podSelector")), row.age()]
 }
 
-pub(super) fn service_cidr(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn service_cidr(row: Row<'_>) -> Vec<Cell> {
     let cidrs = join(row.list("/spec/cidrs"), |c| c.as_str().unwrap_or_default());
     vec![cell(row.name()), cell(cidrs), row.age()]
 }
 
-pub(super) fn ip_address(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn ip_address(row: Row<'_>) -> Vec<Cell> {
     let parent = match row.at("/spec/parentRef") {
         None | Some(Value::Null) => "<none>".to_owned(),
         Some(p) => {

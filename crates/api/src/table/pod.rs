@@ -1,12 +1,12 @@
 //! Pods: the STATUS column is a small history of its own.
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::cell::{Cell, cell};
 use super::common::{Row, parse, text};
 
-pub(super) fn pod(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn pod(row: Row<'_>) -> Vec<Cell> {
     let summary = Summary::of(row);
     let restarts = match summary.last_restart {
         Some(moment) if summary.restarts != 0 => {
@@ -168,15 +168,23 @@ fn ended(terminated: &Value) -> String {
     }
 }
 
-pub(super) fn pod_template(row: Row<'_>) -> Vec<Cell> {
+/// What the row says of a Pod as a whole: that it is done.
+pub(crate) fn conditions(pod: &Value) -> Option<Value> {
+    let (reason, message) = match pod["status"]["phase"].as_str()? {
+        "Succeeded" => ("Succeeded", "The pod has completed successfully."),
+        "Failed" => ("Failed", "The pod failed."),
+        _ => return None,
+    };
+    Some(json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]))
+}
+
+pub(crate) fn pod_template(row: Row<'_>) -> Vec<Cell> {
     let (names, images) = row.containers("/template/spec/containers");
     vec![cell(row.name()), cell(names), cell(images), cell(row.labels("/template/metadata/labels"))]
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::super::cell::shown;
     use super::*;
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::cell::{Cell, cell};
 use super::common::{Row, scalar, text};
 
-pub(super) fn role_binding(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn role_binding(row: Row<'_>) -> Vec<Cell> {
     let of = |kind: &str| {
         let named = |s: &Value| match text(s, "namespace") {
             namespace if kind == "ServiceAccount" => format!("{namespace}/{}", text(s, "name")),
@@ -24,7 +24,7 @@ pub(super) fn role_binding(row: Row<'_>) -> Vec<Cell> {
     ]
 }
 
-pub(super) fn flow_schema(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn flow_schema(row: Row<'_>) -> Vec<Cell> {
     vec![
         cell(row.name()),
         cell(row.text("/spec/priorityLevelConfiguration/name")),
@@ -35,7 +35,7 @@ pub(super) fn flow_schema(row: Row<'_>) -> Vec<Cell> {
     ]
 }
 
-pub(super) fn priority_level(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn priority_level(row: Row<'_>) -> Vec<Cell> {
     let first = |pointers: &[&str]| {
         let found = pointers.iter().find_map(|p| row.at(p)).filter(|v| v.is_number());
         found.cloned().map_or_else(|| cell("<none>"), cell)
@@ -52,11 +52,11 @@ pub(super) fn priority_level(row: Row<'_>) -> Vec<Cell> {
     ]
 }
 
-pub(super) fn webhooks(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn webhooks(row: Row<'_>) -> Vec<Cell> {
     vec![cell(row.name()), cell(row.count("/webhooks")), row.age()]
 }
 
-pub(super) fn admission_policy(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn admission_policy(row: Row<'_>) -> Vec<Cell> {
     let parameters = match row.at("/spec/paramKind") {
         None | Some(Value::Null) => "<unset>".to_owned(),
         Some(kind) => format!("{}/{}", text(kind, "apiVersion"), text(kind, "kind")),
@@ -65,7 +65,7 @@ pub(super) fn admission_policy(row: Row<'_>) -> Vec<Cell> {
     vec![cell(row.name()), cell(rules), cell(parameters), row.age()]
 }
 
-pub(super) fn admission_binding(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn admission_binding(row: Row<'_>) -> Vec<Cell> {
     let parameters =
         match row.at("/spec/paramRef/name").and_then(|n| scalar(Some(n))).filter(|n| !n.is_empty()) {
             Some(name) => format!("{}/{name}", row.text_or("/spec/paramRef/namespace", "*")),

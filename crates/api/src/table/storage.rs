@@ -27,7 +27,11 @@ fn phase(row: Row<'_>) -> &str {
     if row.is_being_deleted() { "Terminating" } else { row.text("/status/phase") }
 }
 
-pub(super) fn volume(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn name_and_age(row: Row<'_>) -> Vec<Cell> {
+    vec![cell(row.name()), row.age()]
+}
+
+pub(crate) fn volume(row: Row<'_>) -> Vec<Cell> {
     let claim = match row.at("/spec/claimRef") {
         None | Some(Value::Null) => String::new(),
         Some(claim) => format!("{}/{}", text(claim, "namespace"), text(claim, "name")),
@@ -47,7 +51,7 @@ pub(super) fn volume(row: Row<'_>) -> Vec<Cell> {
     ]
 }
 
-pub(super) fn claim(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn claim(row: Row<'_>) -> Vec<Cell> {
     let bound = !row.text("/spec/volumeName").is_empty();
     let capacity = scalar(row.at("/status/capacity/storage")).unwrap_or_else(|| "0".to_owned());
     vec![
@@ -69,7 +73,7 @@ fn default_name(row: Row<'_>, annotations: &[&str]) -> String {
     if default { format!("{} (default)", row.name()) } else { row.name().to_owned() }
 }
 
-pub(super) fn class(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn class(row: Row<'_>) -> Vec<Cell> {
     let annotations =
         ["storageclass.kubernetes.io~1is-default-class", "storageclass.beta.kubernetes.io~1is-default-class"];
     vec![
@@ -82,12 +86,12 @@ pub(super) fn class(row: Row<'_>) -> Vec<Cell> {
     ]
 }
 
-pub(super) fn attributes_class(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn attributes_class(row: Row<'_>) -> Vec<Cell> {
     let name = default_name(row, &["volumeattributesclass.alpha.kubernetes.io~1is-default-class"]);
     vec![cell(name), cell(row.text("/driverName")), row.age()]
 }
 
-pub(super) fn attachment(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn attachment(row: Row<'_>) -> Vec<Cell> {
     vec![
         cell(row.name()),
         cell(row.text("/spec/attacher")),
@@ -98,11 +102,11 @@ pub(super) fn attachment(row: Row<'_>) -> Vec<Cell> {
     ]
 }
 
-pub(super) fn csi_node(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn csi_node(row: Row<'_>) -> Vec<Cell> {
     vec![cell(row.name()), cell(row.count("/spec/drivers")), row.age()]
 }
 
-pub(super) fn csi_driver(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn csi_driver(row: Row<'_>) -> Vec<Cell> {
     let modes = join(row.list("/spec/volumeLifecycleModes"), |m| m.as_str().unwrap_or_default());
     let requests = match row.at("/spec/tokenRequests").and_then(Value::as_array) {
         Some(requests) => join(requests, |r| text(r, "audience")),
@@ -120,12 +124,12 @@ pub(super) fn csi_driver(row: Row<'_>) -> Vec<Cell> {
     ]
 }
 
-pub(super) fn csi_capacity(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn csi_capacity(row: Row<'_>) -> Vec<Cell> {
     let capacity = scalar(row.at("/capacity")).unwrap_or_else(|| "<unset>".to_owned());
     vec![cell(row.name()), cell(row.text("/storageClassName")), cell(capacity)]
 }
 
-pub(super) fn resource_claim(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn resource_claim(row: Row<'_>) -> Vec<Cell> {
     let allocated = row.at("/status/allocation").is_some_and(|a| !a.is_null());
     let mut states = Vec::new();
     if row.is_being_deleted() {
@@ -142,7 +146,7 @@ pub(super) fn resource_claim(row: Row<'_>) -> Vec<Cell> {
     vec![cell(row.name()), cell(states.join(",")), row.age()]
 }
 
-pub(super) fn resource_slice(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn resource_slice(row: Row<'_>) -> Vec<Cell> {
     vec![
         cell(row.name()),
         cell(row.text_or("/spec/nodeName", "<unset>")),

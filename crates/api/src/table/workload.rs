@@ -25,15 +25,15 @@ fn replicas(row: Row<'_>, selector: String) -> Vec<Cell> {
     cells
 }
 
-pub(super) fn replication_controller(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn replication_controller(row: Row<'_>) -> Vec<Cell> {
     replicas(row, row.labels("/spec/selector"))
 }
 
-pub(super) fn replica_set(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn replica_set(row: Row<'_>) -> Vec<Cell> {
     replicas(row, row.selector("/spec/selector"))
 }
 
-pub(super) fn daemon_set(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn daemon_set(row: Row<'_>) -> Vec<Cell> {
     let mut cells = vec![
         cell(row.name()),
         cell(row.int("/status/desiredNumberScheduled")),
@@ -52,7 +52,7 @@ fn ready(row: Row<'_>) -> String {
     format!("{}/{}", row.int("/status/readyReplicas"), row.int("/spec/replicas"))
 }
 
-pub(super) fn deployment(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn deployment(row: Row<'_>) -> Vec<Cell> {
     let mut cells = vec![
         cell(row.name()),
         cell(ready(row)),
@@ -64,13 +64,13 @@ pub(super) fn deployment(row: Row<'_>) -> Vec<Cell> {
     cells
 }
 
-pub(super) fn stateful_set(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn stateful_set(row: Row<'_>) -> Vec<Cell> {
     let mut cells = vec![cell(row.name()), cell(ready(row)), row.age()];
     template(row, &mut cells, None);
     cells
 }
 
-pub(super) fn controller_revision(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn controller_revision(row: Row<'_>) -> Vec<Cell> {
     let owner = row.list("/metadata/ownerReferences").iter().find(|o| o["controller"] == true);
     let controller = owner.map(|owner| {
         let group = text(owner, "apiVersion").split_once('/').map(|(group, _)| format!(".{group}"));
@@ -81,7 +81,7 @@ pub(super) fn controller_revision(row: Row<'_>) -> Vec<Cell> {
     vec![cell(row.name()), cell(controller), cell(row.int("/revision")), row.age()]
 }
 
-pub(super) fn job(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn job(row: Row<'_>) -> Vec<Cell> {
     let succeeded = row.int("/status/succeeded");
     let completions =
         match (row.at("/spec/completions").and_then(Value::as_i64), row.int("/spec/parallelism")) {
@@ -109,7 +109,7 @@ pub(super) fn job(row: Row<'_>) -> Vec<Cell> {
     cells
 }
 
-pub(super) fn cron_job(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn cron_job(row: Row<'_>) -> Vec<Cell> {
     let last = row.at("/status/lastScheduleTime").and_then(Value::as_str);
     let last = last.map_or_else(|| cell("<none>"), Cell::since);
     let suspend = match row.at("/spec/suspend").and_then(Value::as_bool) {
@@ -132,7 +132,7 @@ pub(super) fn cron_job(row: Row<'_>) -> Vec<Cell> {
     ]
 }
 
-pub(super) fn disruption_budget(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn disruption_budget(row: Row<'_>) -> Vec<Cell> {
     let bound = |pointer| scalar(row.at(pointer)).unwrap_or_else(|| "N/A".to_owned());
     vec![
         cell(row.name()),
@@ -143,7 +143,7 @@ pub(super) fn disruption_budget(row: Row<'_>) -> Vec<Cell> {
     ]
 }
 
-pub(super) fn autoscaler(row: Row<'_>) -> Vec<Cell> {
+pub(crate) fn autoscaler(row: Row<'_>) -> Vec<Cell> {
     let target =
         format!("{}/{}", row.text("/spec/scaleTargetRef/kind"), row.text("/spec/scaleTargetRef/name"));
     let min = scalar(row.at("/spec/minReplicas")).unwrap_or_else(|| "<unset>".to_owned());

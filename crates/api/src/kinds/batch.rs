@@ -1,0 +1,36 @@
+//! The kinds of the group `batch`.
+
+use super::rules::Generation;
+use super::{Kind, count, namespaced, status};
+use crate::defaults;
+use crate::selector::field;
+use crate::strategy::apps;
+use crate::table::workload;
+
+const GROUP: &str = "batch";
+
+pub(super) fn kinds() -> Vec<Kind> {
+    vec![
+        namespaced(GROUP, "v1", "CronJob", "cronjobs", "cronjob")
+            .short(["cj"])
+            .category(["all"])
+            .subresources([status(GROUP, "v1", "CronJob")])
+            .defaults(defaults::apps::cron_job)
+            .generation(Generation::Wishes)
+            .kept_by_status(&["ownerReferences"])
+            .validate(apps::cron_job)
+            .warnings(apps::cron_job_warnings)
+            .cells(workload::cron_job),
+        namespaced(GROUP, "v1", "Job", "jobs", "job")
+            .category(["all"])
+            .subresources([status(GROUP, "v1", "Job")])
+            .fields([count("status.successful", "/status/succeeded")])
+            .defaults(defaults::apps::job)
+            .generation(Generation::Wishes)
+            .kept_by_status(&["ownerReferences"])
+            .validate(apps::job)
+            .warnings(apps::template_warnings)
+            .unlisted_field(field::unlisted_of_job)
+            .cells(workload::job),
+    ]
+}

@@ -1,0 +1,28 @@
+//! The kinds of the group `certificates.k8s.io`.
+
+use super::{Kind, PART, cluster, part, status, text};
+use crate::strategy::certificates;
+use crate::table::cluster as cluster_table;
+
+const GROUP: &str = "certificates.k8s.io";
+
+pub(super) fn kinds() -> Vec<Kind> {
+    vec![
+        cluster(
+            GROUP,
+            "v1",
+            "CertificateSigningRequest",
+            "certificatesigningrequests",
+            "certificatesigningrequest",
+        )
+        .short(["csr"])
+        .subresources([
+            part("approval", GROUP, "v1", "CertificateSigningRequest", PART),
+            status(GROUP, "v1", "CertificateSigningRequest"),
+        ])
+        .fields([text("spec.signerName", ["/spec/signerName"])])
+        .prepare_update(certificates::prepare_update)
+        .validate_update(certificates::validate_update)
+        .cells(cluster_table::signing_request),
+    ]
+}

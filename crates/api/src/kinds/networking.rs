@@ -1,0 +1,36 @@
+//! The kinds of the group `networking.k8s.io`.
+
+use super::rules::Generation;
+use super::{Kind, cluster, namespaced, status};
+use crate::defaults;
+use crate::table::network as network_table;
+
+const GROUP: &str = "networking.k8s.io";
+
+pub(super) fn kinds() -> Vec<Kind> {
+    vec![
+        cluster(GROUP, "v1", "IngressClass", "ingressclasses", "ingressclass")
+            .generation(Generation::Wishes)
+            .cells(network_table::ingress_class),
+        namespaced(GROUP, "v1", "Ingress", "ingresses", "ingress")
+            .short(["ing"])
+            .subresources([status(GROUP, "v1", "Ingress")])
+            .defaults(defaults::other::ingress)
+            .generation(Generation::Wishes)
+            .kept_by_status(&["ownerReferences"])
+            .cells(network_table::ingress),
+        cluster(GROUP, "v1", "IPAddress", "ipaddresses", "ipaddress")
+            .short(["ip"])
+            .cells(network_table::ip_address),
+        namespaced(GROUP, "v1", "NetworkPolicy", "networkpolicies", "networkpolicy")
+            .short(["netpol"])
+            .defaults(defaults::other::network_policy)
+            .generation(Generation::Wishes)
+            .cells(network_table::network_policy),
+        cluster(GROUP, "v1", "ServiceCIDR", "servicecidrs", "servicecidr")
+            .subresources([status(GROUP, "v1", "ServiceCIDR")])
+            .generation(Generation::Wishes)
+            .kept_by_status(&["ownerReferences"])
+            .cells(network_table::service_cidr),
+    ]
+}
