@@ -26,10 +26,14 @@ pub(crate) fn disruption_target(pod: &Pod, reason: &str, message: &str, now: Tim
     }
 }
 
+/// `""` before the Pod has one.
+pub(crate) fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
 /// Succeeded or Failed: its containers never run again.
 pub(crate) fn is_finished(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+    matches!(phase(pod), "Succeeded" | "Failed")
 }
 
 /// Neither finished nor about to go: it counts for those who keep a number of Pods.

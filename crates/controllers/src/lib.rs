@@ -14,6 +14,7 @@
 //! - `pod_gc` deletes Pods that nobody will ever finish.
 //! - `deployment` leads Deployments from one ReplicaSet to the next.
 //! - `replica_set` makes and deletes the Pods of ReplicaSets and ReplicationControllers.
+//! - `stateful_set` makes Pods that keep their names, their order and their volumes.
 //! - `volume` binds, provisions and reclaims volumes.
 //! - `endpoint_slice` lists the Pods behind each Service.
 //! - `garbage_collector` deletes what has lost its owners.
@@ -22,10 +23,11 @@
 //!
 //! Owners and quotas hear of every kind through `census`, which keeps nothing.
 //!
-//! Not here: StatefulSet, DaemonSet, Job, CronJob, HorizontalPodAutoscaler.
+//! Not here: DaemonSet, Job, CronJob, HorizontalPodAutoscaler.
 //!
 //! Start reading at [`run`], then `controller.rs` and `workqueue.rs`.
 
+mod batch;
 mod census;
 mod conditions;
 mod context;
@@ -35,6 +37,7 @@ mod disruption;
 mod endpoint_slice;
 mod expectations;
 mod garbage_collector;
+mod history;
 mod namespace;
 mod node_lifecycle;
 mod ownership;
@@ -44,6 +47,7 @@ mod replica_set;
 mod resource_quota;
 mod run;
 mod service_account;
+mod stateful_set;
 mod taint_eviction;
 mod volume;
 mod workqueue;

@@ -61,6 +61,17 @@ pub(crate) async fn claimed<O: Object, K: Object>(
     selector: &LabelSelector,
     dependents: &Informer<K>,
 ) -> Result<Vec<Arc<K>>, Error> {
+    claimed_where(client, owner, selector, dependents, |_| true).await
+}
+
+/// The same, for an owner who adopts no others than those that `fits` is true for.
+pub(crate) async fn claimed_where<O: Object, K: Object>(
+    client: &Client,
+    owner: &O,
+    selector: &LabelSelector,
+    dependents: &Informer<K>,
+    fits: impl Fn(&K) -> bool,
+) -> Result<Vec<Arc<K>>, Error> {
     let metadata = owner.metadata();
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
     let uid = metadata.uid.as_deref().unwrap_or_default();
@@ -74,6 +85,7 @@ pub(crate) async fn claimed<O: Object, K: Object>(
             Claim::Keep => claimed.push(object),
             Claim::Leave => {}
             Claim::Release => release(client, owner, &*object).await?,
+            Claim::Adopt if !fits(&object) => {}
             Claim::Adopt => {
                 if may_adopt.is_none() {
                     may_adopt = Some(is_there::<O>(client, metadata).await?);

@@ -68,7 +68,8 @@ pub(crate) fn words(error: &Error) -> String {
     said.unwrap_or_else(|| error.to_string())
 }
 
-fn pod<O: Object>(owner: &O, template: &PodTemplateSpec) -> Pod {
+/// What the template says, of `owner`.
+pub(crate) fn pod<O: Object>(owner: &O, template: &PodTemplateSpec) -> Pod {
     let metadata = template.metadata.clone().unwrap_or_default();
     let prefix = format!("{}-", owner.metadata().name.as_deref().unwrap_or_default());
     Pod {

@@ -12,11 +12,11 @@ use crate::census::{self, Census};
 use crate::context::{Config, Context};
 use crate::{
     deployment, disruption, endpoint_slice, garbage_collector, namespace, node_lifecycle, pod_gc,
-    replica_set, resource_quota, service_account, taint_eviction, volume,
+    replica_set, resource_quota, service_account, stateful_set, taint_eviction, volume,
 };
 
 /// Those that need nothing but the context.
-const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 10] = [
+const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 11] = [
     namespace::spawn,
     service_account::spawn,
     node_lifecycle::spawn,
@@ -27,6 +27,7 @@ const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 10] = [
     disruption::spawn,
     replica_set::spawn,
     deployment::spawn,
+    stateful_set::spawn,
 ];
 
 /// Runs all controllers until `shutdown`, on the kinds that the server says it serves.

@@ -58,12 +58,6 @@ kind: DaemonSet
 metadata: {name: limits}
 spec: {selector: {matchLabels: {app: a}}, template: {metadata: {labels: {app: a}}, spec: {containers: [{name: c, image: i}]}}}
 "#),
-    kind("apps", "StatefulSet", NO_PODS, r#"
-apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: limits}
-spec: {serviceName: s, selector: {matchLabels: {app: a}}, template: {metadata: {labels: {app: a}}, spec: {containers: [{name: c, image: i}]}}}
-"#),
     kind("batch", "CronJob", NO_JOBS, r#"
 apiVersion: batch/v1
 kind: CronJob

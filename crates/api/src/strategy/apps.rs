@@ -72,7 +72,11 @@ fn template_matches(spec: View<'_>, errors: &mut ErrorList) {
 fn template(spec: View<'_>, kind: &str, errors: &mut ErrorList) {
     template_matches(spec, errors);
     let path = SPEC.child("template");
-    pod::template(spec.get("template"), &path, errors);
+    if kind == "StatefulSet" {
+        pod::template_metadata(spec.get("template"), &path, errors);
+    } else {
+        pod::template(spec.get("template"), &path, errors);
+    }
     let own = spec.at(&["template", "spec"]);
     if own.str("restartPolicy") != "Always" {
         let at = path.child("spec.restartPolicy");
@@ -247,10 +251,17 @@ pub(crate) fn stateful_set(new: View<'_>, old: Option<View<'_>>, errors: &mut Er
         }
         "OnDelete" => {}
         "RollingUpdate" => {
-            numbers(strategy.get("rollingUpdate"), &["partition"], &path.child("rollingUpdate"), errors)
+            let (rolling, at) = (strategy.get("rollingUpdate"), path.child("rollingUpdate"));
+            numbers(rolling, &["partition"], &at, errors);
+            let (unavailable, at) = (rolling.get("maxUnavailable"), at.child("maxUnavailable"));
+            int_or_percent(unavailable, &at, errors);
+            if unavailable.is_set() && is_none(unavailable) {
+                errors.push(Error::invalid(&at, unavailable.json(), "cannot be 0"));
+            }
         }
         other => errors.push(Error::invalid(&path, other, "must be 'RollingUpdate' or 'OnDelete'")),
     }
+    numbers(spec.get("ordinals"), &["start"], &SPEC.child("ordinals"), errors);
     let retention = SPEC.child("persistentVolumeClaimRetentionPolicy");
     for name in ["whenDeleted", "whenScaled"] {
         let policy = spec.get("persistentVolumeClaimRetentionPolicy").str(name);
@@ -507,6 +518,22 @@ mod tests {
 
     fn template(label: &str) -> Value {
         json!({"metadata": {"labels": {"app": label}}, "spec": {"containers": [{"name": "c", "image": "x"}]}})
+    }
+
+    #[test]
+    fn the_pods_of_a_stateful_set_have_volumes_that_its_template_does_not_name() {
+        let mut template = template("a");
+        template["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+        let mut spec = json!({"selector": {"matchLabels": {"app": "a"}}, "serviceName": "a", "template": template,
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": "1Mi"}}}}]});
+        assert_eq!(created("apps/v1", "StatefulSet", spec.clone()), "");
+        spec["ordinals"] = json!({"start": -1});
+        spec["updateStrategy"] = json!({"rollingUpdate": {"maxUnavailable": 0}});
+        assert_eq!(
+            created("apps/v1", "StatefulSet", spec),
+            "[spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: 0: cannot be 0, spec.ordinals.start: Invalid value: -1: must be greater than or equal to 0]"
+        );
     }
 
     #[test]

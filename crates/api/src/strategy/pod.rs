@@ -33,7 +33,7 @@ use crate::validate::view::View;
 pub(super) use container::pod_only as containers_of_pod_only;
 pub(super) use placement::{node_selector, taint_effect};
 pub(super) use requirements::{container_resource_name, qualified_resource_name, quantity_of};
-pub(super) use spec::{Owner, template};
+pub(super) use spec::{Owner, template, template_metadata};
 pub(super) use update::SPEC;
 pub(super) use volume::{driver_name, path_without_backsteps, shared_source};
 pub(crate) use warning::of_pod as warnings;

@@ -4,4 +4,5 @@
 
 mod cluster;
 mod registered_kind;
+mod stateful_set;
 mod workloads;

@@ -31,6 +31,7 @@ mod owners;
 mod scheduling;
 mod seeds;
 mod side_by_side;
+mod stateful_set;
 mod streams;
 mod taking_down;
 mod usage;

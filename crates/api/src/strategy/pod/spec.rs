@@ -108,16 +108,23 @@ pub(super) fn validate(spec: View<'_>, owner: Owner<'_>, path: &Path<'_>, errors
 /// What a template may not have and a Pod may, and the other way round.
 pub(in crate::strategy) fn template(template: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
     let (metadata, spec, below) = (template.get("metadata"), template.get("spec"), path.child("spec"));
-    // Upstream names these paths without "metadata".
-    meta::labels(metadata.get("labels"), &path.child("labels"), errors);
-    meta::annotations(metadata.get("annotations"), &path.child("annotations"), errors);
-    super::annotations::check(metadata.get("annotations"), spec, &path.child("annotations"), errors);
+    template_metadata(template, path, errors);
     validate(spec, Owner::Template, &below, errors);
     super::annotations::match_fields(metadata.get("annotations"), spec, &below, errors);
     if spec.has_items("ephemeralContainers") {
         let words = "ephemeral containers not allowed in pod template";
         errors.push(Error::forbidden(&below.child("ephemeralContainers"), words));
     }
+}
+
+/// The part of a template that is held against rules even where its Pods are not: those of a StatefulSet
+/// have volumes that the template does not name.
+pub(in crate::strategy) fn template_metadata(template: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
+    let (metadata, spec) = (template.get("metadata"), template.get("spec"));
+    // Upstream names these paths without "metadata".
+    meta::labels(metadata.get("labels"), &path.child("labels"), errors);
+    meta::annotations(metadata.get("annotations"), &path.child("annotations"), errors);
+    super::annotations::check(metadata.get("annotations"), spec, &path.child("annotations"), errors);
 }
 
 /// A token needs an account.
