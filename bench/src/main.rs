@@ -16,6 +16,7 @@ mod instance;
 mod pods;
 mod process;
 mod report;
+mod scheduling;
 mod startup;
 mod steady;
 mod watch;
@@ -30,7 +31,7 @@ use crate::report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "bench", about = "Measures Monopod as a whole system")]
 struct Options {
-    /// startup, pods, burst, steady, workloads, api, watch, hostile; none: all
+    /// startup, pods, burst, steady, workloads, api, watch, scheduling, hostile; none: all
     which: Vec<String>,
     /// Starts measured by "startup"
     #[arg(long, default_value_t = 5)]
@@ -82,6 +83,9 @@ async fn main() -> Result<()> {
     }
     if options.wants("api") || options.wants("watch") {
         api::measure(&mut report, &options).await?;
+    }
+    if options.wants("scheduling") {
+        scheduling::measure(&mut report).await?;
     }
     if options.wants("hostile") {
         hostile::measure(&mut report, options.silent, options.flood_seconds).await?;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use api::selector::LabelSelector;
+
 use crate::filter;
 use crate::pod_affinity::PodAffinity;
 use crate::spread::Spread;
@@ -15,6 +17,8 @@ pub struct Cluster<'a> {
     pub nodes: &'a [NodeInfo],
     /// Labels of the namespaces, for affinity that selects by them.
     pub namespaces: &'a Namespaces,
+    /// Selects the Pods of the same workload, by its Services and its owner: they are spread by default.
+    pub alike: Option<&'a LabelSelector>,
 }
 
 /// The Pod, and what was counted for it over all nodes.
@@ -44,11 +48,13 @@ impl<'a> Cycle<'a> {
 
     /// The first plugin's objections to placing the Pod on a node as it is; empty: it fits.
     pub(crate) fn check(&self, node: &NodeInfo) -> Vec<Reason> {
-        let own = filter::check(self.pod, self.volumes, node);
+        let own = filter::check(self.pod, node);
         if !own.is_empty() {
             return own;
         }
-        self.spread.check(node).or_else(|| self.affinity.check(node)).into_iter().collect()
+        let reason = filter::check_volumes(self.volumes, node);
+        let reason = reason.or_else(|| self.spread.check(node)).or_else(|| self.affinity.check(node));
+        reason.into_iter().collect()
     }
 
     /// [`Cycle::check`], also with the Pods that wait for room on the node and that this one must not

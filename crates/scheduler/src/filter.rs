@@ -28,6 +28,8 @@ pub enum Reason {
         /// The node never has as much, whoever leaves.
         ever: bool,
     },
+    /// The Pod is meant for other nodes, by their names.
+    NotNamed,
     /// The Pod's volume is elsewhere.
     VolumeAffinity,
     /// No volume on this node fits the claim.
@@ -53,6 +55,7 @@ impl fmt::Display for Reason {
             Self::Ports => "node(s) didn't have free ports for the requested pod ports",
             Self::TooManyPods => "Too many pods",
             Self::Insufficient { resource, .. } => return write!(f, "Insufficient {resource}"),
+            Self::NotNamed => "node(s) didn't satisfy plugin(s) [NodeAffinity]",
             Self::VolumeAffinity => "node(s) didn't match PersistentVolume's node affinity",
             Self::NoVolume => "node(s) didn't find available persistent volumes to bind",
             Self::Spread => "node(s) didn't match pod topology spread constraints",
@@ -79,6 +82,7 @@ impl Reason {
             Self::Unschedulable
             | Self::Taint
             | Self::Affinity
+            | Self::NotNamed
             | Self::VolumeAffinity
             | Self::NoVolume
             | Self::SpreadLabel
@@ -87,22 +91,18 @@ impl Reason {
     }
 }
 
-/// The first objections of the plugins that look at one node; empty: it fits.
-pub(crate) fn check(pod: &PodInfo, volumes: &Volumes, node: &NodeInfo) -> Vec<Reason> {
+/// The first objections of the plugins that look at one node, before those for volumes; empty: it fits.
+pub(crate) fn check(pod: &PodInfo, node: &NodeInfo) -> Vec<Reason> {
     if let Some(reason) = check_node(pod, node) {
         return vec![reason];
     }
     if ports_taken(pod, node) {
         return vec![Reason::Ports];
     }
-    let insufficient = check_resources(pod, node);
-    if !insufficient.is_empty() {
-        return insufficient;
-    }
-    check_volumes(volumes, node).into_iter().collect()
+    check_room(pod, node, node.pods.len(), &node.requested)
 }
 
-fn check_node(pod: &PodInfo, node: &NodeInfo) -> Option<Reason> {
+pub(crate) fn check_node(pod: &PodInfo, node: &NodeInfo) -> Option<Reason> {
     let spec = pod.spec();
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     let cordoned = node.node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
@@ -131,15 +131,16 @@ fn ports_taken(pod: &PodInfo, node: &NodeInfo) -> bool {
     !pod.host_ports.is_empty() && taken.any(|port| pod.host_ports.iter().any(|mine| mine.conflicts(port)))
 }
 
-fn check_resources(pod: &PodInfo, node: &NodeInfo) -> Vec<Reason> {
+/// What is too little beside so many Pods that ask for so much.
+fn check_room(pod: &PodInfo, node: &NodeInfo, pods: usize, requested: &Resources) -> Vec<Reason> {
     let mut reasons = Vec::new();
-    let count = i64::try_from(node.pods.len() + 1).unwrap_or(i64::MAX);
+    let count = i64::try_from(pods + 1).unwrap_or(i64::MAX);
     if count > node.pods_max {
         reasons.push(Reason::TooManyPods);
     }
     let wants = &pod.requests;
     let mut compare = |resource: &str, want: i64, have: i64, of: &dyn Fn(&Resources) -> i64| {
-        let taken = of(&node.requested);
+        let taken = of(requested);
         // Asking for nothing fits even on a node that is overfull.
         if want > 0 && want > have - taken {
             reasons.push(Reason::Insufficient { resource: resource.to_owned(), ever: want > have });
@@ -156,7 +157,23 @@ fn check_resources(pod: &PodInfo, node: &NodeInfo) -> Vec<Reason> {
     reasons
 }
 
-fn check_volumes(volumes: &Volumes, node: &NodeInfo) -> Option<Reason> {
+/// Whether the Pod's requests fit, if only those Pods stay that `stays` says.
+pub(crate) fn fits_beside(pod: &PodInfo, node: &NodeInfo, stays: &dyn Fn(&PodInfo) -> bool) -> bool {
+    if !check_room(pod, node, 0, &Resources::default()).is_empty() {
+        return false;
+    }
+    if check_room(pod, node, node.pods.len(), &node.requested).is_empty() {
+        return true;
+    }
+    let (mut count, mut requested) = (0, Resources::default());
+    for other in node.pods.iter().filter(|other| stays(other)) {
+        count += 1;
+        requested.add(&other.requests);
+    }
+    check_room(pod, node, count, &requested).is_empty()
+}
+
+pub(crate) fn check_volumes(volumes: &Volumes, node: &NodeInfo) -> Option<Reason> {
     if !volumes.bound.iter().all(|affinity| matches_selector(affinity, &node.node)) {
         return Some(Reason::VolumeAffinity);
     }

@@ -12,7 +12,7 @@
 //! their results come back to the loop as values.
 //!
 //! The decisions are pure functions of values: [`place`], [`preempt`], the
-//! [`queue`]. Names, messages and numbers are those of kube-scheduler with its
+//! `queue`. Names, messages and numbers are those of kube-scheduler with its
 //! default profile. Not here: extenders, dynamic resources.
 //!
 //! Start reading at [`place`], then `run.rs`.
@@ -20,6 +20,7 @@
 mod affinity;
 mod cycle;
 mod filter;
+mod hints;
 #[cfg(test)]
 mod model;
 mod node_info;
@@ -27,7 +28,7 @@ mod pending;
 mod place;
 mod pod_affinity;
 mod preempt;
-pub mod queue;
+mod queue;
 mod request;
 mod run;
 mod score;
@@ -35,6 +36,7 @@ mod snapshot;
 mod spread;
 mod terms;
 mod volumes;
+mod workloads;
 
 pub use cycle::Cluster;
 pub use filter::Reason;

@@ -73,20 +73,31 @@ fn some_pod() -> impl Strategy<Value = Value> {
         })
 }
 
-fn info(mut pod: Value, name: &str) -> Arc<PodInfo> {
+pub(crate) fn info(mut pod: Value, name: &str) -> Arc<PodInfo> {
     pod["metadata"]["name"] = name.into();
     pod["metadata"]["uid"] = name.into();
     Arc::new(PodInfo::new(Arc::new(serde_json::from_value(pod).unwrap())))
 }
 
+/// Its zone, whether it has the disk, whether it is tainted, its Pods.
+pub(crate) type SomeNode = (Option<u8>, bool, bool, Vec<Value>);
+
+/// Where something changes, and which Pod comes there; without one, the first leaves, or else the node.
+pub(crate) type SomeChange = (prop::sample::Index, Option<Value>);
+
+pub(crate) fn changes() -> impl Strategy<Value = (Vec<SomeNode>, Value, SomeChange)> {
+    let change = (any::<prop::sample::Index>(), prop::option::of(some_pod()));
+    (prop::collection::vec(some_node(), 1..6), some_pod(), change)
+}
+
 /// Nodes in and out of two zones, with and without the disk, tainted or not.
-fn some_node() -> impl Strategy<Value = (Option<u8>, bool, bool, Vec<Value>)> {
+fn some_node() -> impl Strategy<Value = SomeNode> {
     let pods = prop::collection::vec(some_pod(), 0..4);
     (prop::option::weighted(0.8, 0..2_u8), any::<bool>(), prop::bool::weighted(0.2), pods)
 }
 
-fn build(nodes: Vec<(Option<u8>, bool, bool, Vec<Value>)>) -> Vec<NodeInfo> {
-    let build = |(index, (zone, ssd, tainted, pods)): (usize, (Option<u8>, bool, bool, Vec<Value>))| {
+pub(crate) fn build(nodes: Vec<SomeNode>) -> Vec<NodeInfo> {
+    let build = |(index, (zone, ssd, tainted, pods)): (usize, SomeNode)| {
         let mut change = json!({"metadata": {"labels": {}}, "spec": {}});
         if let Some(zone) = zone {
             change["metadata"]["labels"]["zone"] = format!("z{zone}").into();
@@ -106,7 +117,7 @@ fn build(nodes: Vec<(Option<u8>, bool, bool, Vec<Value>)>) -> Vec<NodeInfo> {
     nodes.into_iter().enumerate().map(build).collect()
 }
 
-fn namespaces() -> Namespaces {
+pub(crate) fn namespaces() -> Namespaces {
     let team = |team: &str| BTreeMap::from([("team".to_owned(), team.to_owned())]);
     Namespaces::from([("n0".into(), team("x")), ("n1".into(), team("y")), ("n2".into(), team("x"))])
 }
@@ -211,7 +222,7 @@ fn slowly(pod: &PodInfo, at: &NodeInfo, nodes: &[NodeInfo]) -> Option<Reason> {
 }
 
 fn pass_own(pod: &PodInfo, node: &NodeInfo) -> bool {
-    crate::filter::check(pod, &Volumes::default(), node).is_empty()
+    crate::filter::check(pod, node).is_empty()
 }
 
 proptest! {
@@ -224,7 +235,7 @@ proptest! {
     ) {
         let (nodes, namespaces, volumes) = (build(nodes), namespaces(), Volumes::default());
         let pod = info(pod, "incoming");
-        let cycle = Cycle::new(&pod, &volumes, Cluster { nodes: &nodes, namespaces: &namespaces });
+        let cycle = Cycle::new(&pod, &volumes, Cluster { nodes: &nodes, namespaces: &namespaces, alike: None });
         for node in nodes.iter().filter(|node| pass_own(&pod, node)) {
             let expected: Vec<Reason> = slowly(&pod, node, &nodes).into_iter().collect();
             prop_assert_eq!(cycle.check(node), expected, "on {}", node.name());
@@ -239,7 +250,7 @@ proptest! {
     ) {
         let (nodes, namespaces, volumes) = (build(nodes), namespaces(), Volumes::default());
         let pod = info(pod, "incoming");
-        let cluster = Cluster { nodes: &nodes, namespaces: &namespaces };
+        let cluster = Cluster { nodes: &nodes, namespaces: &namespaces, alike: None };
         let node = &nodes[from.index(nodes.len())];
         let mut cycle = Cycle::new(&pod, &volumes, cluster);
         let mut without = nodes.clone();
@@ -247,7 +258,7 @@ proptest! {
             cycle.moved(other, node, -1);
             without.iter_mut().for_each(|node| drop(node.remove(other.uid())));
         }
-        let fresh = Cycle::new(&pod, &volumes, Cluster { nodes: &without, namespaces: &namespaces });
+        let fresh = Cycle::new(&pod, &volumes, Cluster { nodes: &without, namespaces: &namespaces, alike: None });
         for node in &without {
             prop_assert_eq!(cycle.check(node), fresh.check(node), "without, on {}", node.name());
         }

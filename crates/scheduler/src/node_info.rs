@@ -1,11 +1,12 @@
 //! A node and what runs on it, as the decisions need it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint};
 
 use crate::request::{HostPort, Resources, host_ports, requests, requests_for_scoring};
+use crate::score::with_tag;
 use crate::terms::{Constraint, Terms};
 
 /// A Pod with what it asks for, computed once.
@@ -58,6 +59,11 @@ impl PodInfo {
         self.pod.metadata.labels.as_ref().unwrap_or(&NO_LABELS)
     }
 
+    /// The node where others were evicted for the Pod.
+    pub(crate) fn nominated_node(&self) -> Option<&str> {
+        self.pod.status.as_ref()?.nominated_node_name.as_deref()
+    }
+
     /// The Pod's UID.
     pub fn uid(&self) -> &str {
         self.pod.metadata.uid.as_deref().unwrap_or_default()
@@ -71,6 +77,8 @@ pub struct NodeInfo {
     pub node: Arc<Node>,
     /// What Pods may use together.
     pub allocatable: Resources,
+    /// The images it has, by each of their names, with their sizes.
+    pub(crate) images: HashMap<String, i64>,
     /// How many Pods may run.
     pub pods_max: i64,
     /// What the Pods on it asked for.
@@ -93,6 +101,7 @@ impl NodeInfo {
         let mut info = Self {
             node: node.clone(),
             allocatable: Resources::default(),
+            images: HashMap::new(),
             pods_max: 0,
             requested: Resources::default(),
             scored: Resources::default(),
@@ -112,6 +121,15 @@ impl NodeInfo {
         let pods = allocatable.and_then(|list| list.get("pods"));
         self.pods_max =
             pods.and_then(|text| text.0.parse::<api::quantity::Quantity>().ok()).map_or(0, |q| q.value());
+        let images = |node: &Node| node.status.as_ref().and_then(|status| status.images.clone());
+        // A heartbeat mostly lists the same.
+        if self.images.is_empty() || images(&self.node) != images(&node) {
+            let named = |image: k8s_openapi::api::core::v1::ContainerImage| {
+                let size = image.size_bytes.unwrap_or_default();
+                image.names.into_iter().flatten().map(move |name| (with_tag(&name), size))
+            };
+            self.images = images(&node).into_iter().flatten().flat_map(named).collect();
+        }
         self.node = node;
     }
 

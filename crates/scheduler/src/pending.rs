@@ -13,8 +13,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::PodInfo;
+use crate::hints::{Relief, Why, helps};
 use crate::queue::{Instant, Queue};
+use crate::{Failure, Namespaces, PodInfo};
 
 /// By UID, all of it.
 #[derive(Debug, Default)]
@@ -56,6 +57,19 @@ impl Pending {
         self.assumed.remove(uid);
     }
 
+    /// No node takes the Pod.
+    pub(crate) fn failed(&mut self, uid: &str, failure: &Failure, now: Instant) {
+        self.queue.failed(uid, Why::from(failure), now);
+    }
+
+    /// Something changed: whom it may help is tried again.
+    pub(crate) fn relieve(&mut self, relief: Relief<'_>, namespaces: &Namespaces, now: Instant) {
+        let pods = &self.pods;
+        let helped =
+            |uid: &str, why: &Why| pods.get(uid).is_some_and(|pod| helps(relief, pod, why, namespaces));
+        self.queue.relieve(now, helped);
+    }
+
     /// The next Pod to place.
     pub(crate) fn next(&mut self) -> Option<Arc<PodInfo>> {
         let uid = self.queue.pop()?;
@@ -85,9 +99,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Failure;
     use crate::place::tests::pod;
-    use crate::queue::Relief;
     use serde_json::json;
 
     const LONG: Duration = Duration::from_secs(400);
@@ -106,7 +118,7 @@ mod tests {
         /// The watch says that a Pod is leaving, or gone.
         Leaving(u8),
         Gone(u8),
-        Relieved(Relief),
+        Relieved,
         Passed,
     }
 
@@ -119,8 +131,7 @@ mod tests {
             2 => pods.clone().prop_map(Happening::Confirmed),
             1 => pods.clone().prop_map(Happening::Leaving),
             1 => pods.prop_map(Happening::Gone),
-            2 => prop_oneof![Just(Relief::Node), Just(Relief::PodGone), Just(Relief::Storage)]
-                .prop_map(Happening::Relieved),
+            2 => Just(Happening::Relieved),
             1 => Just(Happening::Passed),
         ]
     }
@@ -172,7 +183,7 @@ mod tests {
                         self.counted.remove(&named(n));
                     }
                 }
-                Happening::Relieved(relief) => self.pending.queue.relieve(relief),
+                Happening::Relieved => self.pending.queue.relieve(self.now, |_, _| true),
                 Happening::Passed => self.pass(Duration::from_secs(3)),
             }
         }
@@ -199,7 +210,7 @@ mod tests {
                 self.pending.assume(pod.uid());
                 self.counted.insert(pod.uid().to_owned());
             } else {
-                self.pending.queue.failed(pod.uid(), Failure::default(), self.now);
+                self.pending.failed(pod.uid(), &Failure::default(), self.now);
             }
         }
 
@@ -262,7 +273,7 @@ mod tests {
         let mut world = World::default();
         world.seen("a");
         world.tried(true);
-        world.pending.queue.relieve(Relief::Node);
+        world.pending.queue.relieve(world.now, |_, _| true);
         assert!(world.pending.next().is_none(), "its binding is under way");
         world.answered("a", false);
         world.pass(LONG);

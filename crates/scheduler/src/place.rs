@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 
 use crate::cycle::{Cluster, Cycle};
 use crate::score::scores;
-use crate::{NodeInfo, PodInfo, Reason, Volumes};
+use crate::{NodeInfo, PodInfo, Reason, Volumes, affinity};
 
 /// Where a Pod goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,8 +88,14 @@ pub fn place(pod: &PodInfo, volumes: &Volumes, cluster: Cluster<'_>, start: usiz
     if failure.rejected.is_some() || nodes.is_empty() {
         return Placement::Unschedulable(failure);
     }
+    let named = affinity::named_nodes(pod.spec());
     let cycle = Cycle::new(pod, volumes, cluster);
-    let check = |index: usize| cycle.check_with_nominated(&nodes[index], &nodes[index]);
+    let check = |index: usize| {
+        if named.as_ref().is_some_and(|named| !named.contains(nodes[index].name())) {
+            return vec![Reason::NotNamed];
+        }
+        cycle.check_with_nominated(&nodes[index], &nodes[index])
+    };
     if let Some(index) = kept_for(pod, nodes).filter(|&index| check(index).is_empty()) {
         return Placement::Node(index);
     }
@@ -122,7 +128,7 @@ fn not_evaluated(spec: &PodSpec) -> Option<&'static str> {
 
 /// The node where the Pod has preempted others: it is looked at before all others.
 fn kept_for(pod: &PodInfo, nodes: &[NodeInfo]) -> Option<usize> {
-    let name = pod.pod.status.as_ref()?.nominated_node_name.as_deref()?;
+    let name = pod.nominated_node()?;
     nodes.iter().position(|node| node.name() == name)
 }
 
@@ -148,7 +154,7 @@ pub(crate) mod tests {
     static NO_NAMESPACES: LazyLock<Namespaces> = LazyLock::new(Namespaces::default);
 
     pub(crate) fn cluster(nodes: &[NodeInfo]) -> Cluster<'_> {
-        Cluster { nodes, namespaces: &NO_NAMESPACES }
+        Cluster { nodes, namespaces: &NO_NAMESPACES, alike: None }
     }
 
     pub(crate) fn place(pod: &PodInfo, volumes: &Volumes, nodes: &[NodeInfo], start: usize) -> Placement {
@@ -257,6 +263,21 @@ pub(crate) mod tests {
         let nodes = [node("a", json!({}))];
         let text = message(&pod("p", json!({"resourceClaims": [{"name": "r"}]})), &nodes);
         assert!(text.contains("resource claims are not allocated yet"), "{text}");
+    }
+
+    #[test]
+    fn a_pod_that_names_its_node_is_looked_for_there_alone() {
+        let nodes = [node("a", json!({})), node("b", json!({}))];
+        let named = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+            {"nodeSelectorTerms": [{"matchFields":
+                [{"key": "metadata.name", "operator": "In", "values": ["b"]}]}]}}}});
+        assert_eq!(place(&pod("p", named.clone()), &Volumes::default(), &nodes, 0), Placement::Node(1));
+        let mut spec = asking("3");
+        json_merge(&mut spec, &named);
+        assert_eq!(
+            message(&pod("p", spec), &nodes),
+            "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't satisfy plugin(s) [NodeAffinity]."
+        );
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn explain(failure: &Failure, tried: &BTreeMap<usize, Vec<String>>) -> String {
 
 /// The Pod has preempted before, and its victims are still on their way out.
 fn waits_for_victims(pod: &PodInfo, nodes: &[NodeInfo], failure: &Failure) -> bool {
-    let nominated = pod.pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+    let nominated = pod.nominated_node();
     let Some(index) = nodes.iter().position(|node| Some(node.name()) == nominated) else { return false };
     let leaving = |other: &Arc<PodInfo>| {
         other.priority < pod.priority && other.pod.metadata.deletion_timestamp.is_some()
@@ -256,5 +256,107 @@ mod tests {
             "0/2 nodes are available: 1 No preemption victims found for incoming pod, \
              1 Preemption is not helpful for scheduling."
         );
+    }
+
+    fn budget(allowed: i32) -> Budget {
+        let budget = json!({"metadata": {"namespace": "default", "name": "b"},
+            "spec": {"selector": {"matchLabels": {"app": "guarded"}}},
+            "status": {"disruptionsAllowed": allowed, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}});
+        Budget::of(&serde_json::from_value(budget).unwrap()).unwrap()
+    }
+
+    fn labelled(name: &str, app: &str, spec: serde_json::Value, start: &str) -> Arc<PodInfo> {
+        let pod = json!({"metadata": {"namespace": "default", "name": name, "uid": name, "labels": {"app": app}},
+            "spec": spec, "status": {"startTime": start}});
+        Arc::new(PodInfo::new(Arc::new(serde_json::from_value(pod).unwrap())))
+    }
+
+    fn chosen(pod: &PodInfo, nodes: &[NodeInfo], budgets: &[Budget]) -> (usize, Vec<String>) {
+        let volumes = Volumes::default();
+        let Placement::Unschedulable(failure) = place(pod, &volumes, nodes, 0) else { panic!("placed") };
+        match preempt(pod, &volumes, cluster(nodes), budgets, &failure) {
+            Preemption::Evict { node, victims } => {
+                (node, victims.iter().map(|victim| victim.uid().to_owned()).collect())
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const EARLY: &str = "2026-01-01T00:00:00Z";
+    const LATE: &str = "2026-01-02T00:00:00Z";
+
+    #[test]
+    fn a_budget_counts_more_than_priority_and_then_the_youngest_goes() {
+        let mut nodes = [node("n1", json!({})), node("n2", json!({})), node("n3", json!({}))];
+        nodes[0].add(labelled("guarded", "guarded", with_priority("2", 1), LATE));
+        nodes[1].add(labelled("old", "free", with_priority("2", 2), EARLY));
+        nodes[2].add(labelled("young", "free", with_priority("2", 2), LATE));
+        let pod = pod("p", with_priority("1", 10));
+        assert_eq!(chosen(&pod, &nodes, &[budget(0)]), (2, vec!["young".to_owned()]));
+        assert_eq!(chosen(&pod, &nodes, &[budget(1)]), (0, vec!["guarded".to_owned()]));
+    }
+
+    #[test]
+    fn on_one_node_those_without_a_budget_go_first() {
+        let mut full = node("n1", json!({}));
+        full.add(labelled("guarded", "guarded", with_priority("1", 1), LATE));
+        full.add(labelled("free", "free", with_priority("1", 5), EARLY));
+        let pod = pod("p", with_priority("1", 10));
+        assert_eq!(chosen(&pod, &[full], &[budget(0)]), (0, vec!["free".to_owned()]));
+    }
+
+    #[test]
+    fn who_is_in_the_way_of_anti_affinity_goes_and_nobody_else() {
+        let mut only = node("n1", json!({}));
+        only.add(labelled("bystander", "other", with_priority("100m", 1), EARLY));
+        only.add(labelled("rival", "rival", with_priority("100m", 5), EARLY));
+        let mut spec = with_priority("100m", 10);
+        spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] = json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "rival"}}}]);
+        assert_eq!(chosen(&pod("p", spec), &[only], &[]), (0, vec!["rival".to_owned()]));
+    }
+
+    #[test]
+    fn room_that_is_kept_for_a_pod_is_left_to_it_by_its_equals_and_taken_by_its_betters() {
+        let mut kept = node("n1", json!({}));
+        kept.nominated.push(pod("waiting", with_priority("2", 5)));
+        let nodes = [kept];
+        let volumes = Volumes::default();
+        let place = |priority| place(&pod("p", with_priority("1", priority)), &volumes, &nodes, 0);
+        assert!(matches!(place(5), Placement::Unschedulable(_)));
+        assert_eq!(place(6), Placement::Node(0));
+        let text = match attempt(&pod("p", with_priority("1", 5)), &nodes) {
+            Preemption::Impossible(text) => text,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(text, "0/1 nodes are available: 1 No preemption victims found for incoming pod.");
+    }
+
+    #[test]
+    fn what_is_missing_after_everybody_would_have_gone_is_named() {
+        let mut full = node("n1", json!({}));
+        full.add(pod("low", with_priority("1", 1)));
+        full.add(pod("equal", with_priority("1", 10)));
+        let Preemption::Impossible(text) = attempt(&pod("p", with_priority("2", 10)), &[full]) else {
+            panic!("evicted");
+        };
+        assert_eq!(text, "0/1 nodes are available: 1 Insufficient cpu.");
+    }
+
+    #[test]
+    fn nobody_else_is_evicted_while_the_victims_are_on_their_way_out() {
+        let mut full = node("n1", json!({}));
+        let mut leaving = json!({"metadata": {"namespace": "default", "name": "v", "uid": "v",
+            "deletionTimestamp": EARLY}, "spec": with_priority("2", 1)});
+        leaving["spec"]["nodeName"] = "n1".into();
+        full.add(Arc::new(PodInfo::new(Arc::new(serde_json::from_value(leaving).unwrap()))));
+        let waiting = json!({"metadata": {"namespace": "default", "name": "p", "uid": "p"},
+            "spec": with_priority("1", 10), "status": {"nominatedNodeName": "n1"}});
+        let waiting = PodInfo::new(Arc::new(serde_json::from_value(waiting).unwrap()));
+        match attempt(&waiting, &[full]) {
+            Preemption::NotEligible(text) => {
+                assert_eq!(text, "not eligible due to a terminating pod on the nominated node.");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }

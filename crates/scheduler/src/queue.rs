@@ -1,9 +1,9 @@
 //! Which Pod is tried next, and when one that failed is tried again.
 //!
 //! ```text
-//! Active ─ pop ─► InFlight ─┬─ failed ──► Waiting ─ a change that may help ─► Active
-//!    ▲                      └─ error ───► BackingOff ─ its time has come ───► Active
-//!    └───────────────────────────────────────────────────────────────────────────┘
+//! Active ─ pop ─► InFlight ─┬─ failed ──► Waiting ─ a change that may help ─┐
+//!    ▲                      └─ error ───► BackingOff ◄──────────────────────┘
+//!    └──────────────────── its time has come ──┘
 //! ```
 //!
 //! What is in flight (being placed, or bound by the server just now) stays there, whatever changes
@@ -13,28 +13,17 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use crate::{Failure, Reason};
+use crate::hints::Why;
 
 /// Time since any fixed moment; the queue never reads a clock.
-pub type Instant = Duration;
+pub(crate) type Instant = Duration;
 
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// So often a Pod is tried without a pause when something changes: its claims may be bound one by one.
+const AT_ONCE: u32 = 2;
 /// A Pod that waits is tried again after this, whatever happened.
 const FLUSH_AFTER: Duration = Duration::from_secs(300);
-
-/// A change in the cluster that may let a waiting Pod fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Relief {
-    /// A node is new, or its labels, taints or capacity changed.
-    Node,
-    /// A Pod left a node.
-    PodGone,
-    /// A Pod came to a node, or its labels, or those of a namespace changed.
-    Neighbour,
-    /// A claim, volume or storage class changed.
-    Storage,
-}
 
 #[derive(Debug)]
 enum State {
@@ -50,7 +39,7 @@ enum State {
     },
     Waiting {
         since: Instant,
-        failure: Failure,
+        why: Why,
     },
 }
 
@@ -58,22 +47,31 @@ enum State {
 struct Entry {
     priority: i32,
     arrival: u64,
+    /// Bindings that failed.
     errors: u32,
+    /// Attempts that found no node.
+    failures: u32,
     state: State,
 }
 
 /// The Pods that have no node, by UID.
 #[derive(Debug, Default)]
-pub struct Queue {
+pub(crate) struct Queue {
     entries: HashMap<String, Entry>,
     /// Order and UID of the active ones.
     active: BTreeSet<(i64, u64, String)>,
+    /// When whose pause or wait ends.
+    timers: BTreeSet<(Instant, String)>,
     arrivals: u64,
 }
 
+fn pause(times: u32) -> Duration {
+    BACKOFF_MIN.saturating_mul(1 << times.saturating_sub(1).min(8)).min(BACKOFF_MAX)
+}
+
 impl Queue {
-    /// Adds a Pod, or tries it again because it changed.
-    pub fn push(&mut self, uid: &str, priority: i32) {
+    /// Adds a Pod, or tries it again because it changed: what it failed on before says little.
+    pub(crate) fn push(&mut self, uid: &str, priority: i32) {
         if let Some(Entry { priority: known, state: State::InFlight { changed }, .. }) =
             self.entries.get_mut(uid)
         {
@@ -84,33 +82,43 @@ impl Queue {
         self.arrivals += 1;
         let arrival = known.as_ref().map_or(self.arrivals, |entry| entry.arrival);
         let errors = known.map_or(0, |entry| entry.errors);
-        let order = (-i64::from(priority), arrival);
-        self.entries
-            .insert(uid.to_owned(), Entry { priority, arrival, errors, state: State::Active { order } });
+        let state = State::Active { order: (0, 0) };
+        self.entries.insert(uid.to_owned(), Entry { priority, arrival, errors, failures: 0, state });
+        self.activate(uid);
+    }
+
+    fn activate(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let order = (-i64::from(entry.priority), entry.arrival);
+        entry.state = State::Active { order };
         self.active.insert((order.0, order.1, uid.to_owned()));
     }
 
     /// Whether the Pod is known, in whatever state.
-    pub fn contains(&self, uid: &str) -> bool {
+    #[cfg(test)]
+    pub(crate) fn contains(&self, uid: &str) -> bool {
         self.entries.contains_key(uid)
     }
 
     /// The Pod is gone, or has a node.
-    pub fn remove(&mut self, uid: &str) {
+    pub(crate) fn remove(&mut self, uid: &str) {
         self.forget(uid);
     }
 
     fn forget(&mut self, uid: &str) -> Option<Entry> {
         let entry = self.entries.remove(uid)?;
-        if let State::Active { order } = entry.state {
-            self.active.remove(&(order.0, order.1, uid.to_owned()));
+        match entry.state {
+            State::Active { order } => drop(self.active.remove(&(order.0, order.1, uid.to_owned()))),
+            State::BackingOff { until } => drop(self.timers.remove(&(until, uid.to_owned()))),
+            State::Waiting { since, .. } => drop(self.timers.remove(&(since + FLUSH_AFTER, uid.to_owned()))),
+            State::InFlight { .. } => {}
         }
         Some(entry)
     }
 
     /// The next Pod to place: the highest priority, of these the oldest. It is in flight
     /// until it is removed or comes back.
-    pub fn pop(&mut self) -> Option<String> {
+    pub(crate) fn pop(&mut self) -> Option<String> {
         let (_, _, uid) = self.active.pop_first()?;
         if let Some(entry) = self.entries.get_mut(&uid) {
             entry.state = State::InFlight { changed: false };
@@ -119,75 +127,62 @@ impl Queue {
     }
 
     /// No node took the Pod: it waits for a change that may help.
-    pub fn failed(&mut self, uid: &str, failure: Failure, now: Instant) {
+    pub(crate) fn failed(&mut self, uid: &str, why: Why, now: Instant) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let changed = matches!(entry.state, State::InFlight { changed: true });
-        entry.state = State::Waiting { since: now, failure };
+        entry.failures = entry.failures.saturating_add(1);
         if changed {
-            let priority = entry.priority;
-            self.push(uid, priority);
+            entry.failures = 0;
+            self.activate(uid);
+        } else {
+            entry.state = State::Waiting { since: now, why };
+            self.timers.insert((now + FLUSH_AFTER, uid.to_owned()));
         }
     }
 
     /// Binding failed: it is tried again after a pause.
-    pub fn errored(&mut self, uid: &str, now: Instant) {
+    pub(crate) fn errored(&mut self, uid: &str, now: Instant) {
         if let Some(entry) = self.entries.get_mut(uid) {
             entry.errors = entry.errors.saturating_add(1);
-            let pause = BACKOFF_MIN.saturating_mul(1 << (entry.errors - 1).min(8)).min(BACKOFF_MAX);
-            entry.state = State::BackingOff { until: now + pause };
+            let until = now + pause(entry.errors);
+            entry.state = State::BackingOff { until };
+            self.timers.insert((until, uid.to_owned()));
         }
     }
 
-    /// Tries again every waiting Pod that the change may help.
-    pub fn relieve(&mut self, relief: Relief) {
-        let helped = |entry: &Entry| match &entry.state {
-            State::Waiting { failure, .. } => helps(relief, failure),
-            State::Active { .. } | State::InFlight { .. } | State::BackingOff { .. } => false,
-        };
-        self.activate(helped);
+    /// Tries again every waiting Pod that the change may help, those that failed often not too often.
+    pub(crate) fn relieve(&mut self, now: Instant, helps: impl Fn(&str, &Why) -> bool) {
+        let mut chosen = Vec::new();
+        for (uid, entry) in &self.entries {
+            if let State::Waiting { since, why } = &entry.state
+                && helps(uid, why)
+            {
+                let rest = entry.failures.checked_sub(AT_ONCE).filter(|times| *times > 0).map(pause);
+                chosen.push((uid.clone(), *since, *since + rest.unwrap_or_default()));
+            }
+        }
+        for (uid, since, until) in chosen {
+            self.timers.remove(&(since + FLUSH_AFTER, uid.clone()));
+            if until <= now {
+                self.activate(&uid);
+            } else if let Some(entry) = self.entries.get_mut(&uid) {
+                entry.state = State::BackingOff { until };
+                self.timers.insert((until, uid));
+            }
+        }
     }
 
     /// Tries again what has waited long enough.
-    pub fn tick(&mut self, now: Instant) {
-        self.activate(|entry| match &entry.state {
-            State::Active { .. } | State::InFlight { .. } => false,
-            State::BackingOff { until } => *until <= now,
-            State::Waiting { since, .. } => *since + FLUSH_AFTER <= now,
-        });
+    pub(crate) fn tick(&mut self, now: Instant) {
+        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, uid)) = self.timers.pop_first() else { return };
+            self.activate(&uid);
+        }
     }
 
     /// When [`Queue::tick`] has something to do.
-    pub fn next_tick(&self) -> Option<Instant> {
-        let times = self.entries.values().filter_map(|entry| match &entry.state {
-            State::Active { .. } | State::InFlight { .. } => None,
-            State::BackingOff { until } => Some(*until),
-            State::Waiting { since, .. } => Some(*since + FLUSH_AFTER),
-        });
-        times.min()
-    }
-
-    fn activate(&mut self, which: impl Fn(&Entry) -> bool) {
-        let chosen: Vec<(String, i32)> =
-            self.entries.iter().filter(|(_, e)| which(e)).map(|(uid, e)| (uid.clone(), e.priority)).collect();
-        for (uid, priority) in chosen {
-            self.push(&uid, priority);
-        }
-    }
-}
-
-fn helps(relief: Relief, failure: &Failure) -> bool {
-    let any = |test: fn(&Reason) -> bool| failure.reasons.values().flatten().any(test);
-    match relief {
-        // A node may change in every way; a new one may just fit.
-        Relief::Node => failure.rejected.is_none(),
-        Relief::PodGone => any(Reason::preemption_may_help),
-        Relief::Neighbour => any(|r| {
-            use Reason::{ExistingAntiAffinity, PodAffinity, PodAntiAffinity, Spread};
-            matches!(r, Spread | PodAffinity | PodAntiAffinity | ExistingAntiAffinity)
-        }),
-        Relief::Storage => {
-            failure.rejected.is_some() || any(|r| matches!(r, Reason::VolumeAffinity | Reason::NoVolume))
-        }
+    pub(crate) fn next_tick(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
     }
 }
 
@@ -197,8 +192,9 @@ mod tests {
 
     const START: Instant = Duration::from_secs(100);
 
-    fn failure(reason: Reason) -> Failure {
-        Failure { nodes: 1, reasons: [(0, vec![reason])].into(), ..Failure::default() }
+    fn fail(queue: &mut Queue, uid: &str, now: Instant) {
+        assert_eq!(queue.pop().as_deref(), Some(uid));
+        queue.failed(uid, Why::default(), now);
     }
 
     #[test]
@@ -212,14 +208,38 @@ mod tests {
     }
 
     #[test]
-    fn a_waiting_pod_is_tried_again_only_when_the_change_may_help() {
+    fn a_waiting_pod_is_tried_again_only_when_the_change_may_help_or_after_long() {
         let mut queue = Queue::default();
         queue.push("a", 0);
-        queue.pop();
-        queue.failed("a", failure(Reason::Taint), START);
-        queue.relieve(Relief::PodGone);
+        fail(&mut queue, "a", START);
+        queue.relieve(START, |_, _| false);
         assert_eq!(queue.pop(), None);
-        queue.relieve(Relief::Node);
+        queue.relieve(START, |uid, _| uid == "a");
+        fail(&mut queue, "a", START);
+        assert_eq!(queue.next_tick(), Some(START + FLUSH_AFTER));
+        queue.tick(START + FLUSH_AFTER);
+        assert_eq!(queue.pop().as_deref(), Some("a"));
+        assert_eq!(queue.next_tick(), None);
+    }
+
+    #[test]
+    fn who_fails_again_and_again_waits_longer_each_time_and_anew_when_it_changes() {
+        let mut queue = Queue::default();
+        queue.push("a", 0);
+        let (mut now, mut pauses) = (START, Vec::new());
+        for _ in 0..8 {
+            fail(&mut queue, "a", now);
+            queue.relieve(now, |_, _| true);
+            let next = queue.next_tick().unwrap_or(now);
+            pauses.push((next - now).as_secs());
+            now = next;
+            queue.tick(now);
+        }
+        assert_eq!(pauses, [0, 0, 1, 2, 4, 8, 10, 10]);
+        fail(&mut queue, "a", now);
+        queue.push("a", 0);
+        fail(&mut queue, "a", now);
+        queue.relieve(now, |_, _| true);
         assert_eq!(queue.pop().as_deref(), Some("a"));
     }
 
@@ -243,19 +263,23 @@ mod tests {
         let mut queue = Queue::default();
         queue.push("a", 0);
         queue.pop();
-        queue.relieve(Relief::Node);
+        queue.relieve(START, |_, _| true);
         queue.push("a", 0);
         queue.tick(START + FLUSH_AFTER);
         assert_eq!((queue.pop(), queue.next_tick()), (None, None));
-        queue.failed("a", failure(Reason::Taint), START);
+        queue.failed("a", Why::default(), START);
         assert_eq!(queue.pop().as_deref(), Some("a"));
     }
 
     #[test]
-    fn a_removed_pod_is_never_popped() {
+    fn a_removed_pod_is_never_popped_and_wakes_nobody() {
         let mut queue = Queue::default();
-        queue.push("a", 0);
+        for uid in ["a", "b"] {
+            queue.push(uid, 0);
+        }
         queue.remove("a");
-        assert_eq!(queue.pop(), None);
+        fail(&mut queue, "b", START);
+        queue.remove("b");
+        assert_eq!((queue.pop(), queue.next_tick()), (None, None));
     }
 }

@@ -17,10 +17,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::hints::Relief;
 use crate::pending::Pending;
-use crate::queue::Relief;
 use crate::snapshot::{Snapshot, is_finished};
 use crate::volumes::Lookup;
+use crate::workloads::Workloads;
 use crate::{Budget, Failure, Placement, PodInfo, Preemption, Volumes, place, preempt};
 
 /// The scheduler that Pods mean when they name none.
@@ -53,6 +54,7 @@ struct Listers {
     classes: Informer<StorageClass>,
     namespaces: Informer<Namespace>,
     budgets: Informer<PodDisruptionBudget>,
+    workloads: Workloads,
 }
 
 impl Listers {
@@ -65,6 +67,7 @@ impl Listers {
             classes: informers.of(),
             namespaces: informers.of(),
             budgets: informers.of(),
+            workloads: Workloads::new(informers),
         }
     }
 
@@ -77,6 +80,7 @@ impl Listers {
         self.classes.synced().await;
         self.namespaces.synced().await;
         self.budgets.synced().await;
+        self.workloads.synced().await;
     }
 }
 
@@ -181,7 +185,7 @@ impl Scheduler {
                 Event::Pod(change) => self.pod_changed(change),
                 Event::Node(change) => self.node_changed(change),
                 Event::Namespace(change) => self.namespace_changed(&change),
-                Event::Storage => self.pending.queue.relieve(Relief::Storage),
+                Event::Storage => self.relieve(Relief::Storage),
                 Event::Bound(bound) => self.bound(bound),
             }
         }
@@ -207,16 +211,31 @@ impl Scheduler {
         }
     }
 
+    fn relieve(&mut self, relief: Relief<'_>) {
+        self.pending.relieve(relief, &self.snapshot.namespaces, self.began.elapsed());
+    }
+
     fn node_changed(&mut self, change: Change<Node>) {
-        let relevant = match change {
-            Change::Added(node) | Change::Modified { new: node, .. } => self.snapshot.set_node(node),
+        match change {
+            Change::Added(node) | Change::Modified { new: node, .. } => {
+                if let Some(index) = self.snapshot.set_node(node) {
+                    let node = Relief::Node(&self.snapshot.nodes[index]);
+                    self.pending.relieve(node, &self.snapshot.namespaces, self.began.elapsed());
+                }
+            }
             Change::Deleted(node) => {
                 self.snapshot.remove_node(node.metadata.name.as_deref().unwrap_or_default());
-                false
+                self.relieve(Relief::NodeGone);
             }
-        };
-        if relevant {
-            self.pending.queue.relieve(Relief::Node);
+        }
+    }
+
+    /// The Pod is counted on no node any more; whom that may help is tried again.
+    fn uncount(&mut self, uid: &str) {
+        if let Some((pod, node)) = self.snapshot.remove_pod(uid) {
+            let node = node.and_then(|index| self.snapshot.nodes.get(index));
+            let gone = Relief::PodGone(&pod, node);
+            self.pending.relieve(gone, &self.snapshot.namespaces, self.began.elapsed());
         }
     }
 
@@ -230,7 +249,7 @@ impl Scheduler {
             }
         };
         if known.unwrap_or_default() != meta.labels.clone().unwrap_or_default() {
-            self.pending.queue.relieve(Relief::Neighbour);
+            self.relieve(Relief::Relabelled);
         }
     }
 
@@ -246,9 +265,7 @@ impl Scheduler {
         } else if !node.is_empty() {
             self.pending.settled(uid_of(pod));
             self.snapshot.add_pod(&node, Arc::new(PodInfo::new(pod.clone())));
-            if seen_otherwise(&change) {
-                self.pending.queue.relieve(Relief::Neighbour);
-            }
+            self.placed(&change);
         } else if is_ours(pod) {
             // Our own condition came back: no reason to try again.
             let changed = match &change {
@@ -257,9 +274,31 @@ impl Scheduler {
                 }
                 Change::Added(_) | Change::Deleted(_) => true,
             };
-            self.pending.wants_node(Arc::new(PodInfo::new(pod.clone())), changed);
+            let pod = Arc::new(PodInfo::new(pod.clone()));
+            if let (Change::Added(_), Some(node)) = (&change, pod.nominated_node()) {
+                // A scheduler before this one has made room for it there.
+                self.snapshot.set_nominated(pod.uid(), Some((node, pod.clone())));
+            }
+            self.pending.wants_node(pod, changed);
         } else {
             self.pending.forget(uid_of(pod));
+        }
+    }
+
+    /// What a Pod that has a node means to those that have none.
+    fn placed(&mut self, change: &Change<Pod>) {
+        let on_node = |pod: &Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        match change {
+            Change::Modified { old, new } if on_node(old) => {
+                let leaving = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();
+                if old.metadata.labels != new.metadata.labels || leaving(old) != leaving(new) {
+                    self.relieve(Relief::Relabelled);
+                }
+            }
+            Change::Added(pod) | Change::Modified { new: pod, .. } => {
+                self.relieve(Relief::PodCame(&PodInfo::new(pod.clone())));
+            }
+            Change::Deleted(_) => {}
         }
     }
 
@@ -267,9 +306,7 @@ impl Scheduler {
     fn settled(&mut self, pod: &Pod) {
         let uid = uid_of(pod);
         self.pending.settled(uid);
-        if self.snapshot.remove_pod(uid) {
-            self.pending.queue.relieve(Relief::PodGone);
-        }
+        self.uncount(uid);
     }
 
     fn place_all(&mut self) {
@@ -281,8 +318,9 @@ impl Scheduler {
     fn place_one(&mut self, pod: Arc<PodInfo>) {
         let (namespace, name) = names(&pod.pod);
         let volumes = Volumes::of(name, namespace, pod.spec(), &self.listers);
+        let alike = self.listers.workloads.alike(&pod);
         self.rotation = self.rotation.wrapping_add(1);
-        match place(&pod, &volumes, self.snapshot.cluster(), self.rotation) {
+        match place(&pod, &volumes, self.snapshot.cluster(alike.as_ref()), self.rotation) {
             Placement::Node(index) => {
                 let node = self.snapshot.nodes[index].name().to_owned();
                 // Counted before the server knows, so that the next Pod sees it.
@@ -306,7 +344,7 @@ impl Scheduler {
         if failure.nodes > 0 {
             let budgets: Vec<Budget> =
                 self.listers.budgets.list().iter().filter_map(|budget| Budget::of(budget)).collect();
-            match preempt(pod, volumes, self.snapshot.cluster(), &budgets, &failure) {
+            match preempt(pod, volumes, self.snapshot.cluster(None), &budgets, &failure) {
                 Preemption::NotEligible(text) => failure.preemption = Some(text.to_owned()),
                 Preemption::Impossible(text) => {
                     failure.preemption = Some(text);
@@ -324,7 +362,7 @@ impl Scheduler {
         let message = failure.message();
         self.recorder.event(&reference(&*pod.pod), EventType::Warning, "FailedScheduling", message.clone());
         self.report(&pod.pod, message, nominated);
-        self.pending.queue.failed(pod.uid(), failure, self.began.elapsed());
+        self.pending.failed(pod.uid(), &failure, self.began.elapsed());
     }
 
     /// Keeps the room for the Pod. Those less important that waited for it look elsewhere.
@@ -393,8 +431,7 @@ impl Scheduler {
             Err(message) => {
                 let failure = self.pending.bind_failed(bound.pod.uid(), self.began.elapsed());
                 if failure.uncount {
-                    self.snapshot.remove_pod(bound.pod.uid());
-                    self.pending.queue.relieve(Relief::PodGone);
+                    self.uncount(bound.pod.uid());
                 }
                 if failure.again {
                     self.recorder.event(&about, EventType::Warning, "FailedScheduling", message);
@@ -411,15 +448,6 @@ fn is_ours(pod: &Pod) -> bool {
     let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
     let placed = spec.node_name.as_ref().is_some_and(|node| !node.is_empty());
     named && !gated && !placed && pod.metadata.deletion_timestamp.is_none()
-}
-
-/// Whether a placed Pod may matter to its neighbours otherwise than before.
-fn seen_otherwise(change: &Change<Pod>) -> bool {
-    let Change::Modified { old, new } = change else { return true };
-    let place = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-    old.metadata.labels != new.metadata.labels
-        || old.metadata.deletion_timestamp.is_some() != new.metadata.deletion_timestamp.is_some()
-        || place(old) != place(new)
 }
 
 fn names(pod: &Pod) -> (&str, &str) {

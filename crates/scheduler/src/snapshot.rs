@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use api::selector::LabelSelector;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::{Cluster, Namespaces, NodeInfo, PodInfo};
@@ -22,12 +23,12 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn cluster(&self) -> Cluster<'_> {
-        Cluster { nodes: &self.nodes, namespaces: &self.namespaces }
+    pub(crate) fn cluster<'a>(&'a self, alike: Option<&'a LabelSelector>) -> Cluster<'a> {
+        Cluster { nodes: &self.nodes, namespaces: &self.namespaces, alike }
     }
 
-    /// Takes a node; says whether the change may let a waiting Pod fit.
-    pub(crate) fn set_node(&mut self, node: Arc<Node>) -> bool {
+    /// Takes a node; says which one it is when the change may let a waiting Pod fit.
+    pub(crate) fn set_node(&mut self, node: Arc<Node>) -> Option<usize> {
         let name = node.metadata.name.clone().unwrap_or_default();
         if let Some(&index) = self.indices.get(&name) {
             let known = &self.nodes[index].node;
@@ -36,7 +37,7 @@ impl Snapshot {
                 || known.status.as_ref().map(|s| &s.allocatable)
                     != node.status.as_ref().map(|s| &s.allocatable);
             self.nodes[index].set_node(node);
-            return relevant;
+            return relevant.then_some(index);
         }
         let mut info = NodeInfo::new(node);
         for pod in self.homeless.remove(&name).unwrap_or_default() {
@@ -44,7 +45,7 @@ impl Snapshot {
         }
         self.indices.insert(name, self.nodes.len());
         self.nodes.push(info);
-        true
+        Some(self.nodes.len() - 1)
     }
 
     pub(crate) fn remove_node(&mut self, name: &str) {
@@ -68,19 +69,16 @@ impl Snapshot {
         }
     }
 
-    /// Counts a Pod no longer; says whether it was counted.
-    pub(crate) fn remove_pod(&mut self, uid: &str) -> bool {
-        self.set_nominated(uid, None);
-        let Some(node) = self.placed.remove(uid) else { return false };
-        match self.indices.get(&node) {
-            Some(&index) => drop(self.nodes[index].remove(uid)),
-            None => {
-                if let Some(pods) = self.homeless.get_mut(&node) {
-                    pods.retain(|pod| pod.uid() != uid);
-                }
-            }
+    /// Counts a Pod no longer; says which it was and where, if it was counted or had room kept for it.
+    pub(crate) fn remove_pod(&mut self, uid: &str) -> Option<(Arc<PodInfo>, Option<usize>)> {
+        let kept = self.set_nominated(uid, None);
+        let Some(node) = self.placed.remove(uid) else { return kept };
+        if let Some(&index) = self.indices.get(&node) {
+            return Some((self.nodes[index].remove(uid)?, Some(index)));
         }
-        true
+        let pods = self.homeless.get_mut(&node)?;
+        let position = pods.iter().position(|pod| pod.uid() == uid)?;
+        Some((pods.swap_remove(position), None))
     }
 
     /// Who waits for room on a node and is less important than this.
@@ -90,18 +88,25 @@ impl Snapshot {
         waiting.filter(|other| other.priority < priority).cloned().collect()
     }
 
-    /// Keeps room on a node for a Pod that preempted others there.
-    pub(crate) fn set_nominated(&mut self, uid: &str, to: Option<(&str, Arc<PodInfo>)>) {
-        let nodes = &mut self.nodes;
-        if let Some(&index) = self.nominated.remove(uid).and_then(|node| self.indices.get(&node)) {
-            nodes[index].nominated.retain(|pod| pod.uid() != uid);
-        }
+    /// Keeps room on a node for a Pod that preempted others there; answers what was kept for it before.
+    pub(crate) fn set_nominated(
+        &mut self,
+        uid: &str,
+        to: Option<(&str, Arc<PodInfo>)>,
+    ) -> Option<(Arc<PodInfo>, Option<usize>)> {
+        let before = self.nominated.remove(uid).and_then(|node| self.indices.get(&node).copied());
+        let kept = before.and_then(|index| {
+            let waiting = &mut self.nodes[index].nominated;
+            let position = waiting.iter().position(|pod| pod.uid() == uid)?;
+            Some((waiting.swap_remove(position), before))
+        });
         if let Some((node, pod)) = to
             && let Some(&index) = self.indices.get(node)
         {
-            nodes[index].nominated.push(pod);
+            self.nodes[index].nominated.push(pod);
             self.nominated.insert(uid.to_owned(), node.to_owned());
         }
+        kept
     }
 }
 
@@ -127,15 +132,15 @@ mod tests {
         snapshot.remove_node("n1");
         snapshot.set_node(node("n1", json!({})).node);
         assert_eq!(snapshot.nodes[0].requested.milli_cpu, 1000);
-        assert!(snapshot.remove_pod("p"));
+        assert_eq!(snapshot.remove_pod("p").unwrap().1, Some(0));
         assert_eq!(snapshot.nodes[0].requested.milli_cpu, 0);
     }
 
     #[test]
     fn a_heartbeat_is_no_relevant_change() {
         let mut snapshot = Snapshot::default();
-        assert!(snapshot.set_node(node("n1", json!({})).node));
-        assert!(!snapshot.set_node(node("n1", json!({"status": {"conditions": []}})).node));
-        assert!(snapshot.set_node(node("n1", json!({"metadata": {"labels": {"a": "b"}}})).node));
+        assert_eq!(snapshot.set_node(node("n1", json!({})).node), Some(0));
+        assert_eq!(snapshot.set_node(node("n1", json!({"status": {"conditions": []}})).node), None);
+        assert_eq!(snapshot.set_node(node("n1", json!({"metadata": {"labels": {"a": "b"}}})).node), Some(0));
     }
 }

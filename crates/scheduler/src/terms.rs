@@ -124,6 +124,20 @@ impl Constraint {
         }
     }
 
+    /// What every cluster wishes for Pods that say nothing about it themselves.
+    pub(crate) fn defaults(alike: &LabelSelector) -> Vec<Self> {
+        let wish = |key: &str, max_skew| Self {
+            topology_key: key.to_owned(),
+            max_skew,
+            min_domains: 1,
+            demanded: false,
+            honor_affinity: true,
+            honor_taints: false,
+            selector: alike.clone(),
+        };
+        vec![wish("kubernetes.io/hostname", 3), wish("topology.kubernetes.io/zone", 5)]
+    }
+
     /// Whether the Pod counts for a constraint of `of`: one that is leaving does not.
     pub(crate) fn counts(&self, pod: &PodInfo, of: &PodInfo) -> bool {
         pod.pod.metadata.deletion_timestamp.is_none()
