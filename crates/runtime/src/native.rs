@@ -183,6 +183,7 @@ impl Inner {
         let table = Table {
             name: layout.ports_table(),
             bridge: layout.bridge(),
+            links: layout.veth_prefix(),
             pods: config.pod_cidr,
             cluster: config.cluster_cidr,
         };

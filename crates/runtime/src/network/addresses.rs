@@ -47,6 +47,12 @@ impl Subnet {
         u32::MAX << (32 - u32::from(self.prefix))
     }
 
+    /// All that a Pod may have.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        let (first, count) = (u32::from(self.network) + FIRST_HOST, self.hosts());
+        (first..first + count).map(Ipv4Addr::from)
+    }
+
     /// How many Pods have room: all but the network's own address, the gateway's and the broadcast one.
     fn hosts(&self) -> u32 {
         (1 << (32 - u32::from(self.prefix))) - 3

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use sys::netlink::{Ipv4Parameter, Link, Route, mac_of};
 
 use super::Subnet;
-use super::ports::{HostPorts, Table, ruleset};
+use super::ports::{HostPorts, Table, ruleset, senders};
 use crate::interface::Error;
 use crate::layout::Layout;
 
@@ -137,12 +137,15 @@ impl Bridge {
         sys::sysctl::set(&name, "1").map_err(|e| Error::host(format!("failed to set {name}"), e))
     }
 
-    /// Replaces the table. Blocks for the run of `nft`.
+    /// Replaces the tables. Blocks for the run of `nft`. A kernel may have no nftables for bridges: the Pods
+    /// have a network all the same, and the log says what they can do in it.
     pub(crate) fn program(&self, ports: &[HostPorts]) -> Result<(), Error> {
         let script = ruleset(&self.table, ports);
-        sys::command::run("nft", &["-f", "-"], script.as_bytes())
-            .map(|_| ())
-            .map_err(|e| Error::host(format!("failed to program nftables table {}", self.table.name), e))
+        let Err(refused) = nft(&(senders(&self.table) + &script)) else { return Ok(()) };
+        nft(&script)
+            .map_err(|e| Error::host(format!("failed to program nftables table {}", self.table.name), e))?;
+        tracing::warn!(error = %refused, "Pods with NET_RAW can send with the addresses of others");
+        Ok(())
     }
 
     /// Removes all of it and names what was removed. Blocks.
@@ -153,8 +156,9 @@ impl Bridge {
         if Link::open().is_ok_and(removes) {
             removed.push(format!("bridge {}", self.link_name()));
         }
-        let delete = format!("delete table ip {}\n", self.table.name);
-        if sys::command::run("nft", &["-f", "-"], delete.as_bytes()).is_ok() {
+        let deleted =
+            ["ip", "bridge"].map(|family| nft(&format!("delete table {family} {}\n", self.table.name)));
+        if deleted.iter().any(Result::is_ok) {
             removed.push(format!("nftables table {}", self.table.name));
         }
         removed.extend(self.restore_parameters());
@@ -179,6 +183,10 @@ impl Bridge {
         }
         restored
     }
+}
+
+fn nft(script: &str) -> Result<(), sys::command::CommandError> {
+    sys::command::run("nft", &["-f", "-"], script.as_bytes()).map(drop)
 }
 
 /// Whether a link is the bridge of an instance, by its name: `mp` and eight digits.

@@ -1,9 +1,10 @@
-//! Our nftables table: what leaves the Pod network, and ports of the node that lead to Pods.
+//! Our nftables tables: what leaves the Pod network, and ports of the node that lead to Pods; and, where
+//! frames enter the bridge, who may send them.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
-use sys::netlink::{Link, conntrack};
+use sys::netlink::{Link, conntrack, mac_of};
 
 use super::Subnet;
 use crate::interface::PortMapping;
@@ -13,6 +14,8 @@ use crate::interface::PortMapping;
 pub(crate) struct Table {
     pub(crate) name: String,
     pub(crate) bridge: String,
+    /// How the names of the Pods' links on the node begin, all of which are ports of the bridge.
+    pub(crate) links: String,
     /// Addresses of this node's Pods.
     pub(crate) pods: Subnet,
     /// Addresses of the Pods of all nodes: reached without masquerading.
@@ -38,7 +41,7 @@ impl HostPorts {
 
 /// The script that replaces the table, in one transaction, by what it should be.
 pub(crate) fn ruleset(table: &Table, ports: &[HostPorts]) -> String {
-    let Table { name, bridge, pods, cluster } = table;
+    let Table { name, bridge, pods, cluster, .. } = table;
     let mut lead = String::new();
     let mut hairpin = String::new();
     for port in ports {
@@ -72,6 +75,35 @@ pub(crate) fn ruleset(table: &Table, ports: &[HostPorts]) -> String {
              ip saddr 127.0.0.0/8 oifname \"{bridge}\" masquerade\n    \
              ip saddr {pods} ip daddr != {cluster} ip daddr != 224.0.0.0/4 oifname != \"{bridge}\" masquerade\n  }}\n\
          }}\n"
+    )
+}
+
+/// The script that replaces the table of the bridge: a Pod sends with its own address or not at all.
+///
+/// A Pod may have NET_RAW and NET_ADMIN, and then puts any sender into a packet. Which address belongs to
+/// which station is known beforehand (`mac_of`), and that a port is one station's is the bridge's part, so
+/// the table is the same for all Pods and none is started more slowly for it. It looks at frames where they
+/// enter the bridge: those for another Pod's station never come to the IP layer.
+pub(crate) fn senders(table: &Table) -> String {
+    let Table { name, links, pods, .. } = table;
+    let station = |address: Ipv4Addr| {
+        let [a, b, c, d, e, f] = mac_of(address.into());
+        format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} . {address}")
+    };
+    let stations: Vec<String> = pods.addresses().map(station).collect();
+    // Before the translation that `br_netfilter` may do at this place.
+    format!(
+        "table bridge {name}\n\
+         delete table bridge {name}\n\
+         table bridge {name} {{\n  \
+           set stations {{\n    type ether_addr . ipv4_addr\n    elements = {{ {} }}\n  }}\n  \
+           chain senders {{\n    type filter hook prerouting priority -300; policy accept;\n    \
+             iifname != \"{links}*\" accept\n    \
+             ether saddr . ip saddr @stations accept\n    \
+             ether saddr . arp saddr ip @stations accept\n    \
+             drop\n  }}\n\
+         }}\n",
+        stations.join(", ")
     )
 }
 
@@ -116,6 +148,7 @@ mod tests {
         let table = Table {
             name: "monopod-0123abcd-ports".into(),
             bridge: "mp0123abcd".into(),
+            links: "v0123abcd".into(),
             pods: "10.42.0.0/24".parse().unwrap(),
             cluster: "10.42.0.0/16".parse().unwrap(),
         };
@@ -169,5 +202,33 @@ table ip monopod-0123abcd-ports {
 }
 "#;
         assert_eq!(ruleset(&table, &ports), expected);
+    }
+
+    #[test]
+    fn each_address_belongs_to_one_station() {
+        let table = Table {
+            name: "monopod-0123abcd-ports".into(),
+            bridge: "mp0123abcd".into(),
+            links: "v0123abcd".into(),
+            pods: "10.42.0.8/29".parse().unwrap(),
+            cluster: "10.42.0.0/16".parse().unwrap(),
+        };
+        let expected = r#"table bridge monopod-0123abcd-ports
+delete table bridge monopod-0123abcd-ports
+table bridge monopod-0123abcd-ports {
+  set stations {
+    type ether_addr . ipv4_addr
+    elements = { 0a:58:0a:2a:00:0a . 10.42.0.10, 0a:58:0a:2a:00:0b . 10.42.0.11, 0a:58:0a:2a:00:0c . 10.42.0.12, 0a:58:0a:2a:00:0d . 10.42.0.13, 0a:58:0a:2a:00:0e . 10.42.0.14 }
+  }
+  chain senders {
+    type filter hook prerouting priority -300; policy accept;
+    iifname != "v0123abcd*" accept
+    ether saddr . ip saddr @stations accept
+    ether saddr . arp saddr ip @stations accept
+    drop
+  }
+}
+"#;
+        assert_eq!(senders(&table), expected);
     }
 }

@@ -50,6 +50,7 @@ const VETH_INFO_PEER: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_LEARNING: u16 = 8;
 const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
+const IFLA_BRPORT_LOCKED: u16 = 39;
 const IFLA_INET_CONF: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
@@ -200,7 +201,9 @@ impl Link {
     }
 
     /// Makes a port of a bridge lead to one station, whose link-layer address is told and not learnt:
-    /// frames with a forged sender take nobody's place, and frames for nobody do not come by.
+    /// frames with a forged sender take nobody's place, and frames for nobody do not come by. From Linux
+    /// 5.16 on, where a port can be locked, frames of any other sender than the station are dropped; a
+    /// kernel of before does not know the option and passes over it.
     ///
     /// The bridge may also send a frame back out of the port that it came in by, which it does where
     /// bridged packets meet the rules of IP (`br_netfilter`) and a Pod reaches itself through a Service.
@@ -215,6 +218,7 @@ impl Link {
                     .attribute(IFLA_BRPORT_MODE, &[1])
                     .attribute(IFLA_BRPORT_LEARNING, &[0])
                     .attribute(IFLA_BRPORT_UNICAST_FLOOD, &[0])
+                    .attribute(IFLA_BRPORT_LOCKED, &[1])
             },
         );
         self.0.ask(request).attempt(|| format!("set up bridge port {port}"))?;

@@ -9,6 +9,7 @@
 mod devices;
 mod files;
 mod images;
+mod network;
 mod processes;
 mod refused;
 mod resources;
@@ -47,6 +48,7 @@ fn attacks() -> Vec<Attack> {
         processes::attacks(),
         files::attacks(),
         images::attacks(),
+        network::attacks(),
         devices::attacks(),
         resources::attacks(),
         refused::attacks(),
