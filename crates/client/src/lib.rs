@@ -24,6 +24,7 @@ mod https;
 mod informer;
 pub mod kubeconfig;
 mod lean;
+mod pulse;
 pub mod tasks;
 mod transport;
 mod watch;
@@ -34,5 +35,6 @@ pub use client::{
 pub use error::{Error, Retry, Unreadable};
 pub use https::{Credential, Https, HttpsConfig};
 pub use informer::{Change, Changes, Index, Informer, Informers, Part, index, key, key_of};
+pub use pulse::Pulse;
 pub use transport::{InProcess, Transport, TransportError};
 pub use watch::{Watch, WatchEvent};

@@ -35,6 +35,8 @@ pub(crate) struct Config<'a> {
     pub(crate) instance: String,
     pub(crate) node: &'a str,
     pub(crate) ranges: &'a Ranges,
+    /// What the proxy says of its table.
+    pub(crate) programmed: Programmed,
     /// Services and EndpointSlices come from it.
     pub(crate) informers: Informers,
     /// Writes the proxy's Events.
@@ -48,13 +50,8 @@ pub(crate) fn dns_address(ranges: &Ranges) -> IpAddr {
     ranges.services.address(DNS_ADDRESS).into()
 }
 
-/// Starts both and returns what knows when a Pod is no longer led to.
-pub(crate) fn start(
-    rooms: &mut Rooms,
-    config: Config<'_>,
-    shutdown: CancellationToken,
-) -> Result<Programmed> {
-    let programmed = Programmed::default();
+/// Starts both.
+pub(crate) fn start(rooms: &mut Rooms, config: Config<'_>, shutdown: CancellationToken) -> Result<()> {
     let sockets = listen(config.ranges.pods.address(1))?;
     let listening = dns::Listening { udp: sockets.udp.local_addr()?, tcp: sockets.tcp.local_addr()? };
     let instance = proxy::Instance {
@@ -70,19 +67,20 @@ pub(crate) fn start(
         own: vec![listening.udp, SocketAddr::new(service.into(), DNS_PORT)],
         ranges: vec![config.ranges.pods.to_string(), config.ranges.services.to_string()],
     };
-    let (manager, known) = (config.manager, programmed.clone());
+    let (manager, programmed) = (config.manager, config.programmed);
     let (services, slices) = (config.informers.of(), config.informers.of());
     let mut recording = JoinSet::new();
     let recorder =
         Recorder::spawn(config.client, "kube-proxy", &instance.node, &mut recording, shutdown.clone());
     rooms.run("Events of the proxy", client::tasks::finish(recording));
-    let proxy = proxy::run(services.clone(), slices.clone(), instance, known, recorder, shutdown.clone());
+    let proxy =
+        proxy::run(services.clone(), slices.clone(), instance, programmed, recorder, shutdown.clone());
     rooms.run("proxy", proxy);
     rooms.run("DNS", async move {
         let publish = dns::publish(manager, service, listening, shutdown.clone());
         tokio::join!(publish, dns::run(services, slices, names, sockets, shutdown));
     });
-    Ok(programmed)
+    Ok(())
 }
 
 fn range(cidr: Cidr) -> proxy::Range {

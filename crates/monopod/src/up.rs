@@ -20,7 +20,8 @@ use anyhow::{Context, Result};
 use client::{Client, InProcess, Informers};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
-use node::Node;
+use node::{Node, Pulses};
+use proxy::Programmed;
 use store::{Embedded, History, Store};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -73,7 +74,8 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     let mut rooms = Rooms::new(shutdown.clone());
     let local_node = Arc::new(LocalNode::new(&settings.node_name));
     let store = Arc::new(open_store(&ground)?);
-    let health = Health::new(store.clone(), &ground.data_dir);
+    let (programmed, pulses) = (Programmed::default(), Pulses::default());
+    let health = Health::new(store.clone(), &ground.data_dir, &pulses, programmed.pulse());
     let server = start_server(&ground, store.clone(), &health, address, local_node.clone()).await?;
     let kinds = server.registry().subscribe();
     let server: Arc<dyn Handler> = server;
@@ -113,15 +115,17 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
         instance: instance::id(&ground.data_dir),
         node: &settings.node_name,
         ranges: &ground.ranges,
+        programmed: programmed.clone(),
         informers: informers.clone(),
         client: client("system:kube-proxy", &[]),
         manager,
     };
-    let programmed = network::start(&mut rooms, services, shutdown.clone())?;
+    network::start(&mut rooms, services, shutdown.clone())?;
     let node_client = client(&format!("system:node:{}", settings.node_name), &["system:nodes"]);
     let mut config = node_config(settings, &ground, address);
     config.endpoints = Some(Arc::new(Confirmed(programmed)));
     config.not_ready = Some(Arc::new(health));
+    config.pulses = pulses;
     let mut node = Node::start(node_client, informers, Arc::new(native), config);
     local_node.set(node.handler());
     let mut ready = node.ready();
@@ -312,6 +316,7 @@ fn node_config(settings: &Settings, ground: &Ground, address: SocketAddr) -> nod
         pod_cidr: Some(ground.ranges.node().to_string()),
         endpoints: None,
         not_ready: None,
+        pulses: Pulses::default(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::Pulse;
 use futures_util::future::BoxFuture;
 
 /// Settings of a node.
@@ -51,6 +52,17 @@ pub struct Config {
     /// Asked at each look at the node: why Pods cannot be run here, as far as whoever built the node
     /// knows more than the node (its store, its proxy). `None`: nobody knows more.
     pub not_ready: Option<Arc<dyn NotReady>>,
+    /// Kept by the node, for those who tell others how it is.
+    pub pulses: Pulses,
+}
+
+/// Of the two things that the node cannot do without.
+#[derive(Clone, Debug, Default)]
+pub struct Pulses {
+    /// The loop that gives each Pod its worker and each worker its events.
+    pub dispatcher: Pulse,
+    /// Whether the runtime answers what it has.
+    pub runtime: Pulse,
 }
 
 impl std::fmt::Debug for Config {

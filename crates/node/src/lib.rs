@@ -36,5 +36,5 @@ mod threads;
 pub mod volumes;
 mod worker;
 
-pub use config::{Config, ConfirmEndpoints, NotReady};
+pub use config::{Config, ConfirmEndpoints, NotReady, Pulses};
 pub use node::Node;

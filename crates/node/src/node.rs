@@ -146,6 +146,15 @@ struct Dispatcher {
     found: BTreeSet<String>,
 }
 
+/// What the dispatcher turns to.
+enum Next {
+    Event(runtime::Event),
+    Ended(Result<(tokio::task::Id, ()), JoinError>),
+    Answer(Result<Answer, JoinError>),
+    Change(Change<Pod>),
+    Audit,
+}
+
 /// What came of a question.
 enum Answer {
     /// The Node, for a Pod that waits for its admission.
@@ -177,32 +186,48 @@ impl Dispatcher {
         let mut audits = interval_at(Instant::now() + AUDIT_EVERY, AUDIT_EVERY);
         audits.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
+            let next = tokio::select! {
                 // Facts before wishes: exits before changes of the spec.
                 biased;
                 // Cancel-safe: an event is taken or stays.
-                Some(event) = events.recv() => self.route(event).await,
+                Some(event) = events.recv() => Next::Event(event),
                 // Cancel-safe: the set keeps what has not been joined.
-                Some(ended) = self.workers.join_next_with_id() => self.ended(ended).await,
+                Some(ended) = self.workers.join_next_with_id() => Next::Ended(ended),
                 // Cancel-safe: the set keeps what has not been joined.
-                Some(answer) = self.asked.join_next() => self.answered(answer).await,
+                Some(answer) = self.asked.join_next() => Next::Answer(answer),
                 // Cancel-safe: a change is taken or stays.
                 change = changes.next() => match change {
-                    Some(change) => self.changed(change).await,
+                    Some(change) => Next::Change(change),
                     None => return,
                 },
                 // Cancel-safe: a tick is taken or stays.
-                _ = audits.tick() => self.audit(),
+                _ = audits.tick() => Next::Audit,
+            };
+            let pulse = self.shared.config.pulses.dispatcher.clone();
+            pulse.begin(Instant::now().into_std());
+            match next {
+                Next::Event(event) => self.route(event).await,
+                Next::Ended(ended) => self.ended(ended).await,
+                Next::Answer(answer) => self.answered(answer).await,
+                Next::Change(change) => self.changed(change).await,
+                Next::Audit => self.audit(),
             }
+            pulse.rest();
         }
     }
 
     /// All that the runtime has; asked for until there is an answer.
     async fn look(&self) -> Vec<SandboxSnapshot> {
+        let pulse = &self.shared.config.pulses.runtime;
         loop {
+            pulse.begin(Instant::now().into_std());
             match self.shared.runtime.snapshot(None).await {
-                Ok(found) => return found,
+                Ok(found) => {
+                    pulse.rest();
+                    return found;
+                }
                 Err(error) => {
+                    pulse.failed(error.to_string(), Instant::now().into_std());
                     tracing::error!(%error, "the runtime does not say what it has; asking again");
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -211,6 +236,7 @@ impl Dispatcher {
     }
 
     fn audit(&mut self) {
+        self.shared.config.pulses.runtime.begin(Instant::now().into_std());
         let runtime = Arc::clone(&self.shared.runtime);
         self.asked.spawn(async move {
             let asked_at = clock::now().steady;
@@ -219,12 +245,15 @@ impl Dispatcher {
     }
 
     async fn answered(&mut self, answer: Result<Answer, JoinError>) {
+        let runtime = &self.shared.config.pulses.runtime;
         match answer {
             Ok(Answer::Node { uid, node }) => self.node_answered(&uid, node).await,
             Ok(Answer::Audit { asked_at, sandboxes: Ok(sandboxes) }) => {
+                runtime.rest();
                 self.hand_out(asked_at, sandboxes).await
             }
             Ok(Answer::Audit { sandboxes: Err(error), .. }) => {
+                runtime.failed(error.to_string(), Instant::now().into_std());
                 tracing::warn!(%error, "the runtime does not say what it has; the next audit asks again");
             }
             Err(error) => tracing::error!(%error, "a question of the node has failed"),

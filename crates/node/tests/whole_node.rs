@@ -80,6 +80,7 @@ struct Cluster {
     admin: Client,
     runtime: Arc<FakeRuntime>,
     node: Option<Node>,
+    pulses: node::Pulses,
     pods: Informer<Pod>,
     tasks: JoinSet<()>,
 }
@@ -118,6 +119,7 @@ impl Cluster {
             admin,
             runtime: Arc::default(),
             node: None,
+            pulses: node::Pulses::default(),
             pods: informers.of(),
             tasks,
         };
@@ -165,6 +167,7 @@ impl Cluster {
             pod_cidr: None,
             endpoints: self.endpoints.clone(),
             not_ready: None,
+            pulses: self.pulses.clone(),
         };
         let client = Client::new(Arc::new(transport));
         // Its own, as where the server is elsewhere: what it reads, a node must be allowed to.
@@ -363,6 +366,29 @@ async fn a_worker_that_panics_is_begun_anew_with_what_runs() {
     let calls = ["run_sandbox", "start c", "terminate c"].map(|call| cluster.called(call));
     assert_eq!(calls, [1, 1, 1], "{:?}", cluster.runtime.calls());
     assert_eq!(cluster.runtime.count(), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_does_not_answer_is_told_with_its_reason_until_it_does() {
+    let mut cluster = Cluster::start().await;
+    within(cluster.node.take().unwrap().shutdown()).await;
+    cluster.runtime.fail("snapshot", u32::MAX);
+    cluster.start_node().await;
+    let runtime = cluster.pulses.runtime.clone();
+    let holds = || runtime.holds(std::time::Instant::now(), Duration::ZERO);
+    let said = within(async {
+        loop {
+            match holds() {
+                Err(why) if why.contains("told to fail") => return why,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    });
+    assert!(said.await.contains("failed to look"));
+    cluster.runtime.fail("snapshot", 0);
+    cluster.create("web", plain()).await;
+    cluster.running("web").await;
+    assert_eq!(holds(), Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

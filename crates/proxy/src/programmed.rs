@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use client::Informer;
+use client::{Informer, Pulse};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::watch;
 
@@ -21,11 +21,12 @@ pub struct Programmed {
     table: watch::Sender<Slices>,
     /// What is known now and will be in a transaction.
     known: Arc<OnceLock<Informer<EndpointSlice>>>,
+    pulse: Pulse,
 }
 
 impl Default for Programmed {
     fn default() -> Self {
-        Programmed { table: watch::Sender::new(Vec::new()), known: Arc::default() }
+        Programmed { table: watch::Sender::new(Vec::new()), known: Arc::default(), pulse: Pulse::default() }
     }
 }
 
@@ -46,6 +47,11 @@ impl Programmed {
                 tracing::warn!(uid, ?at_most, "a Pod that leaves is still led to");
             }
         }
+    }
+
+    /// Rests while the table is as it should be.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     pub(crate) fn follow(&self, slices: Informer<EndpointSlice>) {

@@ -1,6 +1,6 @@
 //! The loop that keeps the node's table as it should be.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use client::events::{EventType, Recorder, reference};
 use client::{Changes, Informer};
@@ -85,6 +85,7 @@ async fn keep(
         if applied.as_ref() == Some(&wanted) {
             programmed.publish(listed);
         } else {
+            programmed.pulse().begin(Instant::now());
             // Taken: after a failure nobody knows what is there, and the table is replaced.
             let before = applied.take();
             match program(&wanted, before.as_ref()).await {
@@ -94,11 +95,13 @@ async fn keep(
                 }
                 Err(error) => {
                     tracing::warn!(error = %chain(&error), retry = ?backoff, "Services not programmed");
+                    programmed.pulse().failed(chain(&error), Instant::now());
                     sleep(backoff).await;
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                     continue;
                 }
             }
+            programmed.pulse().rest();
             programmed.publish(listed);
             sleep(INTERVAL_MIN).await;
         }

@@ -98,7 +98,10 @@ impl Committer {
     /// Runs until the store is closed or dropped.
     pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
         loop {
-            match self.next(jobs) {
+            self.health.rest();
+            let next = self.next(jobs);
+            self.health.begin(Instant::now());
+            match next {
                 Ok(Job::Write(write, reply, permit)) => {
                     let mut batch = vec![(write, reply, permit)];
                     let closing = gather(jobs, &mut batch);

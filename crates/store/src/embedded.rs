@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -199,7 +200,7 @@ impl Store for Embedded {
         if self.ended.has_changed().is_err() {
             return Err(Error::Closed);
         }
-        self.health.get()
+        self.health.get(Instant::now())
     }
 
     fn get(&self, key: &str) -> Answer<'_, Option<Arc<Entry>>> {
