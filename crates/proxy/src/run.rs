@@ -7,7 +7,7 @@ use client::{Changes, Informer};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sys::command::{self, CommandError};
-use sys::netlink::{TableWatch, conntrack};
+use sys::netlink::{Heard, TableWatch, conntrack};
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -75,7 +75,12 @@ async fn keep(
     let mut told = Told::default();
     let (mut service_changes, mut slice_changes) = (services.subscribe(), slices.subscribe());
     let (mut applied, mut backoff): (Option<Ruleset>, _) = (None, BACKOFF_MIN);
+    let mut by_others = false;
     loop {
+        if std::mem::take(&mut by_others) {
+            tracing::warn!("the nftables table of Services was changed by others, programming it again");
+            applied = None;
+        }
         drain(&mut service_changes);
         drain(&mut slice_changes);
         let listed = slices.list();
@@ -90,6 +95,7 @@ async fn keep(
             let before = applied.take();
             match program(&wanted, before.as_ref()).await {
                 Ok(()) => {
+                    by_others = changed_beside(&mut watch);
                     forget_stale_flows(before, &wanted).await;
                     (applied, backoff) = (Some(wanted), BACKOFF_MIN);
                 }
@@ -105,13 +111,15 @@ async fn keep(
             programmed.publish(listed);
             sleep(INTERVAL_MIN).await;
         }
+        if by_others {
+            continue;
+        }
         // Cancel-safe: a change not taken stays in its channel, a message in its socket.
         let more = tokio::select! {
             change = service_changes.next() => change.is_some(),
             change = slice_changes.next() => change.is_some(),
-            () = deleted(&mut watch) => {
-                tracing::warn!("the nftables table of Services was deleted by others, programming it again");
-                applied = None;
+            () = changed(&mut watch) => {
+                by_others = true;
                 true
             }
         };
@@ -153,7 +161,7 @@ impl Told {
     }
 }
 
-/// Without it Services work all the same, until somebody deletes the table.
+/// Without it Services work all the same, until somebody changes the table.
 fn watch(table: &str) -> Option<AsyncFd<TableWatch>> {
     #[expect(deprecated, reason = "its successor is unsafe; the descriptor here is owned and stays the same")]
     let register = AsyncFd::new;
@@ -162,15 +170,22 @@ fn watch(table: &str) -> Option<AsyncFd<TableWatch>> {
     watch.inspect_err(|error| tracing::warn!(error, "cannot hear of changes of nftables by others")).ok()
 }
 
-/// Returns when the table has been deleted.
-async fn deleted(watch: &mut Option<AsyncFd<TableWatch>>) {
+/// Whether others have changed the table while a transaction of ours did. A large one may be lost on its way
+/// here; that of others with it is not worth to do the large one again and again.
+fn changed_beside(watch: &mut Option<AsyncFd<TableWatch>>) -> bool {
+    let heard = watch.as_mut().map(|watch| watch.get_mut().heard());
+    matches!(heard, Some(Ok(Heard { transactions: 2.., lost: false })))
+}
+
+/// Returns when the table has been changed, while nothing of ours changes it.
+async fn changed(watch: &mut Option<AsyncFd<TableWatch>>) {
     while let Some(opened) = watch {
         let Ok(mut ready) = opened.readable_mut().await else { break };
-        let heard = ready.get_inner_mut().was_deleted();
+        let heard = ready.get_inner_mut().heard();
         ready.clear_ready();
         match heard {
-            Ok(true) => return,
-            Ok(false) => {}
+            Ok(heard) if heard != Heard::default() => return,
+            Ok(_) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot hear of changes of nftables by others");
                 *watch = None;

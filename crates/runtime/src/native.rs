@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, Shared};
-use sys::netlink::TableWatch;
+use sys::netlink::{Heard, TableWatch};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -94,8 +94,9 @@ pub(crate) struct Inner {
     /// What shims are started from.
     pub(crate) executable: shim::client::Executable,
     sandboxes: RwLock<BTreeMap<String, Arc<Sandbox>>>,
-    /// Held while the table is programmed: the last one to program must have seen all.
-    ports: tokio::sync::Mutex<()>,
+    /// Held while the tables are programmed: the last one to program must have seen all. With how many
+    /// transactions of our own have not been heard of yet.
+    ports: tokio::sync::Mutex<usize>,
     /// All of the instance is being removed, the table too.
     closed: AtomicBool,
     host_ports: Mutex<BTreeMap<String, HostPorts>>,
@@ -350,7 +351,7 @@ impl Inner {
         }
     }
 
-    /// Programs the table again whenever others have deleted it.
+    /// Programs the tables again whenever others have changed them.
     fn watch_table(self: &Arc<Self>) {
         #[expect(
             deprecated,
@@ -367,11 +368,17 @@ impl Inner {
         self.tasks.spawn(async move {
             // Cancel-safe because a message that was not read stays in its socket.
             while let Some(Ok(mut ready)) = inner.stop.run_until_cancelled(watch.readable_mut()).await {
-                let heard = ready.get_inner_mut().was_deleted();
+                // With the turn in hand nothing of ours is under way: what was heard and is not ours is others'.
+                let mut turn = inner.ports.lock().await;
+                let heard = ready.get_inner_mut().heard();
                 ready.clear_ready();
+                let own = std::mem::take(&mut *turn);
+                drop(turn);
                 match heard {
-                    Ok(true) => inner.repair_table().await,
-                    Ok(false) => {}
+                    Ok(Heard { transactions, lost }) if transactions > own || (lost && own == 0) => {
+                        inner.repair_table().await;
+                    }
+                    Ok(_) => {}
                     Err(error) => {
                         return tracing::warn!(%error, "cannot hear of changes of nftables by others");
                     }
@@ -384,23 +391,24 @@ impl Inner {
         if self.closed.load(Ordering::Acquire) {
             return;
         }
-        tracing::warn!("the nftables table of host ports was deleted by others, programming it again");
+        tracing::warn!("the nftables table of host ports was changed by others, programming it again");
         if let Err(error) = self.program_ports().await {
             tracing::warn!(%error, "host ports and masquerading are not programmed");
         }
     }
 
     async fn program_ports(&self) -> Result<(), Error> {
-        let _turn = self.ports.lock().await;
+        let mut turn = self.ports.lock().await;
         if self.closed.load(Ordering::Acquire) {
             return Ok(());
         }
         let ports: Vec<HostPorts> =
             self.host_ports.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         let bridge = self.bridge.clone();
-        tokio::task::spawn_blocking(move || bridge.program(&ports))
-            .await
-            .map_err(|e| Error::host("failed to program ports", e))?
+        let programmed = tokio::task::spawn_blocking(move || bridge.program(&ports)).await;
+        programmed.map_err(|e| Error::host("failed to program ports", e))??;
+        *turn += 1;
+        Ok(())
     }
 
     /// Makes something of a Pod, one thing at a time and to its end, also when whoever asked has

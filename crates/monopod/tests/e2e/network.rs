@@ -342,9 +342,9 @@ fn the_clusters_own_addresses_are_no_services_external_ones() {
     assert!(version.contains("gitVersion") || version.contains("\"kind\": \"Status\""), "{version}");
 }
 
-/// A restart of the host's nftables service deletes all tables.
+/// A restart of the host's nftables service deletes all tables; who flushes one leaves it without its rules.
 #[test]
-fn tables_that_others_delete_come_back() {
+fn tables_that_others_delete_or_flush_come_back() {
     let instance = Instance::start(&["testserver.tar"]);
     let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
     instance.apply(&format!(
@@ -362,12 +362,14 @@ fn tables_that_others_delete_come_back() {
         instance.eventually(place, || curl(place));
     }
     let id = crate::host::instance_id(instance.dir.path());
-    for table in [format!("monopod-{id}"), format!("monopod-{id}-ports")] {
-        let deleted = Command::new("nft").args(["delete", "table", "ip", &table]).status().expect("nft runs");
-        assert!(deleted.success(), "{table} was there");
-    }
-    for place in &places {
-        assert_eq!(instance.eventually(place, || curl(place)), "hello from ported", "{place}");
+    for act in ["delete", "flush"] {
+        for table in [format!("monopod-{id}"), format!("monopod-{id}-ports")] {
+            let acted = Command::new("nft").args([act, "table", "ip", &table]).status().expect("nft runs");
+            assert!(acted.success(), "{table} was there");
+        }
+        for place in &places {
+            assert_eq!(instance.eventually(place, || curl(place)), "hello from ported", "{act}: {place}");
+        }
     }
 }
 

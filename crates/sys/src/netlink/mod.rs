@@ -71,7 +71,7 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 
-pub use tables::TableWatch;
+pub use tables::{Heard, TableWatch};
 
 /// A link-layer address.
 pub type Mac = [u8; 6];

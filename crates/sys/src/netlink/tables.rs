@@ -1,5 +1,5 @@
-//! Hearing that somebody has deleted an nftables table: `nft flush ruleset` takes all, and a restart of the
-//! service of that name does it.
+//! Hearing that somebody has changed an nftables table: `nft flush ruleset` takes all, and a restart of the
+//! service of that name does it; `nft flush chain` and `delete rule` leave a table that does less than it should.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
@@ -12,10 +12,12 @@ use crate::{Context, Result};
 /// `NFNLGRP_NFTABLES`, the seventh group, as a bit.
 const GROUP: u32 = 1 << 6;
 const SUBSYSTEM: u16 = 10 << 8;
-const NEW_TABLE: u16 = SUBSYSTEM;
-const DELETED_TABLE: u16 = SUBSYSTEM | 2;
+/// Tables, chains, rules, sets and elements, made and deleted: `NFT_MSG_NEWTABLE` to `NFT_MSG_DELSETELEM`.
+const FIRST_CHANGE: u16 = SUBSYSTEM;
+const LAST_CHANGE: u16 = SUBSYSTEM | 14;
 /// The end of a transaction.
 const NEW_GENERATION: u16 = SUBSYSTEM | 15;
+/// The first attribute of all of them is the name of the table.
 const TABLE_NAME: u16 = 1;
 
 /// Hears of one table, by its name in whatever family. Of the network namespace that it was opened in.
@@ -23,8 +25,17 @@ const TABLE_NAME: u16 = 1;
 pub struct TableWatch {
     socket: Socket,
     name: String,
-    /// Within the transaction that is being told: a table may be deleted and made again by one.
-    deleted: bool,
+    /// The transaction that is being told has to do with the table.
+    touched: bool,
+}
+
+/// What was heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Transactions that have changed the table or what is in it, those of the asker too.
+    pub transactions: usize,
+    /// Something else was lost, because nobody read for long or a transaction was large.
+    pub lost: bool,
 }
 
 impl TableWatch {
@@ -35,38 +46,37 @@ impl TableWatch {
     pub fn open(name: impl Into<String>) -> Result<Self> {
         let socket = Socket::open(Some(netlink::NETFILTER), SocketFlags::NONBLOCK)?;
         socket.join(GROUP)?;
-        Ok(TableWatch { socket, name: name.into(), deleted: false })
+        Ok(TableWatch { socket, name: name.into(), touched: false })
     }
 
-    /// Reads all that has come, without waiting, and says whether a transaction has left the table deleted.
-    /// What was lost because nobody read for long counts as one that did.
+    /// Reads all that has come, without waiting. A transaction is told before whoever asked for it has his
+    /// answer, so that one who has just made some finds exactly them, unless there were others.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn was_deleted(&mut self) -> Result<bool> {
+    pub fn heard(&mut self) -> Result<Heard> {
         let mut bytes = vec![0; ANSWER_MAX];
-        let mut found = false;
+        let mut heard = Heard::default();
         loop {
             match self.socket.receive(&mut bytes) {
-                Ok(got) => found |= self.read(&bytes[..got]),
-                Err(Errno::AGAIN) => return Ok(found),
-                Err(Errno::NOBUFS) => found = true,
+                Ok(got) => heard.transactions += self.read(&bytes[..got]),
+                Err(Errno::AGAIN) => return Ok(heard),
+                Err(Errno::NOBUFS) => heard.lost = true,
                 Err(errno) => return Err(errno).attempt(|| "hear of nftables"),
             }
         }
     }
 
-    fn read(&mut self, mut bytes: &[u8]) -> bool {
-        let mut found = false;
+    fn read(&mut self, mut bytes: &[u8]) -> usize {
+        let mut ended = 0;
         while let Some(message) = next_message(&mut bytes) {
             match message.kind {
-                DELETED_TABLE if self.is_meant(message.body) => self.deleted = true,
-                NEW_TABLE if self.is_meant(message.body) => self.deleted = false,
-                NEW_GENERATION => found |= std::mem::take(&mut self.deleted),
+                FIRST_CHANGE..=LAST_CHANGE => self.touched |= self.is_meant(message.body),
+                NEW_GENERATION => ended += usize::from(std::mem::take(&mut self.touched)),
                 _ => {}
             }
         }
-        found
+        ended
     }
 
     fn is_meant(&self, body: &[u8]) -> bool {
@@ -94,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_table_is_heard_of_and_a_replaced_one_is_not() {
+    fn each_transaction_that_changes_the_table_is_heard_of_once() {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: needs root");
             return;
@@ -102,18 +112,32 @@ mod tests {
         std::thread::spawn(|| {
             namespace::unshare(Namespaces::NETWORK).unwrap();
             let mut watch = TableWatch::open("ours").unwrap();
-            let replace = "table ip ours\ndelete table ip ours\ntable ip ours {\n  chain c {\n  }\n}\n";
+            let mut count = || {
+                let heard = watch.heard().unwrap();
+                assert!(!heard.lost);
+                heard.transactions
+            };
+            let replace = "table ip ours\ndelete table ip ours\ntable ip ours {\n  \
+                set s {\n    type ipv4_addr\n    elements = { 192.0.2.1 }\n  }\n  \
+                chain c {\n    accept\n  }\n}\n";
             nft(replace);
             nft(replace);
-            nft("table ip other\n");
+            assert_eq!(count(), 2);
+            nft("table ip other {\n  chain c {\n    accept\n  }\n}\n");
             nft("delete table ip other\n");
-            assert!(!watch.was_deleted().unwrap());
-            nft("delete table ip ours\n");
-            assert!(watch.was_deleted().unwrap());
-            assert!(!watch.was_deleted().unwrap());
+            assert_eq!(count(), 0, "another's");
+            for change in [
+                "delete element ip ours s { 192.0.2.1 }\n",
+                "flush chain ip ours c\n",
+                "delete chain ip ours c\n",
+                "delete table ip ours\n",
+            ] {
+                nft(change);
+                assert_eq!((count(), count()), (1, 0), "{change}");
+            }
             nft(replace);
             nft("flush ruleset\n");
-            assert!(watch.was_deleted().unwrap());
+            assert_eq!(count(), 2);
         })
         .join()
         .unwrap();
