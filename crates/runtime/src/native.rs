@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt, Shared};
+use futures_util::future::{BoxFuture, FutureExt, Shared, WeakShared};
 use sys::netlink::{Heard, TableWatch};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -80,6 +80,11 @@ pub struct Native {
 }
 
 type SharedPull = Shared<BoxFuture<'static, Result<Image, Error>>>;
+type KnownPull = WeakShared<BoxFuture<'static, Result<Image, Error>>>;
+
+/// Pulls at the same time, of three layers each. The kubelet's default is one, behind which a small image
+/// waits for a large one; without a bound a burst of Pods divides the line, the disk and the memory by their number.
+const PULLS_AT_ONCE: usize = 4;
 
 /// What the parts of the runtime share.
 pub(crate) struct Inner {
@@ -100,8 +105,9 @@ pub(crate) struct Inner {
     /// All of the instance is being removed, the table too.
     closed: AtomicBool,
     host_ports: Mutex<BTreeMap<String, HostPorts>>,
-    /// By reference and fingerprint of the logins.
-    pulls: Mutex<HashMap<(String, Vec<String>), SharedPull>>,
+    /// By reference and fingerprint of the logins. Those who wait for a pull hold it.
+    pulls: Mutex<HashMap<(String, Vec<String>), KnownPull>>,
+    pull_turns: Arc<Semaphore>,
     making: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -201,6 +207,7 @@ impl Inner {
             closed: AtomicBool::new(false),
             host_ports: Mutex::default(),
             pulls: Mutex::default(),
+            pull_turns: Arc::new(Semaphore::new(PULLS_AT_ONCE)),
             making: Mutex::default(),
             stop: CancellationToken::new(),
             layout,
@@ -438,24 +445,24 @@ impl Inner {
     }
 
     /// Pulls, sharing the download with whoever pulls the same with the same logins: others have to show
-    /// theirs to the registry.
+    /// theirs to the registry. It ends when the last of them has lost interest.
     fn pull(self: &Arc<Self>, reference: &str, credentials: Vec<Credentials>) -> SharedPull {
         let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (reference.to_owned(), crate::image::fingerprint(&credentials));
-        if let Some(under_way) = pulls.get(&key) {
-            return under_way.clone();
+        if let Some(under_way) = pulls.get(&key).and_then(WeakShared::upgrade) {
+            return under_way;
         }
+        pulls.retain(|_, pull| pull.upgrade().is_some());
         let (inner, asked) = (self.clone(), key.clone());
         let pull = async move {
+            let _turn = inner.pull_turns.acquire().await;
             let store = inner.store.clone();
             let result = store.pull_for_pod(&asked.0, &inner.config.registries, credentials).await;
             inner.pulls.lock().unwrap_or_else(PoisonError::into_inner).remove(&asked);
             result.map_err(Error::from)
         };
         let shared = pull.boxed().shared();
-        pulls.insert(key, shared.clone());
-        // On a task: it goes on when the first to ask loses interest, for the others.
-        self.tasks.spawn(shared.clone());
+        pulls.extend(shared.downgrade().map(|pull| (key, pull)));
         shared
     }
 }

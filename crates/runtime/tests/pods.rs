@@ -6,6 +6,7 @@
 
 mod pods {
     pub(crate) mod groups;
+    pub(crate) mod pulls;
     pub(crate) mod setting;
     pub(crate) mod tests;
 }

@@ -63,6 +63,10 @@ pub(crate) const ALL: &[(&str, Test)] = &[
     ("the_group_of_burstable_pods_weighs_what_they_ask_for_in_sum", |s| {
         boxed(super::groups::the_group_of_burstable_pods_weighs_what_they_ask_for_in_sum(s))
     }),
+    ("a_pull_ends_with_the_last_who_waits_for_it", |s| {
+        boxed(super::pulls::a_pull_ends_with_the_last_who_waits_for_it(s))
+    }),
+    ("a_burst_of_pulls_is_taken_in_turns", |s| boxed(super::pulls::a_burst_of_pulls_is_taken_in_turns(s))),
     ("ten_pods_start_at_once", |s| boxed(ten_pods_start_at_once(s))),
 ];
 
