@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Result;
 use indicatif::ProgressBar;
 use runtime::Credentials;
-use runtime::image::{Digest, ImageStore, Progress, PullEvent, Registries};
+use runtime::image::{Digest, ImageStore, Progress, Proxies, PullEvent, Registries};
 
 use crate::image::{password, told};
 use crate::{config, progress, say};
@@ -39,9 +39,13 @@ pub(crate) fn run(store: ImageStore, pull: Pull) -> Result<()> {
     names.iter().try_for_each(|name| say(&format!("pulled {name}")))
 }
 
-/// Mirrors and plain registries as the runtime takes them.
+/// Mirrors and plain registries as the runtime takes them, and the proxies of the environment.
 pub(crate) fn registries(mirrors: &[(String, String)], insecure: &[String]) -> Registries {
-    let mut registries = Registries { insecure: insecure.iter().cloned().collect(), ..Registries::default() };
+    let mut registries = Registries {
+        insecure: insecure.iter().cloned().collect(),
+        proxies: Proxies::of(|name| std::env::var(name).ok()),
+        ..Registries::default()
+    };
     for (name, url) in mirrors {
         registries.mirrors.entry(name.clone()).or_default().push(url.clone());
     }

@@ -33,7 +33,7 @@ pub use digest::{Digest, DigestError};
 pub use error::ImageError;
 pub use manifest::{Descriptor, Platform};
 pub use reference::{Reference, ReferenceError};
-pub use registry::{Progress, PullEvent, Registries, Silent};
+pub use registry::{Progress, Proxies, PullEvent, Registries, Silent};
 pub use store::{ImageStore, Pruned, Removed};
 pub use unpack::Limits;
 

@@ -12,13 +12,17 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+
+use super::proxy::{Proxies, Proxy};
 
 /// Where systems keep the authorities they trust, most common first.
 const SYSTEM_AUTHORITIES: [&str; 4] = [
@@ -148,11 +152,12 @@ impl Ask {
 /// Speaks HTTP to whoever it is told. Lives for one pull.
 pub(super) struct Client {
     tls: TlsConnector,
+    proxies: Proxies,
 }
 
 impl Client {
     /// Trusts the system's authorities and those of the files.
-    pub(super) fn new(authorities: &[PathBuf]) -> Result<Self, TransportError> {
+    pub(super) fn new(authorities: &[PathBuf], proxies: Proxies) -> Result<Self, TransportError> {
         let fail = |message: String| TransportError { message, unreachable: true };
         let mut roots = RootCertStore::empty();
         let system = SYSTEM_AUTHORITIES.iter().map(Path::new).find(|path| path.exists());
@@ -168,7 +173,7 @@ impl Client {
             .map_err(|e| fail(format!("tls: {e}")))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Client { tls: TlsConnector::from(Arc::new(config)) })
+        Ok(Client { tls: TlsConnector::from(Arc::new(config)), proxies })
     }
 
     /// Sends a request and returns when the answer begins. Every request has its own connection:
@@ -178,23 +183,41 @@ impl Client {
             message: format!("failed to do request: {} \"{url}\": {}", method_name(&ask.method), cause.text),
             unreachable: cause.unreachable,
         };
-        let request = request(url, ask).map_err(|e| describe(Cause::broken(e.to_string())))?;
-        let stream = connect(&url.origin).await.map_err(describe)?;
-        let answered = match url.origin.scheme {
-            Scheme::Http => exchange(stream, request).await,
-            Scheme::Https => {
-                let secured = self.secure(&url.origin, stream).await.map_err(describe)?;
-                exchange(secured, request).await
-            }
-        };
-        answered.map_err(describe)
+        self.send_by(self.proxies.find(&url.origin), url, ask).await.map_err(describe)
     }
 
-    async fn secure(
+    async fn send_by(
+        &self,
+        proxy: Result<Option<Proxy>, String>,
+        url: &Url,
+        ask: &Ask,
+    ) -> Result<Response<Incoming>, Cause> {
+        let mut request = request(url, ask).map_err(|e| Cause::broken(e.to_string()))?;
+        let origin = &url.origin;
+        match (origin.scheme, proxy.map_err(Cause::unreachable)?) {
+            (Scheme::Http, None) => exchange(connect(origin.target()).await?, request).await,
+            (Scheme::Https, None) => {
+                let stream = connect(origin.target()).await?;
+                exchange(self.secure(origin, stream).await?, request).await
+            }
+            // It is told the whole URL and asks in our place.
+            (Scheme::Http, Some(proxy)) => {
+                *request.uri_mut() = url.to_string().parse().map_err(|e| Cause::broken(format!("{e}")))?;
+                proxy.authorize(request.headers_mut());
+                exchange(reach(&proxy).await?, request).await
+            }
+            (Scheme::Https, Some(proxy)) => {
+                let stream = tunnel(&proxy, origin).await?;
+                exchange(self.secure(origin, stream).await?, request).await
+            }
+        }
+    }
+
+    async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         origin: &Origin,
-        stream: TcpStream,
-    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Cause> {
+        stream: S,
+    ) -> Result<tokio_rustls::client::TlsStream<S>, Cause> {
         let host = origin.target().0.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned()).map_err(|e| Cause::broken(format!("tls: {e}")))?;
         let shaken = timeout(CONNECT_MAX, self.tls.connect(name, stream)).await;
@@ -254,8 +277,29 @@ pub(super) fn request(url: &Url, ask: &Ask) -> Result<Request<Full<Bytes>>, http
     request.body(Full::new(body))
 }
 
-async fn connect(origin: &Origin) -> Result<TcpStream, Cause> {
+async fn reach(proxy: &Proxy) -> Result<TcpStream, Cause> {
+    let failed = |cause: Cause| Cause { text: format!("proxyconnect tcp: {}", cause.text), ..cause };
+    connect((&proxy.host, proxy.port)).await.map_err(failed)
+}
+
+/// A connection through the proxy, which knows no more of it than where it leads.
+async fn tunnel(proxy: &Proxy, origin: &Origin) -> Result<TokioIo<Upgraded>, Cause> {
     let (host, port) = origin.target();
+    let target = format!("{host}:{port}");
+    let request = Request::builder().method(Method::CONNECT).uri(&target).header(header::HOST, &target);
+    let mut request = request.body(Full::default()).map_err(|e| Cause::broken(e.to_string()))?;
+    proxy.authorize(request.headers_mut());
+    let answer = exchange(reach(proxy).await?, request).await?;
+    if !answer.status().is_success() {
+        // As Go has it: the reason alone.
+        return Err(Cause::unreachable(
+            answer.status().canonical_reason().unwrap_or("unknown status").into(),
+        ));
+    }
+    hyper::upgrade::on(answer).await.map(TokioIo::new).map_err(|e| Cause::broken(hyper_words(&e)))
+}
+
+async fn connect((host, port): (&str, u16)) -> Result<TcpStream, Cause> {
     let plain = host.trim_start_matches('[').trim_end_matches(']');
     let addresses: Vec<SocketAddr> = match tokio::net::lookup_host((plain, port)).await {
         Ok(addresses) => addresses.collect(),
@@ -280,7 +324,7 @@ async fn connect(origin: &Origin) -> Result<TcpStream, Cause> {
 
 pub(super) async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Cause>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let broken = |e: hyper::Error| Cause::broken(hyper_words(&e));
     let (mut sender, connection) =
@@ -290,7 +334,7 @@ where
         reason = "it ends with the answer's body; the pull's runtime owns it and ends after the pull"
     )]
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
+        if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "connection to a registry ended");
         }
     });

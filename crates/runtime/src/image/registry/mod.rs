@@ -6,13 +6,14 @@
 //!             session: HEAD manifest ─► digest ─► manifest ─► configuration, layers (3 at once)
 //! ```
 //!
-//! [`http`] speaks to one host, [`auth`] answers challenges, [`session`] asks for objects of
+//! [`http`] speaks to one host, by a [`proxy`] where the environment says so, [`auth`] answers challenges, [`session`] asks for objects of
 //! one repository, [`pull`] puts an image together. Texts of errors are containerd's: they end
 //! up in the Events of Pods, and people search for them.
 
 mod auth;
 pub(super) mod fuzzing;
 mod http;
+mod proxy;
 mod pull;
 mod session;
 
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use self::http::{Origin, Scheme};
+pub use self::proxy::Proxies;
 use super::digest::Digest;
 use crate::interface::Credentials;
 
@@ -35,6 +37,8 @@ pub struct Registries {
     pub ca_files: BTreeMap<String, Vec<PathBuf>>,
     /// Registry to what to log in with, after the credentials that a pull brings.
     pub credentials: BTreeMap<String, Credentials>,
+    /// What they are reached by, where not directly.
+    pub proxies: Proxies,
 }
 
 /// How far a pull has come. Called from the pull's own thread.

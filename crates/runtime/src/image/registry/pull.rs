@@ -122,8 +122,8 @@ fn run(
 async fn pull(store: &ImageStore, asked: &Asked, progress: &dyn Progress) -> Result<Image, ImageError> {
     let Asked { puller, reference, registries, credentials } = asked;
     let authorities = registries.ca_files.get(reference.domain()).cloned().unwrap_or_default();
-    let client =
-        Client::new(&authorities).map_err(|e| registry_error(reference, &Failure::from(e), Step::Resolve))?;
+    let client = Client::new(&authorities, registries.proxies.clone())
+        .map_err(|e| registry_error(reference, &Failure::from(e), Step::Resolve))?;
     let mut keys: Vec<Option<&Credentials>> = credentials.iter().map(Some).collect();
     keys.extend(registries.credentials.get(reference.domain()).map(Some));
     keys.push(None);

@@ -12,6 +12,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
@@ -31,6 +32,8 @@ struct Content {
     redirect_to: Option<SocketAddr>,
     /// Every request, for the tests to look at.
     log: Vec<String>,
+    /// What was asked for as of a proxy: login and URL.
+    proxied: Vec<String>,
 }
 
 type Shared = Arc<Mutex<Content>>;
@@ -66,6 +69,10 @@ fn answer(content: &Shared, own: SocketAddr, request: &Request<Incoming>) -> Res
     let header = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let (authorization, range) = (header("authorization").to_owned(), header("range").to_owned());
     content.log.push(format!("{} {path} auth={} range={range}", request.method(), !authorization.is_empty()));
+    let login = header("proxy-authorization").to_owned();
+    if !login.is_empty() {
+        content.proxied.push(format!("{login} {}", request.uri()));
+    }
     if path == "/token" {
         return token(&content, &authorization, request.uri().query().unwrap_or_default());
     }
@@ -356,10 +363,57 @@ async fn errors_are_worded_as_containerds() {
 #[tokio::test]
 async fn a_server_without_tls_is_named_so() {
     let setting = setting().await;
-    let client = http::Client::new(&[]).unwrap();
+    let client = http::Client::new(&[], Proxies::default()).unwrap();
     let url = http::Url::parse(&format!("https://{}/v2/", setting.address)).unwrap();
     let error = client.send(&url, &http::Ask::new(::http::Method::GET)).await.map(|_| ()).unwrap_err();
     assert!(error.message.ends_with("http: server gave HTTP response to HTTPS client"), "{}", error.message);
+}
+
+/// One whose name only the proxy knows.
+#[tokio::test]
+async fn a_registry_is_reached_by_the_proxy_of_the_environment() {
+    if !is_root() {
+        return;
+    }
+    let mut setting = setting().await;
+    let proxy = format!("http://ann:secret@{}", setting.address);
+    setting.registries.insecure.insert("registry.invalid".into());
+    setting.registries.proxies = Proxies::of(|name| (name == "HTTP_PROXY").then(|| proxy.clone()));
+    let name = "registry.invalid/lib/app:1";
+    setting.store.clone().pull(name, &setting.registries, Vec::new(), Arc::new(Silent)).await.unwrap();
+    let proxied = setting.content.lock().unwrap().proxied.clone();
+    let first = "Basic YW5uOnNlY3JldA== http://registry.invalid/v2/lib/app/manifests/1";
+    assert_eq!(proxied.first().map(String::as_str), Some(first));
+    assert_eq!(proxied.len(), setting.log().len(), "all of it came by the proxy");
+}
+
+#[tokio::test]
+async fn tls_goes_through_a_tunnel_that_the_proxy_makes() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = format!("http://ann:secret@{}", listener.local_addr().unwrap());
+    let proxies = Proxies::of(|name| (name == "HTTPS_PROXY").then(|| proxy.clone()));
+    let client = http::Client::new(&[], proxies).unwrap();
+    let url = http::Url::parse("https://registry.invalid/v2/").unwrap();
+    for answer in ["200 OK", "403 Forbidden"] {
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(format!("HTTP/1.1 {answer}\r\n\r\n").as_bytes()).await.unwrap();
+            // The first byte of a handshake, or nothing.
+            (String::from_utf8(head).unwrap(), stream.read_u8().await.ok())
+        };
+        let ask = http::Ask::new(::http::Method::GET);
+        let (sent, (head, hello)) = tokio::join!(client.send(&url, &ask), serve);
+        assert!(head.starts_with("CONNECT registry.invalid:443 HTTP/1.1\r\n"), "{head}");
+        assert!(head.contains("proxy-authorization: Basic YW5uOnNlY3JldA=="), "{head}");
+        assert_eq!(hello, (answer == "200 OK").then_some(22));
+        let error = sent.map(drop).unwrap_err().message;
+        assert!(error.starts_with("failed to do request: Get \"https://registry.invalid/v2/\": "), "{error}");
+        assert!(answer == "200 OK" || error.ends_with(": Forbidden"), "{error}");
+    }
 }
 
 #[tokio::test]
