@@ -1,6 +1,6 @@
 //! Short questions to a Pod's spec that several parts ask.
 
-use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, VolumeMount};
 
 /// What a container is to its Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +19,12 @@ pub enum Role {
 pub fn spec(pod: &Pod) -> &PodSpec {
     static EMPTY: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
     pod.spec.as_ref().unwrap_or(&EMPTY)
+}
+
+/// Whether all that lies below a read-only mount is read-only too. It is possible on every kernel that the
+/// program runs on, so `IfPossible` is as good as `Enabled`.
+pub fn recursive_read_only(mount: &VolumeMount) -> bool {
+    matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"))
 }
 
 /// All containers with their roles: init containers, mains, ephemeral ones.

@@ -155,12 +155,12 @@ fn user((uid, gid, groups): &(u32, u32, Vec<u32>)) -> core::ContainerUser {
 
 fn mount(mount: &core::VolumeMount) -> core::VolumeMountStatus {
     let read_only = mount.read_only == Some(true);
-    let recursive = || mount.recursive_read_only.clone().filter(|mode| mode != "IfPossible");
+    let recursive = if spec::recursive_read_only(mount) { "Enabled" } else { "Disabled" };
     core::VolumeMountStatus {
         name: mount.name.clone(),
         mount_path: mount.mount_path.clone(),
         read_only: read_only.then_some(true),
-        recursive_read_only: read_only.then(|| recursive().unwrap_or_else(|| "Disabled".into())),
+        recursive_read_only: read_only.then(|| recursive.into()),
         ..core::VolumeMountStatus::default()
     }
 }
@@ -449,5 +449,31 @@ fn ready(state: &PodState, containers: &Verdict, theirs: &[core::PodCondition]) 
         Verdict::bare(true)
     } else {
         Verdict::no("ReadinessGatesNotReady", messages.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_says_how_deep_it_is_read_only() {
+        let shown = |read_only: bool, mode: Option<&str>| {
+            let asked = core::VolumeMount {
+                read_only: Some(read_only),
+                recursive_read_only: mode.map(str::to_owned),
+                ..core::VolumeMount::default()
+            };
+            mount(&asked).recursive_read_only
+        };
+        assert_eq!(shown(false, None), None);
+        for (mode, expected) in [
+            (None, "Disabled"),
+            (Some("Disabled"), "Disabled"),
+            (Some("IfPossible"), "Enabled"),
+            (Some("Enabled"), "Enabled"),
+        ] {
+            assert_eq!(shown(true, mode).as_deref(), Some(expected), "{mode:?}");
+        }
     }
 }

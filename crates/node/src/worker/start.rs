@@ -268,7 +268,7 @@ impl Starter {
                 host_path,
                 container_path: PathBuf::from(&mount.mount_path),
                 read_only,
-                recursive_read_only: read_only && mount.recursive_read_only.as_deref() == Some("Enabled"),
+                recursive_read_only: read_only && spec::recursive_read_only(mount),
                 propagation: config::propagation(mount.mount_propagation.as_deref()),
             });
         }
