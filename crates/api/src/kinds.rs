@@ -27,6 +27,7 @@ mod core;
 mod discovery;
 mod events;
 mod flowcontrol;
+mod lasting;
 mod metrics;
 mod networking;
 mod node;
@@ -38,6 +39,8 @@ mod rules;
 mod scheduling;
 mod storage;
 
+use lasting::EVENTS_WITHIN;
+pub use lasting::{Deletion, Durability};
 pub use metrics::metrics;
 pub use registry::{Conflict, Kinds};
 use rules::Rules;
@@ -172,8 +175,16 @@ pub struct Kind {
     pub create_on_update: bool,
     /// Whether PUT without a resourceVersion overwrites.
     pub unconditional_update: bool,
-    /// Whether deletion gives a grace period (Pods).
-    pub graceful_delete: bool,
+    /// What a deletion waits for.
+    pub deletion: Deletion,
+    /// Whether the deletion that removes an object is answered with it, and not with a Status.
+    pub deletion_answers_object: bool,
+    /// Whether dependents outlive their owner unless told otherwise, for the sake of old clients.
+    pub orphans_by_default: bool,
+    /// What who deletes without a word on dependents is warned of.
+    pub orphan_warning: Option<&'static str>,
+    /// When writes must be durable.
+    pub durability: Durability,
     pub(crate) rules: Rules,
     api_version: Name,
     schema: Schema,
@@ -361,7 +372,11 @@ impl Kind {
             stored,
             create_on_update: false,
             unconditional_update: true,
-            graceful_delete: false,
+            deletion: Deletion::AtOnce,
+            deletion_answers_object: false,
+            orphans_by_default: false,
+            orphan_warning: None,
+            durability: Durability::Now,
             rules: Rules::default(),
             storage: None,
             noted_fields: Vec::new(),
@@ -421,11 +436,6 @@ impl Kind {
 
     const fn creates_on_update(mut self) -> Self {
         self.create_on_update = true;
-        self
-    }
-
-    const fn deletes_gracefully(mut self) -> Self {
-        self.graceful_delete = true;
         self
     }
 }

@@ -13,6 +13,7 @@
 
 pub mod apply;
 pub mod bootstrap;
+pub mod convert;
 pub mod decode;
 pub mod defaults;
 pub mod discovery;

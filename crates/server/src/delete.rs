@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use api::decode::{self, FieldValidation};
 use api::field::{Error, ErrorList, Path};
-use api::kinds::Kind;
+use api::kinds::{Deletion, Kind};
 use api::status::{GroupKind, GroupResource, Status};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
@@ -23,18 +23,6 @@ use crate::write::text;
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
-const JOB_WARNING: &str = "child pods are preserved by default when jobs are deleted; set \
-     propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
-/// Kinds whose deletion is answered with the object; all others with a Status.
-const ANSWERED_WITH_OBJECT: &[&str] = &[
-    "PersistentVolume",
-    "PersistentVolumeClaim",
-    "Pod",
-    "PodTemplate",
-    "ResourceQuota",
-    "Service",
-    "ServiceAccount",
-];
 
 /// What becomes of the dependents of a deleted object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,7 +154,7 @@ enum Decision {
 /// updateForGracefulDeletionAndFinalizers.
 fn decide(resource: &Kind, stored: &Value, options: &DeleteOptions, now: Timestamp) -> Decision {
     let mut object = stored.clone();
-    if resource.group.is_empty() && resource.kind == "Namespace" {
+    if matches!(resource.deletion, Deletion::Emptied) {
         return decide_namespace(object, options, now);
     }
     let graceful = match grace(resource, &mut object, options, now) {
@@ -199,9 +187,7 @@ enum Grace {
 }
 
 fn grace(resource: &Kind, object: &mut Value, options: &DeleteOptions, now: Timestamp) -> Grace {
-    if !resource.graceful_delete {
-        return Grace::None;
-    }
+    let Deletion::Graceful(seconds_for) = resource.deletion else { return Grace::None };
     let begun = object["metadata"]["deletionTimestamp"].as_str().map(str::to_owned);
     if let Some(begun) = begun {
         let granted = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
@@ -219,22 +205,10 @@ fn grace(resource: &Kind, object: &mut Value, options: &DeleteOptions, now: Time
         set_deletion(object, until, asked);
         return Grace::Given(asked);
     }
-    let seconds = pod_grace(object, options.grace);
+    let seconds = seconds_for(object, options.grace);
     set_deletion(object, later(now, seconds), seconds);
     count_generation(object);
     Grace::Given(seconds)
-}
-
-/// Upstream's podStrategy.CheckGracefulDelete.
-fn pod_grace(pod: &Value, asked: Option<i64>) -> i64 {
-    let unscheduled = pod["spec"]["nodeName"].as_str().unwrap_or_default().is_empty();
-    let finished = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
-    let seconds = asked.or_else(|| pod["spec"]["terminationGracePeriodSeconds"].as_i64()).unwrap_or(0);
-    match seconds {
-        _ if unscheduled || finished => 0,
-        seconds if seconds < 0 => 1,
-        seconds => seconds,
-    }
 }
 
 fn later(time: Timestamp, seconds: i64) -> Timestamp {
@@ -273,7 +247,7 @@ fn finalizers_for(resource: &Kind, object: &Value, options: &DeleteOptions) -> V
             Propagation::Orphan
         } else if has(FOREGROUND) {
             Propagation::Foreground
-        } else if orphans_by_default(resource) {
+        } else if resource.orphans_by_default {
             Propagation::Orphan
         } else {
             Propagation::Background
@@ -292,11 +266,6 @@ fn finalizers_for(resource: &Kind, object: &Value, options: &DeleteOptions) -> V
         finalizers.push(wanted.to_owned());
     }
     finalizers
-}
-
-/// Kinds that keep their dependents unless told otherwise, for the sake of old clients.
-fn orphans_by_default(resource: &Kind) -> bool {
-    matches!(resource.group_kind(), ("", "ReplicationController") | ("batch", "Job"))
 }
 
 fn set_finalizers(object: &mut Value, finalizers: Vec<String>) {
@@ -335,11 +304,11 @@ fn finalizers_of(object: &Value) -> Vec<String> {
 pub(crate) fn is_released(resource: &Kind, object: &Value) -> bool {
     let metadata = &object["metadata"];
     let held = |list: &Value| list.as_array().is_some_and(|list| !list.is_empty());
-    let held_namespace = resource.kind == "Namespace" && held(&object["spec"]["finalizers"]);
+    let is_full = matches!(resource.deletion, Deletion::Emptied) && held(&object["spec"]["finalizers"]);
     metadata["deletionTimestamp"].is_string()
         && !held(&metadata["finalizers"])
         && metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
-        && !held_namespace
+        && !is_full
 }
 
 /// An object after its deletion was asked for.
@@ -429,15 +398,15 @@ pub(crate) async fn delete(call: &Call, body: &[u8]) -> Result<Response, Status>
 pub(crate) async fn delete_with(call: &Call, options: &DeleteOptions) -> Result<Response, Status> {
     admission::delete(call)?;
     let deleted = delete_entry(call, &call.key(), options).await?;
-    let mut response = if deleted.gone && !ANSWERED_WITH_OBJECT.contains(&&*call.resource.kind) {
+    let mut response = if deleted.gone && !call.resource.deletion_answers_object {
         // Upstream names the object's uid; one that cannot be read has none to be named.
         let object = object::read(&deleted.stored).unwrap_or_default();
         call.value(200, &Status::deleted(&call.resource, &call.target.name, text(&object, "uid")))?
     } else {
         call.object(200, &deleted.stored)
     };
-    if call.resource.group == "batch" && call.resource.kind == "Job" && options.propagation.is_none() {
-        warn(response.headers_mut(), &[JOB_WARNING.to_owned()]);
+    if let Some(words) = call.resource.orphan_warning.filter(|_| options.propagation.is_none()) {
+        warn(response.headers_mut(), &[words.to_owned()]);
     }
     Ok(response)
 }

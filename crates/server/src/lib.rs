@@ -28,7 +28,6 @@ mod bootstrap;
 mod call;
 mod certificates;
 mod config;
-mod convert;
 mod delete;
 mod expiry;
 #[doc(hidden)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::convert;
 use api::field::{Error, ErrorList, Path};
 use api::patch::{self, PatchType};
 use api::status::{GroupKind, Status};
@@ -10,7 +11,6 @@ use store::Entry;
 use wire::Response;
 
 use crate::call::Call;
-use crate::convert;
 use crate::object;
 use crate::write::{self, Tracking, Written, text};
 

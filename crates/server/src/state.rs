@@ -2,9 +2,8 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use api::kinds::Kind;
+use api::kinds::{self, Kind};
 use api::names;
 use api::status::Status;
 use jiff::Timestamp;
@@ -20,13 +19,6 @@ use crate::metrics::Measurements;
 use crate::object;
 use crate::registry::Registry;
 use crate::service::Allocator;
-
-/// How late Events may be made durable.
-const EVENTS_WITHIN: Duration = Duration::from_secs(1);
-/// How late the renewal of a Lease may be made durable: all who watch Leases go
-/// by when they saw it change, so a renewal that a crash forgets is not missed, and
-/// a node that only renews writes next to nothing to its disk.
-const RENEWALS_WITHIN: Duration = Duration::from_secs(300);
 
 /// Shared by all requests.
 pub(crate) struct State {
@@ -140,8 +132,8 @@ impl State {
 
     /// Removes an object.
     pub(crate) async fn remove(&self, resource: &Kind, entry: &Entry) -> Result<Arc<Entry>, Error> {
-        let durability = match &*resource.plural {
-            "events" => Durability::Within(EVENTS_WITHIN),
+        let durability = match resource.durability {
+            kinds::Durability::Within(time) => Durability::Within(time),
             _ => Durability::Now,
         };
         let expect = Expect::Revision(entry.revision);
@@ -150,49 +142,15 @@ impl State {
 }
 
 fn durability(draft: &Draft<'_>) -> Durability {
-    match (&*draft.resource.plural, draft.old) {
-        ("events", _) => Durability::Within(EVENTS_WITHIN),
-        ("leases", Some(old)) if changes_only(is_renewal, old, draft.object) => {
-            Durability::Within(RENEWALS_WITHIN)
-        }
-        ("nodes", Some(old)) if changes_only(is_heartbeat, old, draft.object) => {
-            Durability::Within(RENEWALS_WITHIN)
+    match (draft.resource.durability, draft.old) {
+        (kinds::Durability::Within(time), _) => Durability::Within(time),
+        (kinds::Durability::Renewals(time, is_renewal), Some(old))
+            if object::read(&old.value).is_ok_and(|old| is_renewal(&old, draft.object)) =>
+        {
+            Durability::Within(time)
         }
         _ => Durability::Now,
     }
-}
-
-fn changes_only(what: impl Fn(&Value, &Value) -> bool, old: &Entry, new: &Value) -> bool {
-    object::read(&old.value).is_ok_and(|old| what(&old, new))
-}
-
-/// Whether a Lease changes in nothing but the time of its renewal.
-fn is_renewal(old: &Value, new: &Value) -> bool {
-    let kept = |lease: &Value| {
-        let mut spec = lease["spec"].clone();
-        if let Some(spec) = spec.as_object_mut() {
-            spec.remove("renewTime");
-        }
-        spec
-    };
-    kept(old) == kept(new) && old["metadata"]["ownerReferences"] == new["metadata"]["ownerReferences"]
-}
-
-/// Whether a Node changes in nothing but the times at which its conditions were looked at:
-/// what a quiet kubelet reports every five minutes.
-fn is_heartbeat(old: &Value, new: &Value) -> bool {
-    let kept = |node: &Value| {
-        let mut status = node["status"].clone();
-        for condition in status["conditions"].as_array_mut().into_iter().flatten() {
-            condition.as_object_mut().map(|condition| condition.remove("lastHeartbeatTime"));
-        }
-        let mut metadata = node["metadata"].clone();
-        for field in ["managedFields", "resourceVersion"] {
-            metadata.as_object_mut().map(|metadata| metadata.remove(field));
-        }
-        (metadata, node["spec"].clone(), status)
-    };
-    kept(old) == kept(new)
 }
 
 /// The time as objects carry it: whole seconds.
@@ -213,28 +171,7 @@ pub(crate) fn store_failed(err: Error) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn only_the_renewal_of_a_lease_may_be_lazy() {
-        let lease = |holder: &str, time: &str| json!({"metadata": {"name": "a", "managedFields": [time]}, "spec": {"holderIdentity": holder, "renewTime": time}});
-        assert!(is_renewal(&lease("me", "1"), &lease("me", "2")));
-        assert!(!is_renewal(&lease("me", "1"), &lease("you", "1")));
-    }
-
-    #[test]
-    fn only_the_heartbeat_of_a_node_may_be_lazy() {
-        let node = |ready: &str, time: &str, version: &str| {
-            json!({"metadata": {"name": "a", "resourceVersion": version, "managedFields": [time]},
-            "status": {"conditions": [{"type": "Ready", "status": ready, "lastHeartbeatTime": time}]}})
-        };
-        assert!(is_heartbeat(&node("True", "1", "1"), &node("True", "2", "")));
-        assert!(!is_heartbeat(&node("True", "1", "1"), &node("False", "2", "1")));
-        let cordoned = json!({"metadata": {"name": "a"}, "spec": {"unschedulable": true}, "status": node("True", "1", "1")["status"]});
-        assert!(!is_heartbeat(&node("True", "1", "1"), &cordoned));
-    }
 
     #[test]
     fn times_are_whole_seconds() {

@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use api::convert;
 use api::kinds::Kind;
 use api::table::{self, TableRow};
 use bytes::Bytes;
@@ -11,7 +12,6 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use store::Entry;
 
-use crate::convert;
 use crate::negotiate::Shape;
 use crate::object::{Notes, head, metadata_span, read};
 use crate::pieces::{Packed, Pieces};
@@ -29,7 +29,7 @@ pub(crate) enum Include {
 
 /// A stored object in the version of `resource`.
 pub(crate) fn served(resource: &Kind, stored: &Bytes) -> Bytes {
-    if convert::is_stored_form(resource) {
+    if resource.is_storage() {
         return stored.clone();
     }
     match read(stored) {
@@ -154,7 +154,7 @@ pub(crate) fn table<'a>(
         if index > 0 {
             out.fresh().push(b',');
         }
-        match Notes::of(entry).filter(|_| convert::is_stored_form(resource)) {
+        match Notes::of(entry).filter(|_| resource.is_storage()) {
             Some(notes) => {
                 let row = notes.row(|| Row::of(resource, &entry.value));
                 row.write(resource, &entry.value, include, now, &mut out);
@@ -192,7 +192,7 @@ pub(crate) fn metadata_list<'a>(resource: &Kind, metadata: &Value, entries: &'a 
         if index > 0 {
             out.fresh().push(b',');
         }
-        match Notes::of(entry).filter(|_| convert::is_stored_form(resource)) {
+        match Notes::of(entry).filter(|_| resource.is_storage()) {
             Some(notes) => {
                 let row = notes.row(|| Row::of(resource, &entry.value));
                 row.write_metadata(resource, &entry.value, &mut out);
@@ -220,7 +220,7 @@ pub(crate) fn shown(resource: &Kind, stored: &Bytes) -> Value {
 pub(crate) fn write_item<'a>(resource: &Kind, entry: &'a Entry, out: &mut Pieces<'a>) {
     let head = head(resource);
     out.fresh().push(b'{');
-    let kept = Notes::of(entry).filter(|_| convert::is_stored_form(resource));
+    let kept = Notes::of(entry).filter(|_| resource.is_storage());
     match (kept, entry.value.strip_prefix(head.as_bytes())) {
         (Some(notes), Some(rest)) => out.keep(rest, notes.item()),
         _ => {

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use api::convert;
 use api::decode::{self, Decoded, FieldValidation};
 use api::field::{Error, ErrorList, Path};
 use api::kinds::Kind;
@@ -18,7 +19,6 @@ use wire::Response;
 
 use crate::admission;
 use crate::call::Call;
-use crate::convert;
 use crate::delete;
 use crate::object;
 use crate::quota;

@@ -1,6 +1,7 @@
 //! The kinds of the group `autoscaling`.
 
 use super::{Kind, namespaced, status};
+use crate::convert;
 use crate::defaults;
 use crate::table::workload;
 
@@ -19,6 +20,8 @@ pub(super) fn kinds() -> Vec<Kind> {
         .category(["all"])
         .subresources([status(GROUP, "v1", "HorizontalPodAutoscaler")])
         .stored_as(GROUP, "v2")
+        .converts(convert::autoscaler_to_v1, convert::autoscaler_to_v2)
+        .keep_unsaid(convert::keep_of_autoscaler)
         .defaults(defaults::apps::autoscaler)
         .cells(workload::autoscaler),
         namespaced(

@@ -8,6 +8,8 @@ use crate::strategy::apps;
 use crate::table::workload;
 
 const GROUP: &str = "batch";
+const ORPHANED_PODS: &str = "child pods are preserved by default when jobs are deleted; set \
+     propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
 
 pub(super) fn kinds() -> Vec<Kind> {
     vec![
@@ -25,6 +27,8 @@ pub(super) fn kinds() -> Vec<Kind> {
             .category(["all"])
             .subresources([status(GROUP, "v1", "Job")])
             .fields([count("status.successful", "/status/succeeded")])
+            .orphans_by_default()
+            .warns_of_orphans(ORPHANED_PODS)
             .defaults(defaults::apps::job)
             .generation(Generation::Wishes)
             .kept_by_status(&["ownerReferences"])

@@ -1,6 +1,6 @@
 //! The kinds of the group `coordination.k8s.io`.
 
-use super::{Kind, namespaced};
+use super::{Kind, lasting, namespaced};
 use crate::strategy::cluster as cluster_rules;
 use crate::table::cluster as cluster_table;
 
@@ -11,6 +11,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         namespaced(GROUP, "v1", "Lease", "leases", "lease")
             .creates_on_update()
             .conditional_update()
+            .renewed_by(lasting::is_renewal_of_lease)
             .validate(|new, _, errors| cluster_rules::lease(new.get("spec"), errors))
             .cells(cluster_table::lease),
     ]

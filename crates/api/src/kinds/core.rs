@@ -2,8 +2,8 @@
 
 use super::rules::Generation;
 use super::{
-    CONNECT, CREATE, GET, Kind, NO_COLLECTION_DELETE, PART, PROXY, READ_ONLY, SelectableField, Subresource,
-    UPDATE, cluster, count, flag, namespaced, part, status, text,
+    CONNECT, CREATE, Deletion, EVENTS_WITHIN, GET, Kind, NO_COLLECTION_DELETE, PART, PROXY, READ_ONLY,
+    SelectableField, Subresource, UPDATE, cluster, count, flag, lasting, namespaced, part, status, text,
 };
 use crate::defaults;
 use crate::selector::field;
@@ -37,6 +37,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .short(["ev"])
             .fields(event_fields())
             .creates_on_update()
+            .written_within(EVENTS_WITHIN)
             .cells(cluster_table::event),
         namespaced("", "v1", "LimitRange", "limitranges", "limitrange")
             .short(["limits"])
@@ -48,6 +49,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .verbs(NO_COLLECTION_DELETE)
             .subresources([part("finalize", "", "v1", "Namespace", UPDATE), status("", "v1", "Namespace")])
             .fields([text("status.phase", ["/status/phase"])])
+            .deletes(Deletion::Emptied)
             .defaults(defaults::core::namespace)
             .name_rule(name_is_dns_label)
             .prepare_create(cluster_rules::prepare_namespace)
@@ -59,6 +61,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .short(["no"])
             .subresources([part("proxy", "", "v1", "NodeProxyOptions", PROXY), status("", "v1", "Node")])
             .fields([flag("spec.unschedulable", "/spec/unschedulable")])
+            .renewed_by(lasting::is_heartbeat_of_node)
             .defaults(defaults::core::node)
             .created_with_status()
             .validate(cluster_rules::node)
@@ -67,6 +70,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         namespaced("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim")
             .short(["pvc"])
             .subresources([status("", "v1", "PersistentVolumeClaim")])
+            .answers_deletion_with_object()
             .defaults(defaults::volume::claim)
             .validate(storage::claim)
             .validate_status(|new, _, errors| storage::claim_status(new, errors))
@@ -74,12 +78,14 @@ pub(super) fn kinds() -> Vec<Kind> {
         cluster("", "v1", "PersistentVolume", "persistentvolumes", "persistentvolume")
             .short(["pv"])
             .subresources([status("", "v1", "PersistentVolume")])
+            .answers_deletion_with_object()
             .defaults(defaults::volume::persistent_volume)
             .validate(storage::volume)
             .cells(storage_table::volume),
         pod(),
         namespaced("", "v1", "PodTemplate", "podtemplates", "podtemplate")
             .creates_on_update()
+            .answers_deletion_with_object()
             .defaults(defaults::pod::pod_template)
             .generation(Generation::Wishes)
             .validate(apps::pod_template)
@@ -89,6 +95,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .category(["all"])
             .subresources([Subresource::scale(), status("", "v1", "ReplicationController")])
             .fields([count("status.replicas", "/status/replicas")])
+            .orphans_by_default()
             .defaults(defaults::core::replication_controller)
             .generation(Generation::Wishes)
             .kept_by_status(&["ownerReferences"])
@@ -98,6 +105,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         namespaced("", "v1", "ResourceQuota", "resourcequotas", "resourcequota")
             .short(["quota"])
             .subresources([status("", "v1", "ResourceQuota")])
+            .answers_deletion_with_object()
             .defaults(defaults::core::resource_quota)
             .validate(quota::resource_quota)
             .cells(cluster_table::resource_quota),
@@ -109,6 +117,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         namespaced("", "v1", "ServiceAccount", "serviceaccounts", "serviceaccount")
             .short(["sa"])
             .subresources([part("token", "authentication.k8s.io", "v1", "TokenRequest", CREATE)])
+            .answers_deletion_with_object()
             .cells(cluster_table::service_account),
         namespaced("", "v1", "Service", "services", "service")
             .short(["svc"])
@@ -119,6 +128,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             ])
             .fields([text("spec.clusterIP", ["/spec/clusterIP"]), text("spec.type", ["/spec/type"])])
             .creates_on_update()
+            .answers_deletion_with_object()
             .defaults(defaults::core::service)
             .name_rule(name_is_dns_label)
             .prepare_create(service::prepare_create)
@@ -134,7 +144,8 @@ fn pod() -> Kind {
         .category(["all"])
         .subresources(pod_subresources())
         .fields(pod_fields())
-        .deletes_gracefully()
+        .deletes(Deletion::Graceful(lasting::grace_of_pod))
+        .answers_deletion_with_object()
         .defaults(defaults::pod::pod)
         .generation(Generation::Wishes)
         .kept_by_status(&["ownerReferences"])

@@ -1,6 +1,7 @@
 //! The kinds of the group `events.k8s.io`.
 
 use super::{Kind, SelectableField, namespaced, text};
+use crate::convert;
 use crate::table::cluster as cluster_table;
 
 const GROUP: &str = "events.k8s.io";
@@ -11,6 +12,8 @@ pub(super) fn kinds() -> Vec<Kind> {
             .short(["ev"])
             .fields(event_fields())
             .stored_as("", "v1")
+            .converts(convert::event_to_new_names, convert::event_to_core_names)
+            .written_within(super::EVENTS_WITHIN)
             .creates_on_update()
             .cells(cluster_table::event),
     ]

@@ -51,6 +51,12 @@ pub(crate) struct Rules {
     pub(crate) validate_status: fn(View<'_>, View<'_>, &mut ErrorList),
     /// In place of both for updates, where each subresource has rules of its own.
     pub(crate) validate_update: Option<ValidateUpdate>,
+    /// From the stored version to this one, `apiVersion` apart.
+    pub(crate) serve: fn(&mut Object),
+    /// From this version to the stored one, `apiVersion` apart.
+    pub(crate) store: fn(&mut Object),
+    /// What a changed object keeps of the old one because this version cannot say it.
+    pub(crate) keep_unsaid: fn(&mut Object, &Value),
     /// The texts of `Warning` headers for an object that was accepted.
     pub(crate) warnings: fn(&Value) -> Vec<String>,
     /// What a selector means by a field that is not listed.
@@ -85,6 +91,9 @@ impl Default for Rules {
             validate: |_, _, _| {},
             validate_status: |_, _, _| {},
             validate_update: None,
+            serve: |_| {},
+            store: |_| {},
+            keep_unsaid: |_, _| {},
             warnings: |_| Vec::new(),
             unlisted_field: field::unlisted,
             cells: table::name_and_creation,
@@ -149,6 +158,17 @@ impl Kind {
 
     pub(super) const fn validate_update(mut self, rule: ValidateUpdate) -> Self {
         self.rules.validate_update = Some(rule);
+        self
+    }
+
+    pub(super) const fn converts(mut self, serve: fn(&mut Object), store: fn(&mut Object)) -> Self {
+        self.rules.serve = serve;
+        self.rules.store = store;
+        self
+    }
+
+    pub(super) const fn keep_unsaid(mut self, rule: fn(&mut Object, &Value)) -> Self {
+        self.rules.keep_unsaid = rule;
         self
     }
 

@@ -4,8 +4,9 @@
 //! `events.k8s.io` have other names for the same fields, and autoscaling/v1 keeps in
 //! annotations what v2 has fields for.
 
-use api::kinds::Kind;
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
+
+use crate::kinds::{Kind, Object};
 
 /// (core/v1, events.k8s.io/v1) names of the same field of an Event.
 const EVENT_FIELDS: &[(&str, &str)] = &[
@@ -18,29 +19,47 @@ const EVENT_FIELDS: &[(&str, &str)] = &[
     ("count", "deprecatedCount"),
 ];
 
-/// Whether the version of `resource` is the one its objects are kept in.
-pub(crate) fn is_stored_form(resource: &Kind) -> bool {
-    resource.stored.group == resource.group && resource.stored.version == resource.version
-}
-
 /// From the stored version to the one of `resource`.
-pub(crate) fn to_served(resource: &Kind, object: Value) -> Value {
-    change(resource, resource, object, true)
+pub fn to_served(resource: &Kind, object: Value) -> Value {
+    change(resource, resource.api_version(), resource.rules.serve, object)
 }
 
 /// From the version of `resource` to the stored one.
-pub(crate) fn to_stored(resource: &Kind, object: Value) -> Value {
-    change(resource, resource.storage(), object, false)
+pub fn to_stored(resource: &Kind, object: Value) -> Value {
+    change(resource, resource.storage().api_version(), resource.rules.store, object)
 }
 
 /// As [`to_stored`], for a changed object: what the version of `resource` cannot say stays as it was.
-pub(crate) fn to_stored_over(resource: &Kind, object: Value, old: &Value) -> Value {
+pub fn to_stored_over(resource: &Kind, object: Value, old: &Value) -> Value {
     let mut object = to_stored(resource, object);
-    if resource.plural != "horizontalpodautoscalers" || is_stored_form(resource) {
-        return object;
+    if let Some(fields) = object.as_object_mut() {
+        (resource.rules.keep_unsaid)(fields, old);
     }
-    let (old, Some(spec)) = (&old["spec"], object.get_mut("spec").and_then(Value::as_object_mut)) else {
-        return object;
+    object
+}
+
+fn change(resource: &Kind, version: &str, rule: fn(&mut Object), mut object: Value) -> Value {
+    if let Some(fields) = object.as_object_mut().filter(|_| !resource.is_storage()) {
+        fields.insert("apiVersion".into(), version.into());
+        rule(fields);
+    }
+    object
+}
+
+/// The core Event under the names of `events.k8s.io`.
+pub(crate) fn event_to_new_names(event: &mut Object) {
+    rename(event, EVENT_FIELDS, true);
+}
+
+/// The Event of `events.k8s.io` under the names of core.
+pub(crate) fn event_to_core_names(event: &mut Object) {
+    rename(event, EVENT_FIELDS, false);
+}
+
+/// What v1 has no field for: behavior, and metrics other than the CPU's.
+pub(crate) fn keep_of_autoscaler(autoscaler: &mut Object, old: &Value) {
+    let (old, Some(spec)) = (&old["spec"], autoscaler.get_mut("spec").and_then(Value::as_object_mut)) else {
+        return;
     };
     if let Some(behavior) = old.get("behavior") {
         spec.entry("behavior").or_insert_with(|| behavior.clone());
@@ -53,25 +72,9 @@ pub(crate) fn to_stored_over(resource: &Kind, object: Value, old: &Value) -> Val
     {
         metrics.extend(others);
     }
-    object
 }
 
-fn change(resource: &Kind, to: &Kind, mut object: Value, serving: bool) -> Value {
-    let Some(fields) = object.as_object_mut() else { return object };
-    if is_stored_form(resource) {
-        return object;
-    }
-    fields.insert("apiVersion".into(), to.api_version().into());
-    match &*resource.plural {
-        "events" => rename(fields, EVENT_FIELDS, serving),
-        "horizontalpodautoscalers" if serving => autoscaler_to_v1(fields),
-        "horizontalpodautoscalers" => autoscaler_to_v2(fields),
-        _ => {}
-    }
-    object
-}
-
-fn rename(fields: &mut Map<String, Value>, names: &[(&str, &str)], serving: bool) {
+fn rename(fields: &mut Object, names: &[(&str, &str)], serving: bool) {
     for (stored, served) in names {
         let (from, to) = if serving { (stored, served) } else { (served, stored) };
         if let Some(value) = fields.remove(*from) {
@@ -87,7 +90,7 @@ fn is_cpu_utilization(metric: &Value) -> bool {
 }
 
 /// v2 to v1: the CPU utilisation has a field of its own; v1 shows no other metric.
-fn autoscaler_to_v1(fields: &mut Map<String, Value>) {
+pub(crate) fn autoscaler_to_v1(fields: &mut Object) {
     if let Some(spec) = fields.get_mut("spec").and_then(Value::as_object_mut) {
         let metrics = spec.remove("metrics").unwrap_or_default();
         spec.remove("behavior");
@@ -111,25 +114,23 @@ fn autoscaler_to_v1(fields: &mut Map<String, Value>) {
     }
 }
 
-fn autoscaler_to_v2(fields: &mut Map<String, Value>) {
+/// v1 to v2: what is asked of the CPU is one metric among others.
+pub(crate) fn autoscaler_to_v2(fields: &mut Object) {
     let Some(spec) = fields.get_mut("spec").and_then(Value::as_object_mut) else { return };
     if let Some(target) = spec.remove("targetCPUUtilizationPercentage") {
-        let target = serde_json::json!({ "type": "Utilization", "averageUtilization": target });
-        let metric =
-            serde_json::json!({ "type": "Resource", "resource": { "name": "cpu", "target": target } });
+        let target = json!({ "type": "Utilization", "averageUtilization": target });
+        let metric = json!({ "type": "Resource", "resource": { "name": "cpu", "target": target } });
         spec.insert("metrics".into(), vec![metric].into());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn an_event_of_either_group_is_the_same_event() {
-        let resource = api::kinds::find("events.k8s.io", "v1", "events").expect("in the table");
+        let resource = crate::kinds::find("events.k8s.io", "v1", "events").expect("in the table");
         let event = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "note": "hello",
             "regarding": {"kind": "Pod"}, "reportingController": "me", "deprecatedCount": 3});
         let stored = to_stored(resource, event.clone());
@@ -144,7 +145,7 @@ mod tests {
     #[test]
     fn an_autoscaler_of_v1_keeps_its_target() {
         let resource =
-            api::kinds::find("autoscaling", "v1", "horizontalpodautoscalers").expect("in the table");
+            crate::kinds::find("autoscaling", "v1", "horizontalpodautoscalers").expect("in the table");
         let v1 = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler",
             "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 80}});
         let v2 = to_stored(resource, v1.clone());
@@ -155,7 +156,7 @@ mod tests {
     #[test]
     fn what_an_autoscaler_of_v1_cannot_say_stays_when_it_is_changed() {
         let resource =
-            api::kinds::find("autoscaling", "v1", "horizontalpodautoscalers").expect("in the table");
+            crate::kinds::find("autoscaling", "v1", "horizontalpodautoscalers").expect("in the table");
         let memory =
             json!({"type": "Resource", "resource": {"name": "memory", "target": {"type": "Utilization"}}});
         let old = json!({"spec": {"maxReplicas": 3, "behavior": {"scaleDown": {}}, "metrics": [memory]}});
