@@ -15,6 +15,7 @@
 //! - `deployment` leads Deployments from one ReplicaSet to the next.
 //! - `replica_set` makes and deletes the Pods of ReplicaSets and ReplicationControllers.
 //! - `stateful_set` makes Pods that keep their names, their order and their volumes.
+//! - `horizontal_pod_autoscaler` sets replicas by what Pods use.
 //! - `volume` binds, provisions and reclaims volumes.
 //! - `endpoint_slice` lists the Pods behind each Service.
 //! - `garbage_collector` deletes what has lost its owners.
@@ -23,7 +24,7 @@
 //!
 //! Owners and quotas hear of every kind through `census`, which keeps nothing.
 //!
-//! Not here: DaemonSet, Job, CronJob, HorizontalPodAutoscaler.
+//! Not here: DaemonSet, Job, CronJob.
 //!
 //! Start reading at [`run`], then `controller.rs` and `workqueue.rs`.
 
@@ -38,6 +39,7 @@ mod endpoint_slice;
 mod expectations;
 mod garbage_collector;
 mod history;
+mod horizontal_pod_autoscaler;
 mod namespace;
 mod node_lifecycle;
 mod ownership;

@@ -11,12 +11,13 @@ use tokio_util::sync::CancellationToken;
 use crate::census::{self, Census};
 use crate::context::{Config, Context};
 use crate::{
-    deployment, disruption, endpoint_slice, garbage_collector, namespace, node_lifecycle, pod_gc,
-    replica_set, resource_quota, service_account, stateful_set, taint_eviction, volume,
+    deployment, disruption, endpoint_slice, garbage_collector, horizontal_pod_autoscaler, namespace,
+    node_lifecycle, pod_gc, replica_set, resource_quota, service_account, stateful_set, taint_eviction,
+    volume,
 };
 
 /// Those that need nothing but the context.
-const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 11] = [
+const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 12] = [
     namespace::spawn,
     service_account::spawn,
     node_lifecycle::spawn,
@@ -28,6 +29,7 @@ const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 11] = [
     replica_set::spawn,
     deployment::spawn,
     stateful_set::spawn,
+    horizontal_pod_autoscaler::spawn,
 ];
 
 /// Runs all controllers until `shutdown`, on the kinds that the server says it serves.

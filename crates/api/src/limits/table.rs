@@ -70,12 +70,21 @@ kind: Job
 metadata: {name: limits}
 spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}}
 "#),
-    kind("autoscaling", "HorizontalPodAutoscaler", "stored, and nothing is scaled by it yet", r#"
+    part(
+        ("autoscaling", "HorizontalPodAutoscaler"),
+        "HorizontalPodAutoscaler by other metrics than resources",
+        Found::At(&["spec.metrics[*].type=Pods", "spec.metrics[*].type=Object", "spec.metrics[*].type=External"]),
+        "nothing is scaled by it: there is no API of custom or external metrics yet",
+        r#"
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata: {name: limits}
-spec: {maxReplicas: 3, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: d}}
-"#),
+spec:
+  maxReplicas: 3
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: d}
+  metrics: [{type: Pods, pods: {metric: {name: m}, target: {type: AverageValue, averageValue: "1"}}}]
+"#,
+    ),
     // Extensions of the API.
     kind(
         "apiextensions.k8s.io",

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test owns what it starts")]
 
+mod autoscalers;
 mod cluster;
 mod registered_kind;
 mod stateful_set;

@@ -43,3 +43,47 @@ fn top_shows_what_pods_and_nodes_use() {
     assert!(metrics.contains(counted), "{metrics}");
     assert!(raw("stats/summary").contains("rootfs"), "the whole summary tells of disks");
 }
+
+const BUSY: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: busy}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: busy}}
+  template:
+    metadata: {labels: {app: busy}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - {name: spins, image: "testserver:1", imagePullPolicy: Never, command: [sh, -c, "while :; do :; done"], resources: {requests: {cpu: 20m}, limits: {cpu: 100m}}}
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: busy}
+spec:
+  minReplicas: 1
+  maxReplicas: 3
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: busy}
+  metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 50}}}]
+"#;
+
+#[test]
+fn an_autoscaler_adds_replicas_to_what_is_busy() {
+    let instance = Instance::start(&["testserver.tar"]);
+    instance.apply(BUSY);
+    instance.eventually("the Deployment is scaled", || {
+        match instance.field("deploy/busy", "{.spec.replicas}") {
+            replicas if replicas == "3" => Ok(()),
+            replicas => Err(format!("{replicas} {}", instance.field("hpa/busy", "{.status}"))),
+        }
+    });
+    let described = instance.kubectl(&["describe", "hpa", "busy"]).ok();
+    for words in [
+        "New size: 3; reason: cpu resource utilization (percentage of request) above target",
+        "ScalingLimited  True    TooManyReplicas",
+        "ValidMetricFound",
+    ] {
+        assert!(described.contains(words), "{words} is not in\n{described}");
+    }
+}
