@@ -14,6 +14,7 @@ pub(crate) mod certificates;
 pub(crate) mod cluster;
 pub(crate) mod config;
 pub(crate) mod endpoints;
+pub(crate) mod job;
 pub(crate) mod pod;
 pub(crate) mod prepare;
 pub(crate) mod quota;

@@ -16,6 +16,7 @@
 //! - `replica_set` makes and deletes the Pods of ReplicaSets and ReplicationControllers.
 //! - `stateful_set` makes Pods that keep their names, their order and their volumes.
 //! - `horizontal_pod_autoscaler` sets replicas by what Pods use.
+//! - `job` runs the Pods of Jobs until enough have succeeded.
 //! - `volume` binds, provisions and reclaims volumes.
 //! - `endpoint_slice` lists the Pods behind each Service.
 //! - `garbage_collector` deletes what has lost its owners.
@@ -24,7 +25,7 @@
 //!
 //! Owners and quotas hear of every kind through `census`, which keeps nothing.
 //!
-//! Not here: DaemonSet, Job, CronJob.
+//! Not here: DaemonSet, CronJob.
 //!
 //! Start reading at [`run`], then `controller.rs` and `workqueue.rs`.
 
@@ -40,6 +41,7 @@ mod expectations;
 mod garbage_collector;
 mod history;
 mod horizontal_pod_autoscaler;
+mod job;
 mod namespace;
 mod node_lifecycle;
 mod ownership;

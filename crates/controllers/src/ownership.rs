@@ -61,7 +61,7 @@ pub(crate) async fn claimed<O: Object, K: Object>(
     selector: &LabelSelector,
     dependents: &Informer<K>,
 ) -> Result<Vec<Arc<K>>, Error> {
-    claimed_where(client, owner, selector, dependents, |_| true).await
+    claimed_as(client, owner, selector, dependents, |_| true, None).await
 }
 
 /// The same, for an owner who adopts no others than those that `fits` is true for.
@@ -71,6 +71,28 @@ pub(crate) async fn claimed_where<O: Object, K: Object>(
     selector: &LabelSelector,
     dependents: &Informer<K>,
     fits: impl Fn(&K) -> bool,
+) -> Result<Vec<Arc<K>>, Error> {
+    claimed_as(client, owner, selector, dependents, fits, None).await
+}
+
+/// [`claimed`], where a dependent has a finalizer for as long as it is the owner's.
+pub(crate) async fn held<O: Object, K: Object>(
+    client: &Client,
+    owner: &O,
+    selector: &LabelSelector,
+    dependents: &Informer<K>,
+    finalizer: &str,
+) -> Result<Vec<Arc<K>>, Error> {
+    claimed_as(client, owner, selector, dependents, |_| true, Some(finalizer)).await
+}
+
+async fn claimed_as<O: Object, K: Object>(
+    client: &Client,
+    owner: &O,
+    selector: &LabelSelector,
+    dependents: &Informer<K>,
+    fits: impl Fn(&K) -> bool,
+    finalizer: Option<&str>,
 ) -> Result<Vec<Arc<K>>, Error> {
     let metadata = owner.metadata();
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
@@ -84,13 +106,13 @@ pub(crate) async fn claimed_where<O: Object, K: Object>(
         match claim(metadata, selector, object.metadata()) {
             Claim::Keep => claimed.push(object),
             Claim::Leave => {}
-            Claim::Release => release(client, owner, &*object).await?,
+            Claim::Release => release(client, owner, &*object, finalizer).await?,
             Claim::Adopt if !fits(&object) => {}
             Claim::Adopt => {
                 if may_adopt.is_none() {
                     may_adopt = Some(is_there::<O>(client, metadata).await?);
                 }
-                if may_adopt == Some(true) && adopt(client, owner, &*object).await? {
+                if may_adopt == Some(true) && adopt(client, owner, &*object, finalizer).await? {
                     claimed.push(object);
                 }
             }
@@ -111,18 +133,29 @@ async fn is_there<O: Object>(client: &Client, known: &ObjectMeta) -> Result<bool
     }
 }
 
-async fn adopt<O: Object, K: Object>(client: &Client, owner: &O, object: &K) -> Result<bool, Error> {
+async fn adopt<O: Object, K: Object>(
+    client: &Client,
+    owner: &O,
+    object: &K,
+    finalizer: Option<&str>,
+) -> Result<bool, Error> {
     let reference = controller_reference(owner);
     let owners = json!([{
         "apiVersion": reference.api_version, "kind": reference.kind, "name": reference.name,
         "uid": reference.uid, "controller": true, "blockOwnerDeletion": true,
     }]);
-    patch_owners(client, object, owners).await
+    patch_owners(client, object, owners, finalizer.map(|finalizer| ("finalizers", finalizer))).await
 }
 
-async fn release<O: Object, K: Object>(client: &Client, owner: &O, object: &K) -> Result<(), Error> {
+async fn release<O: Object, K: Object>(
+    client: &Client,
+    owner: &O,
+    object: &K,
+    finalizer: Option<&str>,
+) -> Result<(), Error> {
     let owners = json!([{"$patch": "delete", "uid": owner.metadata().uid}]);
-    patch_owners(client, object, owners).await.map(drop)
+    let finalizer = finalizer.map(|finalizer| ("$deleteFromPrimitiveList/finalizers", finalizer));
+    patch_owners(client, object, owners, finalizer).await.map(drop)
 }
 
 /// Whether the object is there for it. Another object of its name answers 409, one that has let go of the
@@ -131,10 +164,14 @@ async fn patch_owners<K: Object>(
     client: &Client,
     object: &K,
     owners: serde_json::Value,
+    finalizer: Option<(&str, &str)>,
 ) -> Result<bool, Error> {
     let metadata = object.metadata();
     let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
-    let body = json!({"metadata": {"uid": metadata.uid, "ownerReferences": owners}});
+    let mut body = json!({"metadata": {"uid": metadata.uid, "ownerReferences": owners}});
+    if let Some((how, finalizer)) = finalizer {
+        body["metadata"][how] = json!([finalizer]);
+    }
     let patch = Patch::new(PatchKind::Strategic, body);
     match client.patch::<K>(namespace.unwrap_or_default(), name.unwrap_or_default(), &patch).await {
         Ok(_) => Ok(true),

@@ -14,7 +14,8 @@ pub(crate) struct PodControl {
 }
 
 impl PodControl {
-    /// Creates a Pod of `owner` under a generated name, or under the name in the template.
+    /// Creates a Pod of `owner` under the name in the template, or a generated one; the template may say
+    /// what that begins with.
     pub(crate) async fn create<O: Object>(
         &self,
         owner: &O,
@@ -71,7 +72,9 @@ pub(crate) fn words(error: &Error) -> String {
 /// What the template says, of `owner`.
 pub(crate) fn pod<O: Object>(owner: &O, template: &PodTemplateSpec) -> Pod {
     let metadata = template.metadata.clone().unwrap_or_default();
-    let prefix = format!("{}-", owner.metadata().name.as_deref().unwrap_or_default());
+    let prefix = metadata
+        .generate_name
+        .unwrap_or_else(|| format!("{}-", owner.metadata().name.as_deref().unwrap_or_default()));
     Pod {
         metadata: ObjectMeta {
             generate_name: metadata.name.is_none().then_some(prefix),

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Those that need nothing but the context.
-const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 12] = [
+const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 13] = [
     namespace::spawn,
     service_account::spawn,
     node_lifecycle::spawn,
@@ -29,6 +29,7 @@ const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 12] = [
     replica_set::spawn,
     deployment::spawn,
     stateful_set::spawn,
+    job::spawn,
     horizontal_pod_autoscaler::spawn,
 ];
 

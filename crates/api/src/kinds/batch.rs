@@ -4,7 +4,7 @@ use super::rules::Generation;
 use super::{Kind, count, namespaced, status};
 use crate::defaults;
 use crate::selector::field;
-use crate::strategy::apps;
+use crate::strategy::{apps, job};
 use crate::table::workload;
 
 const GROUP: &str = "batch";
@@ -32,6 +32,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .defaults(defaults::apps::job)
             .generation(Generation::Wishes)
             .kept_by_status(&["ownerReferences"])
+            .prepare_create(job::prepare_create)
             .validate(apps::job)
             .warnings(apps::template_warnings)
             .unlisted_field(field::unlisted_of_job)

@@ -64,12 +64,6 @@ kind: CronJob
 metadata: {name: limits}
 spec: {schedule: "0 0 * * *", jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}}}}
 "#),
-    kind("batch", "Job", NO_JOBS, r#"
-apiVersion: batch/v1
-kind: Job
-metadata: {name: limits}
-spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}}
-"#),
     part(
         ("autoscaling", "HorizontalPodAutoscaler"),
         "HorizontalPodAutoscaler by other metrics than resources",

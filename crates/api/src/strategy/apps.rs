@@ -305,6 +305,7 @@ pub(crate) fn job(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) 
     if spec.get("selector").is_set() {
         meta::label_selector(spec.get("selector"), SelectorValues::Checked, &SPEC.child("selector"), errors);
     }
+    super::job::validate(new, old.is_none(), errors);
     job_spec(spec, &SPEC, errors);
     if let Some(old) = old {
         job_update(spec, old.get("spec"), errors);
@@ -501,13 +502,14 @@ mod tests {
     use super::*;
     use crate::defaults;
     use crate::kinds::by_kind;
-    use crate::strategy::{validate_create, validate_update};
+    use crate::strategy::{prepare_create, validate_create, validate_update};
     use serde_json::json;
 
     fn made(api_version: &str, kind: &str, spec: Value) -> Value {
         let metadata = json!({"name": "a", "namespace": "n", "resourceVersion": "1"});
         let mut object = json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec});
         defaults::apply(by_kind(api_version, kind).expect("known"), &mut object);
+        prepare_create(by_kind(api_version, kind).expect("known"), &mut object);
         object
     }
 

@@ -24,6 +24,7 @@ mod host;
 mod hostile_clients;
 mod hostile_volumes;
 mod images;
+mod jobs;
 mod limits;
 mod network;
 mod one_pod;
