@@ -14,6 +14,7 @@
 //! - `pod_gc` deletes Pods that nobody will ever finish.
 //! - `deployment` leads Deployments from one ReplicaSet to the next.
 //! - `replica_set` makes and deletes the Pods of ReplicaSets and ReplicationControllers.
+//! - `daemon_set` makes one Pod for each node that a template means.
 //! - `stateful_set` makes Pods that keep their names, their order and their volumes.
 //! - `horizontal_pod_autoscaler` sets replicas by what Pods use.
 //! - `job` runs the Pods of Jobs until enough have succeeded.
@@ -25,7 +26,7 @@
 //!
 //! Owners and quotas hear of every kind through `census`, which keeps nothing.
 //!
-//! Not here: DaemonSet, CronJob.
+//! Not here: CronJob.
 //!
 //! Start reading at [`run`], then `controller.rs` and `workqueue.rs`.
 
@@ -34,6 +35,7 @@ mod census;
 mod conditions;
 mod context;
 mod controller;
+mod daemon_set;
 mod deployment;
 mod disruption;
 mod endpoint_slice;

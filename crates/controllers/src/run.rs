@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 use crate::census::{self, Census};
 use crate::context::{Config, Context};
 use crate::{
-    deployment, disruption, endpoint_slice, garbage_collector, horizontal_pod_autoscaler, namespace,
-    node_lifecycle, pod_gc, replica_set, resource_quota, service_account, stateful_set, taint_eviction,
-    volume,
+    daemon_set, deployment, disruption, endpoint_slice, garbage_collector, horizontal_pod_autoscaler, job,
+    namespace, node_lifecycle, pod_gc, replica_set, resource_quota, service_account, stateful_set,
+    taint_eviction, volume,
 };
 
 /// Those that need nothing but the context.
-const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 13] = [
+const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 14] = [
     namespace::spawn,
     service_account::spawn,
     node_lifecycle::spawn,
@@ -31,6 +31,7 @@ const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 13] = [
     stateful_set::spawn,
     job::spawn,
     horizontal_pod_autoscaler::spawn,
+    daemon_set::spawn,
 ];
 
 /// Runs all controllers until `shutdown`, on the kinds that the server says it serves.

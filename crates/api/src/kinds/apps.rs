@@ -19,6 +19,8 @@ pub(super) fn kinds() -> Vec<Kind> {
             .defaults(defaults::apps::daemon_set)
             .generation(Generation::Wishes)
             .kept_by_status(&["ownerReferences"])
+            .prepare_create(apps::prepare_daemon_set)
+            .prepare_update(apps::prepare_daemon_set_update)
             .validate(apps::daemon_set)
             .warnings(apps::template_warnings)
             .cells(workload::daemon_set),

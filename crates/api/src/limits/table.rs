@@ -40,7 +40,6 @@ const POD: (&str, &str) = ("", "Pod");
 const SERVICE: (&str, &str) = ("", "Service");
 const CLAIM: (&str, &str) = ("", "PersistentVolumeClaim");
 
-const NO_PODS: &str = "stored, and no controller makes its Pods yet";
 const NO_JOBS: &str = "stored, and no controller runs it yet";
 const NO_DEVICES: &str = "stored, and no devices are allocated yet";
 const NO_CSI: &str = "stored, and CSI drivers are not used yet";
@@ -52,12 +51,6 @@ const NO_VOLUME: &str = "this node mounts no volumes of this kind yet: the Pod w
 /// Everything that is accepted and has no effect, or not all of its effect.
 pub const LIMITS: &[Limit] = &[
     // Workloads.
-    kind("apps", "DaemonSet", NO_PODS, r#"
-apiVersion: apps/v1
-kind: DaemonSet
-metadata: {name: limits}
-spec: {selector: {matchLabels: {app: a}}, template: {metadata: {labels: {app: a}}, spec: {containers: [{name: c, image: i}]}}}
-"#),
     kind("batch", "CronJob", NO_JOBS, r#"
 apiVersion: batch/v1
 kind: CronJob

@@ -3,7 +3,9 @@
 use serde_json::Value;
 
 use super::pod;
+use super::prepare;
 use crate::field::{Error, ErrorList, Path};
+use crate::kinds::{Kind, Object};
 use crate::selector::LabelSelector;
 use crate::validate::meta::{self, IMMUTABLE, SelectorValues, immutable, same};
 use crate::validate::view::View;
@@ -13,6 +15,40 @@ const SPEC: Path<'static> = Path::new("spec");
 
 pub(crate) fn pod_template(new: View<'_>, _: Option<View<'_>>, errors: &mut ErrorList) {
     pod::template(new.get("template"), &Path::new("template"), errors);
+}
+
+/// Where the first releases of DaemonSets counted changes of the template: Pods of theirs are known by it.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+pub(crate) fn prepare_daemon_set(new: &mut Object) {
+    set_template_generation(new, 1);
+}
+
+pub(crate) fn prepare_daemon_set_update(
+    kind: &Kind,
+    subresource: Option<&str>,
+    new: &mut Object,
+    old: &Object,
+) {
+    prepare::update(kind, subresource, new, old);
+    let template = |set: &Object| set.get("spec").and_then(|spec| spec.get("template")).cloned();
+    let annotations = old.get("metadata").and_then(|metadata| metadata.get("annotations"));
+    let known =
+        annotations.and_then(|annotations| annotations.get(TEMPLATE_GENERATION)).and_then(Value::as_str);
+    let known: i64 = known.and_then(|text| text.parse().ok()).unwrap_or(0);
+    let changed = !same(template(new).as_ref(), template(old).as_ref());
+    set_template_generation(new, known.saturating_add(i64::from(changed)));
+}
+
+fn set_template_generation(set: &mut Object, generation: i64) {
+    let annotations = prepare::metadata(set).entry("annotations").or_insert(Value::Null);
+    if annotations.is_null() {
+        *annotations = Value::Object(Object::new());
+    }
+    // What is no map is refused by its validation.
+    if let Some(annotations) = annotations.as_object_mut() {
+        annotations.insert(TEMPLATE_GENERATION.to_owned(), generation.to_string().into());
+    }
 }
 
 /// Warnings for the Pod template of a workload.
@@ -520,6 +556,22 @@ mod tests {
 
     fn template(label: &str) -> Value {
         json!({"metadata": {"labels": {"app": label}}, "spec": {"containers": [{"name": "c", "image": "x"}]}})
+    }
+
+    #[test]
+    fn the_template_of_a_daemon_set_is_counted_by_the_server_alone() {
+        let kind = by_kind("apps/v1", "DaemonSet").expect("known");
+        let counted = |set: &Value| set["metadata"]["annotations"][TEMPLATE_GENERATION].clone();
+        let mut set = made("apps/v1", "DaemonSet", json!({"template": template("a")}));
+        prepare::prepare_create(kind, &mut set);
+        assert_eq!(counted(&set), "1");
+        let mut next = set.clone();
+        next["metadata"]["annotations"][TEMPLATE_GENERATION] = "7".into();
+        prepare::prepare_update(kind, None, &mut next, &set);
+        assert_eq!(counted(&next), "1", "nobody else counts");
+        next["spec"]["template"] = template("b");
+        prepare::prepare_update(kind, None, &mut next, &set);
+        assert_eq!(counted(&next), "2");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod archives;
 mod bad_input;
 mod commands;
 mod crash;
+mod daemon_set;
 mod data;
 mod escape;
 mod full_disk;
