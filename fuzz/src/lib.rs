@@ -37,6 +37,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("registry_url", texts::registry_url),
     ("registry_answer", texts::registry_answer),
     ("kubeconfig", texts::kubeconfig),
+    ("signing_request", texts::signing_request),
     ("websocket", streams::websocket),
     ("spdy", streams::spdy),
     ("shim", streams::shim),

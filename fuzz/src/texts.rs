@@ -1,9 +1,11 @@
 //! Small texts: selectors, quantities, request lines, names and documents of images, what registries
-//! say, kubeconfigs.
+//! say, kubeconfigs, certificate requests.
 
 use api::kinds;
 use api::quantity::Quantity;
 use api::selector::{FieldSelector, LabelSelector};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use runtime::image::{Digest, Reference};
 
 pub(crate) fn selectors(bytes: &[u8]) {
@@ -64,4 +66,10 @@ pub(crate) fn registry_answer(bytes: &[u8]) {
 pub(crate) fn kubeconfig(bytes: &[u8]) {
     let Ok(config) = client::kubeconfig::parse(&String::from_utf8_lossy(bytes)) else { return };
     let _ = client::Https::new(&config);
+}
+
+/// PEM, as a request carries it in base64.
+pub(crate) fn signing_request(bytes: &[u8]) {
+    let request = api::certificates::SigningRequest::parse(&STANDARD.encode(bytes));
+    let _ = request.map(|request| request.check_signature());
 }

@@ -13,6 +13,7 @@
 
 pub mod apply;
 pub mod bootstrap;
+pub mod certificates;
 pub mod convert;
 pub mod decode;
 pub mod defaults;

@@ -317,14 +317,27 @@ struct Deleted {
     gone: bool,
 }
 
+/// Whether the steps of admission are asked about a deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Admission {
+    Asked,
+    /// An eviction was admitted, and its deletion is a part of it.
+    Done,
+}
+
 /// Deletes one object, however often it changes meanwhile.
-async fn delete_entry(call: &Call, key: &str, options: &DeleteOptions) -> Result<Deleted, Status> {
+async fn delete_entry(
+    call: &Call,
+    key: &str,
+    options: &DeleteOptions,
+    admission: Admission,
+) -> Result<Deleted, Status> {
     loop {
         let name = key.rsplit('/').next().unwrap_or_default();
         let Some(entry) = call.state.get(key).await? else {
             return Err(Status::not_found(&call.resource, name));
         };
-        if let Some(deleted) = try_delete(call, &entry, options).await? {
+        if let Some(deleted) = try_delete(call, &entry, options, admission).await? {
             return Ok(deleted);
         }
     }
@@ -334,11 +347,15 @@ async fn try_delete(
     call: &Call,
     entry: &Arc<Entry>,
     options: &DeleteOptions,
+    admission: Admission,
 ) -> Result<Option<Deleted>, Status> {
     let resource = call.resource.storage();
     let decision = match object::read(&entry.value) {
         Ok(object) => {
             check_preconditions(call, &object, options)?;
+            if admission == Admission::Asked {
+                admission::admit(admission::Request::delete(call, &object)?).await?;
+            }
             decide(resource, &object, options, call.now)
         }
         Err(_) if options.ignore_read_error => {
@@ -391,13 +408,7 @@ fn check_preconditions(call: &Call, object: &Value, options: &DeleteOptions) -> 
 /// Answers `DELETE` of an object.
 pub(crate) async fn delete(call: &Call, body: &[u8]) -> Result<Response, Status> {
     let options = DeleteOptions::parse(call, body)?;
-    delete_with(call, &options).await
-}
-
-/// Deletes the object that is asked for.
-pub(crate) async fn delete_with(call: &Call, options: &DeleteOptions) -> Result<Response, Status> {
-    admission::delete(call)?;
-    let deleted = delete_entry(call, &call.key(), options).await?;
+    let deleted = delete_entry(call, &call.key(), &options, Admission::Asked).await?;
     let mut response = if deleted.gone && !call.resource.deletion_answers_object {
         // Upstream names the object's uid; one that cannot be read has none to be named.
         let object = object::read(&deleted.stored).unwrap_or_default();
@@ -411,13 +422,18 @@ pub(crate) async fn delete_with(call: &Call, options: &DeleteOptions) -> Result<
     Ok(response)
 }
 
+/// Deletes the Pod of an eviction that was admitted and counted.
+pub(crate) async fn delete_evicted(call: &Call, options: &DeleteOptions) -> Result<(), Status> {
+    delete_entry(call, &call.key(), options, Admission::Done).await.map(drop)
+}
+
 /// Answers `DELETE` of a collection: with the list of what was deleted.
 pub(crate) async fn delete_collection(call: &Call, body: &[u8]) -> Result<Response, Status> {
     let delete_options = DeleteOptions::parse(call, body)?;
     let options = ListOptions::parse(call, false)?;
     let listed = list::collect(call, &options).await?;
     for entry in &listed.entries {
-        match delete_entry(call, &entry.key, &delete_options).await {
+        match delete_entry(call, &entry.key, &delete_options, Admission::Asked).await {
             Err(status) if status.code() != 404 => return Err(status),
             // Gone already, which is what was asked for.
             _ => {}

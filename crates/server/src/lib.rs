@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! request ─ path ─ auth ─┬─ get, list, watch ──────────────── store (memory)
-//!                        ├─ create, update, patch, delete ─── decode ─ default ─ admit ─ validate ─ store
+//!                        ├─ create, update, patch, delete ─── decode ─ default ─ mutate ─ validate ─ store
 //!                        ├─ log, exec, attach, … ──────────── the node's handler
 //!                        └─ discovery, health, openapi
 //! ```
@@ -26,7 +26,6 @@ mod admission;
 pub mod auth;
 mod bootstrap;
 mod call;
-mod certificates;
 mod config;
 mod delete;
 mod expiry;
@@ -45,7 +44,6 @@ mod patch;
 mod path;
 mod pieces;
 mod query;
-mod quota;
 mod registry;
 mod respond;
 mod server;

@@ -28,7 +28,7 @@ use crate::respond::Dress;
 use crate::state::State;
 use crate::subresource::connect::{self, Stream};
 use crate::subresource::{self, binding, eviction, proxy, scale};
-use crate::{bootstrap, delete, expiry, list, metrics, patch, socket, watch, write};
+use crate::{admission, bootstrap, delete, expiry, list, metrics, patch, socket, watch, write};
 
 /// How long a request may take that is not a watch or a stream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -165,11 +165,15 @@ async fn long(call: &mut Call, guest: Option<Guest>, body: Body) -> Result<Respo
             let log = inflight::attend(guest, connect::connect(call, Stream::Log, body).await?)?;
             return socket::upgrade(handshake, log, Messages::Parts);
         }
-        (_, "exec") => Stream::Exec,
-        (_, "attach") => Stream::Attach,
-        (_, "portforward") => Stream::PortForward,
-        (_, "proxy") => return inflight::attend(guest, proxy::proxy(call, body).await?),
+        (_, "exec") => Some(Stream::Exec),
+        (_, "attach") => Some(Stream::Attach),
+        (_, "portforward") => Some(Stream::PortForward),
+        (_, "proxy") => None,
         _ => return Err(Status::method_not_allowed()),
+    };
+    admission::admit(admission::Request::connect(call, connect::options(call))?).await?;
+    let Some(stream) = stream else {
+        return inflight::attend(guest, proxy::proxy(call, body).await?);
     };
     inflight::attend(guest, connect::connect(call, stream, body).await?)
 }
@@ -260,11 +264,11 @@ async fn object(call: &Call, body: &[u8]) -> Result<Response, Status> {
         }
         ("list", "") => list::list(call).await,
         ("create", "") if call.resource.plural == "bindings" => binding::bind(call, body).await,
-        ("create", "") if !call.resource.is_stored() => subresource::review(call, body),
+        ("create", "") if !call.resource.is_stored() => subresource::review(call, body).await,
         ("create", "") => write::create(call, body).await,
         ("create", "binding") => binding::bind(call, body).await,
         ("create", "eviction") => eviction::evict(call, body).await,
-        ("create", "token") => subresource::token(call, body),
+        ("create", "token") => subresource::token(call, body).await,
         ("get", "scale") => scale::get(call).await,
         ("update", "scale") => scale::update(call, body).await,
         ("patch", "scale") => scale::patch(call, body).await,

@@ -1,7 +1,8 @@
 //! Services: addresses and node ports are given out here, each to one Service.
 //!
 //! What is taken is a view of the Services themselves, read under a lock that is held
-//! until the write is done: there is no second book that could disagree.
+//! until the write is done: there is no second book that could disagree. A Service is
+//! admitted and found right before the lock is taken, so nobody waits for a stranger's webhook.
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -192,9 +193,6 @@ pub(crate) async fn allocate<'a>(
     let Allocator { turn, held } = &call.state.services;
     let guard = turn.lock().await;
     let own = object::key(resource, &call.target.namespace, text(service, "name"));
-    if let Some(old) = old {
-        keep(service, old);
-    }
     let seed = u32::from_le_bytes(call.state.random()?);
     let held = held.read().map_err(store_failed)?;
     if let Some((_, status)) = held.unreadable.iter().find(|(key, _)| **key != own) {
@@ -218,30 +216,6 @@ fn has_node_ports(service: &Value) -> bool {
         || (spec["type"] == "LoadBalancer" && spec["allocateLoadBalancerNodePorts"] != Value::Bool(false))
 }
 
-/// An update that leaves out what was given keeps it: upstream's patchAllocatedValues.
-fn keep(service: &mut Value, old: &Value) {
-    if has_address(service) && has_address(old) {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            if is_unset(&service["spec"][field]) && !is_unset(&old["spec"][field]) {
-                service["spec"][field] = old["spec"][field].clone();
-            }
-        }
-    }
-    if !(has_node_ports(service) && has_node_ports(old)) {
-        return;
-    }
-    let before = old["spec"]["ports"].clone();
-    for port in service["spec"]["ports"].as_array_mut().into_iter().flatten() {
-        let same = |old: &&Value| old["port"] == port["port"] && old["protocol"] == port["protocol"];
-        if node_port_number(port).is_none()
-            && let Some(old) = before.as_array().into_iter().flatten().find(same)
-            && let Some(number) = node_port_number(old)
-        {
-            port["nodePort"] = number.into();
-        }
-    }
-}
-
 fn is_unset(value: &Value) -> bool {
     value.is_null() || value == "" || value.as_array().is_some_and(Vec::is_empty)
 }
@@ -261,14 +235,6 @@ fn fill(
             return errors;
         }
         fill_address(service, range, taken, seed, &mut errors);
-    } else if let Some(spec) = service["spec"].as_object_mut() {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            spec.remove(field);
-        }
-    }
-    if service["spec"]["type"] == "LoadBalancer" && service["spec"]["allocateLoadBalancerNodePorts"].is_null()
-    {
-        service["spec"]["allocateLoadBalancerNodePorts"] = true.into();
     }
     fill_ports(service, taken, seed, &mut errors);
     errors
@@ -314,17 +280,12 @@ fn fill_address(service: &mut Value, range: Range, taken: &Taken<'_>, seed: u32,
 
 fn fill_ports(service: &mut Value, taken: &mut Taken<'_>, seed: u32, errors: &mut ErrorList) {
     let wanted = has_node_ports(service);
-    let load_balancer = service["spec"]["type"] == "LoadBalancer";
     let path = Path::new("spec");
     let path = path.child("ports");
     let Some(ports) = service["spec"]["ports"].as_array_mut() else { return };
     // Those that are named first, so that none is given away before.
     for (index, port) in ports.iter_mut().enumerate() {
         let Some(number) = node_port_number(port) else { continue };
-        if !wanted && !load_balancer {
-            port.as_object_mut().map(|port| port.remove("nodePort"));
-            continue;
-        }
         let path = path.index(index);
         let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
         if !NODE_PORTS.contains(&number) {
@@ -448,14 +409,7 @@ mod tests {
         let mut service = json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}, {"port": 81, "protocol": "TCP", "nodePort": 30007}]}});
         assert!(filled(&mut service).is_empty());
         assert_eq!(service["spec"]["ports"][0]["nodePort"], 30008, "30007 is named by the other port");
-        let mut update = json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}});
-        keep(&mut update, &service);
-        assert_eq!(update["spec"]["ports"][0]["nodePort"], 30008);
-        assert_eq!(update["spec"]["clusterIP"], service["spec"]["clusterIP"]);
         let mut low = json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]}});
         assert_eq!(filled(&mut low).len(), 1);
-        let mut plain = json!({"spec": {"type": "ClusterIP", "ports": [{"port": 80, "nodePort": 30007}]}});
-        filled(&mut plain);
-        assert!(plain["spec"]["ports"][0]["nodePort"].is_null());
     }
 }

@@ -1,8 +1,10 @@
 //! Creating and replacing objects: the one way every kind takes.
 //!
 //! ```text
-//! body ─ decode ─ identity ─ defaults ─ admission ─ prepare ─ validate ─ store
+//! body ─ decode ─ identity ─ defaults ─ ownership ─ mutate ─ prepare ─ rules ─ validate ─ addresses ─ store
 //! ```
+//!
+//! Mutate and validate are the two phases of [`crate::admission`].
 
 use std::sync::Arc;
 
@@ -17,11 +19,10 @@ use serde_json::{Value, json};
 use store::Entry;
 use wire::Response;
 
-use crate::admission;
+use crate::admission::{self, Outcome};
 use crate::call::Call;
 use crate::delete;
 use crate::object;
-use crate::quota;
 use crate::respond::warn;
 use crate::service;
 use crate::state::{Draft, seconds, store_failed};
@@ -146,39 +147,58 @@ pub(crate) async fn create_named(
     object["metadata"]["creationTimestamp"] = seconds(call.now).into();
     defaults::apply(resource, &mut object);
     track(call, tracking, None, &mut object);
-    admission::create(call, &mut object).await?;
-    call.state.auth.check_escalation(&call.user, resource, &object, None)?;
-    strategy::prepare_create(resource, &mut object);
-    // Held until the Service is written.
-    let _guard = service::allocate(call, resource, &mut object, None).await?;
-    let name = text(&object, "name").to_owned();
-    let errors = strategy::validate_create(resource, &object);
+    let mut request = admission::Request::create(call, object)?;
+    admission::mutate(&mut request).await?;
+    let object = &mut request.object;
+    call.state.auth.check_escalation(&call.user, resource, object, None)?;
+    prepare_create(call, resource, object);
+    let errors = strategy::validate_create(resource, object);
     if !errors.is_empty() {
-        return Err(Status::invalid(&call.resource, &name, &errors));
+        return Err(Status::invalid(&call.resource, text(object, "name"), &errors));
     }
-    warnings.extend(strategy::warnings(resource, &object));
-    admission::limits(call, &object, None, warnings)?;
+    warnings.extend(strategy::warnings(resource, object));
+    let Outcome { warnings: heard, charged } = admission::validate(&request).await?;
+    warnings.extend(heard);
+    let created = store_new(call, resource, request.object).await;
+    if created.is_err() {
+        admission::give_back(call, charged).await;
+    }
+    created
+}
+
+/// What the server itself writes into a new object: what its kind says, and who asks for a certificate.
+fn prepare_create(call: &Call, resource: &Kind, object: &mut Value) {
+    strategy::prepare_create(resource, object);
+    if is_signing_request(resource) {
+        admission::stamp_author(object, &call.user);
+    }
+}
+
+fn is_signing_request(resource: &Kind) -> bool {
+    resource.group_kind() == ("certificates.k8s.io", "CertificateSigningRequest")
+}
+
+/// Writes an object that was admitted, with the addresses it asks for.
+async fn store_new(call: &Call, resource: &Kind, mut object: Value) -> Result<Written, Status> {
+    // Held until the Service is written; nothing outside is waited for meanwhile.
+    let _guard = service::allocate(call, resource, &mut object, None).await?;
+    let name = text(&object, "name");
     if call.dry_run()? {
-        let key = object::key(resource, &call.target.namespace, &name);
+        let key = object::key(resource, &call.target.namespace, name);
         if let Some(there) = call.state.get(&key).await? {
-            return Err(already_exists(call, &name, Some(&there)));
+            return Err(already_exists(call, name, Some(&there)));
         }
-        quota::take(call, resource, &object, None).await?;
         return Ok(Written { stored: encode_unversioned(&object), created: true });
     }
-    let taken = quota::take(call, resource, &object, None).await?;
     match call.state.write(Draft { resource, object: &object, old: None }).await {
         Ok(entry) => {
-            admission::created(call, &object).await?;
+            if resource.kind == "Namespace" {
+                admission::furnish_namespace(call, name).await?;
+            }
             Ok(Written { stored: entry.value.clone(), created: true })
         }
-        Err(err) => {
-            quota::give_back(call, taken).await;
-            match err {
-                store::Error::Conflict(there) => Err(already_exists(call, &name, there.as_deref())),
-                err => Err(store_failed(err)),
-            }
-        }
+        Err(store::Error::Conflict(there)) => Err(already_exists(call, name, there.as_deref())),
+        Err(err) => Err(store_failed(err)),
     }
 }
 
@@ -324,24 +344,45 @@ pub(crate) async fn replace(
     check_uid(call, &new, &before)?;
     defaults::apply(resource, &mut new);
     track(call, tracking, Some(&before), &mut new);
-    strategy::prepare_update(resource, subresource, &mut new, &before);
-    admission::update(call, &mut new, &before).await?;
-    call.state.auth.check_escalation(&call.user, resource, &new, Some(&before))?;
-    // Held until the Service is written.
-    let _guard = service::allocate(call, resource, &mut new, Some(&before)).await?;
-    apply::keep_times(&before, &mut new);
-    let errors = strategy::validate_update(resource, subresource, &new, &before);
+    let mut request = admission::Request::update(call, new, &before)?;
+    admission::mutate(&mut request).await?;
+    let new = &mut request.object;
+    call.state.auth.check_escalation(&call.user, resource, new, Some(&before))?;
+    prepare_update(call, resource, new, &before);
+    apply::keep_times(&before, new);
+    let errors = strategy::validate_update(resource, subresource, new, &before);
     if !errors.is_empty() {
         return Err(Status::invalid(&call.resource, &call.target.name, &errors));
     }
-    warnings.extend(strategy::warnings(resource, &new));
-    admission::limits(call, &new, Some(&before), warnings)?;
-    let taken = quota::take(call, resource, &new, Some(&before)).await?;
-    let written = put(call, &new, old).await;
+    warnings.extend(strategy::warnings(resource, new));
+    let Outcome { warnings: heard, charged } = admission::validate(&request).await?;
+    warnings.extend(heard);
+    let written = store_changed(call, request.object, &before, old).await;
     if !matches!(written, Ok(Some(_))) {
-        quota::give_back(call, taken).await;
+        admission::give_back(call, charged).await;
     }
     written
+}
+
+/// What the server itself keeps of a changed object, and writes into it.
+fn prepare_update(call: &Call, resource: &Kind, new: &mut Value, old: &Value) {
+    let subresource = Some(call.target.subresource.as_str()).filter(|name| !name.is_empty());
+    strategy::prepare_update(resource, subresource, new, old);
+    if is_signing_request(resource) {
+        admission::date_conditions(new, old, &seconds(call.now));
+    }
+}
+
+/// Writes a change that was admitted, with the addresses it asks for.
+async fn store_changed(
+    call: &Call,
+    mut new: Value,
+    before: &Value,
+    old: &Arc<Entry>,
+) -> Result<Option<Written>, Status> {
+    // Held until the Service is written; nothing outside is waited for meanwhile.
+    let _guard = service::allocate(call, call.resource.storage(), &mut new, Some(before)).await?;
+    put(call, &new, old).await
 }
 
 /// A patch may carry the name and the version it was made for.

@@ -110,7 +110,8 @@ async fn a_certificate_request_says_who_asked_whatever_its_author_wrote() {
     let condition = &stored.body["status"]["conditions"][0];
     assert!(condition["type"] == "Approved" && condition["lastTransitionTime"].is_string(), "{condition}");
     let mut signed = stored.body.clone();
-    signed["status"]["certificate"] = STANDARD.encode("PEM").into();
+    let issued = rcgen::generate_simple_self_signed(Vec::new()).expect("a certificate");
+    signed["status"]["certificate"] = STANDARD.encode(issued.cert.pem()).into();
     let ann = cluster.asked_by(Some(outside("ann")));
     let refused = ann.put(&format!("{REQUESTS}/a/status"), &signed).await;
     assert_eq!(refused.code, 403, "{}", refused.text);

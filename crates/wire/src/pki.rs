@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use base64::Engine as _;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -28,7 +27,6 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use tokio_util::sync::CancellationToken;
-use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::Identity;
@@ -302,16 +300,6 @@ fn issue_current(
         rustls::crypto::ring::sign::any_supported_type(&key).map_err(|e| Error::Tls(e.to_string()))?;
     let chain = vec![certificate, authority.certificate_der.clone()];
     Ok(Current { key: Arc::new(CertifiedKey::new(chain, signer)), not_after: issued.not_after })
-}
-
-/// The organisations that a PKCS #10 request in PEM, base64 around it as the API carries it, asks
-/// to be certified for. `None` when it is no such request.
-pub fn request_organizations(base64_pem: &str) -> Option<Vec<String>> {
-    let pem = base64::engine::general_purpose::STANDARD.decode(base64_pem).ok()?;
-    let (_, block) = x509_parser::pem::parse_x509_pem(&pem).ok()?;
-    let (_, request) = X509CertificationRequest::from_der(&block.contents).ok()?;
-    let subject = &request.certification_request_info.subject;
-    Some(subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect())
 }
 
 /// Who a client certificate speaks for: common name and organisations, as the

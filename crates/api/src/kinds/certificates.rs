@@ -3,6 +3,7 @@
 use super::{Kind, PART, cluster, part, status, text};
 use crate::strategy::certificates;
 use crate::table::cluster as cluster_table;
+use crate::validate::name_is_path_segment;
 
 const GROUP: &str = "certificates.k8s.io";
 
@@ -21,6 +22,8 @@ pub(super) fn kinds() -> Vec<Kind> {
             status(GROUP, "v1", "CertificateSigningRequest"),
         ])
         .fields([text("spec.signerName", ["/spec/signerName"])])
+        .name_rule(name_is_path_segment)
+        .validate(|request, _, errors| certificates::validate_create(request, errors))
         .prepare_update(certificates::prepare_update)
         .validate_update(certificates::validate_update)
         .cells(cluster_table::signing_request),

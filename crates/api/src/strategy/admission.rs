@@ -1,10 +1,13 @@
 //! Admission that needs other objects but no input or output: the server looks them up and hands them in.
 //!
-//! [`admit_pod`] is what upstream's plug-ins LimitRanger, ServiceAccount, Priority, DefaultTolerationSeconds
-//! and RuntimeClass do to a Pod that is created. [`quota`] is the arithmetic of ResourceQuota.
+//! Each function is a half of one of upstream's plug-ins; the server's chain says in which order they run.
+//! An error is the reason of a 403 answer, in the words of the plug-in. [`limits`] is LimitRanger, [`quota`]
+//! the arithmetic of ResourceQuota, and the functions of this module are ServiceAccount, Priority,
+//! DefaultTolerationSeconds and RuntimeClass.
 
 pub mod limits;
 pub mod quota;
+pub mod references;
 
 use serde_json::{Map, Value, json};
 
@@ -18,21 +21,6 @@ const TOKEN_VOLUME: &str = "kube-api-access-";
 /// An hour and a bit, so that the node can tell its own tokens from those users ask for.
 const TOKEN_SECONDS: i64 = 3607;
 
-/// What a Pod is admitted by.
-#[derive(Debug, Clone, Copy)]
-pub struct AdmissionInput<'a> {
-    /// The ServiceAccount that [`account_name`] names; `None` when there is none.
-    pub account: Option<&'a Value>,
-    /// All PriorityClasses.
-    pub priority_classes: &'a [Value],
-    /// The LimitRanges of the Pod's namespace.
-    pub limit_ranges: &'a [Value],
-    /// The RuntimeClass that the Pod names; `None` when there is none.
-    pub runtime_class: Option<&'a Value>,
-    /// Five random letters for the name of the token volume.
-    pub suffix: &'a str,
-}
-
 /// The account a Pod runs as.
 pub fn account_name(pod: &Value) -> &str {
     match View::new(pod).get("spec").str("serviceAccountName") {
@@ -41,51 +29,33 @@ pub fn account_name(pod: &Value) -> &str {
     }
 }
 
-/// Completes and judges a Pod that is to be created. The error is the reason of a 403 answer, in the words
-/// of the plug-in that refuses.
-pub fn admit_pod(pod: &mut Value, input: &AdmissionInput<'_>) -> Result<(), String> {
-    limits::complete(pod, input.limit_ranges);
-    service_account(pod, input)?;
-    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
-    priority(spec, input.priority_classes)?;
-    tolerate_lost_nodes(spec);
-    runtime_class(spec, input.runtime_class)?;
-    limits::check_pod(pod, input.limit_ranges)
-}
-
-/// Completes a Pod that is changed: what the plug-ins of [`admit_pod`] once added is not taken away by
-/// leaving it out, so that a toleration of theirs may be replaced.
-pub fn readmit_pod(pod: &mut Value, old: &Value) {
-    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    for name in ["priority", "preemptionPolicy"] {
-        if let (None, Some(value)) = (spec.get(name), old["spec"].get(name)) {
-            spec.insert(name.to_owned(), value.clone());
-        }
-    }
-    tolerate_lost_nodes(spec);
-}
-
 fn is_mirror(pod: &Value) -> bool {
     View::new(pod).at(&["metadata", "annotations", "kubernetes.io/config.mirror"]).is_set()
 }
 
-fn service_account(pod: &mut Value, input: &AdmissionInput<'_>) -> Result<(), String> {
+fn spec_of(pod: &mut Value) -> Option<&mut Object> {
+    pod.get_mut("spec").and_then(Value::as_object_mut)
+}
+
+/// ServiceAccount: the account, its token and its secrets for pulling. `account` is the one that
+/// [`account_name`] names, `None` when there is none; `suffix` makes the name of the token's volume.
+pub fn service_account(pod: &mut Value, account: Option<&Value>, suffix: &str) -> Result<(), String> {
     if is_mirror(pod) {
         return mirror(pod);
     }
     let name = account_name(pod).to_owned();
     let namespace = View::new(pod).get("metadata").str("namespace").to_owned();
-    let Some(account) = input.account.map(View::new) else {
+    let Some(account) = account.map(View::new) else {
         return Err(format!(
             "error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found"
         ));
     };
-    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
+    let Some(spec) = spec_of(pod) else { return Ok(()) };
     spec.insert("serviceAccountName".to_owned(), name.clone().into());
     spec.insert("serviceAccount".to_owned(), name.into());
     let own = spec.get("automountServiceAccountToken").and_then(Value::as_bool);
     if own.or(account.opt_flag("automountServiceAccountToken")).unwrap_or(true) {
-        mount_token(spec, input.suffix);
+        mount_token(spec, suffix);
     }
     let bare = spec.get("imagePullSecrets").and_then(Value::as_array).is_none_or(Vec::is_empty);
     if bare && account.has_items("imagePullSecrets") {
@@ -100,9 +70,12 @@ fn mirror(pod: &Value) -> Result<(), String> {
     if !spec.str("serviceAccountName").is_empty() {
         return Err("a mirror pod may not reference service accounts".to_owned());
     }
-    let secret = |volume: View<'_>| volume.get("secret").is_set();
-    if spec.list("volumes").any(secret) {
+    if references::secrets(spec) {
         return Err("a mirror pod may not reference secrets".to_owned());
+    }
+    let token = |source: View<'_>| source.get("serviceAccountToken").is_set();
+    if spec.list("volumes").any(|volume| volume.get("projected").list("sources").any(token)) {
+        return Err("a mirror pod may not use service account token volume projections".to_owned());
     }
     Ok(())
 }
@@ -146,8 +119,9 @@ fn token_volume(name: &str) -> Value {
     ]}})
 }
 
-/// Resolves the class to a number; users may name classes, not numbers.
-fn priority(spec: &mut Object, classes: &[Value]) -> Result<(), String> {
+/// Priority: resolves the class to a number; users may name classes, not numbers.
+pub fn priority(pod: &mut Value, classes: &[Value]) -> Result<(), String> {
+    let Some(spec) = spec_of(pod) else { return Ok(()) };
     let named = spec.get("priorityClassName").and_then(Value::as_str).unwrap_or("").to_owned();
     let class = if named.is_empty() {
         // Of several defaults the lowest counts, as upstream decides it.
@@ -179,8 +153,20 @@ fn priority(spec: &mut Object, classes: &[Value]) -> Result<(), String> {
     Ok(())
 }
 
-/// Five minutes of patience with a node that is lost, unless the Pod says otherwise.
-fn tolerate_lost_nodes(spec: &mut Object) {
+/// Priority, of a Pod that is changed: leaving out what was computed once does not take it away.
+pub fn keep_priority(pod: &mut Value, old: &Value) {
+    let Some(spec) = spec_of(pod) else { return };
+    for name in ["priority", "preemptionPolicy"] {
+        if let (None, Some(value)) = (spec.get(name), old["spec"].get(name)) {
+            spec.insert(name.to_owned(), value.clone());
+        }
+    }
+}
+
+/// DefaultTolerationSeconds: five minutes of patience with a node that is lost, unless the Pod says
+/// otherwise. On a change too: so a toleration of the server's own may be replaced, not taken away.
+pub fn tolerate_lost_nodes(pod: &mut Value) {
+    let Some(spec) = spec_of(pod) else { return };
     let list = spec.entry("tolerations").or_insert_with(|| json!([]));
     let Some(tolerations) = list.as_array_mut() else { return };
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
@@ -196,15 +182,25 @@ fn tolerate_lost_nodes(spec: &mut Object) {
     }
 }
 
-/// The overhead, node selector and tolerations that belong to a runtime class.
-fn runtime_class(spec: &mut Object, class: Option<&Value>) -> Result<(), String> {
+/// RuntimeClass, after the Pod's own rules: an overhead is the class's, never the user's.
+pub fn overhead_has_class(pod: &Value) -> Result<(), String> {
+    let spec = View::new(pod).get("spec");
+    match spec.str("runtimeClassName").is_empty() && spec.has_items("overhead") {
+        true => {
+            Err("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"
+                .to_owned())
+        }
+        false => Ok(()),
+    }
+}
+
+/// RuntimeClass: the overhead, node selector and tolerations that belong to the class which the Pod names;
+/// `class` is `None` when there is none of this name.
+pub fn runtime_class(pod: &mut Value, class: Option<&Value>) -> Result<(), String> {
+    let Some(spec) = spec_of(pod) else { return Ok(()) };
     let named = spec.get("runtimeClassName").and_then(Value::as_str).unwrap_or("").to_owned();
     if named.is_empty() {
-        return match spec.get("overhead").and_then(Value::as_object).is_some_and(|list| !list.is_empty()) {
-            true => Err("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"
-                .to_owned()),
-            false => Ok(()),
-        };
+        return Ok(());
     }
     let Some(class) = class.map(View::new) else {
         return Err(format!("pod rejected: RuntimeClass \"{named}\" not found"));
@@ -249,26 +245,30 @@ fn runtime_class(spec: &mut Object, class: Option<&Value>) -> Result<(), String>
 mod tests {
     use super::*;
 
-    fn admitted(mut pod: Value, input: &AdmissionInput<'_>) -> Result<Value, String> {
-        pod["metadata"] = json!({"name": "p", "namespace": "n"});
-        admit_pod(&mut pod, input).map(|()| pod["spec"].take())
+    fn pod(spec: Value) -> Value {
+        json!({"metadata": {"name": "p", "namespace": "n"}, "spec": spec})
     }
 
-    fn input(account: &Value) -> AdmissionInput<'_> {
-        AdmissionInput {
-            account: Some(account),
-            priority_classes: &[],
-            limit_ranges: &[],
-            runtime_class: None,
-            suffix: "abcde",
-        }
+    /// The spec that ServiceAccount makes of a Pod.
+    fn with_account(spec: Value, account: Option<&Value>) -> Result<Value, String> {
+        let mut pod = pod(spec);
+        service_account(&mut pod, account, "abcde").map(|()| pod["spec"].take())
+    }
+
+    /// The spec that Priority makes of a Pod.
+    fn with_priority(spec: Value, classes: &[Value]) -> Result<Value, String> {
+        let mut pod = pod(spec);
+        priority(&mut pod, classes).map(|()| pod["spec"].take())
+    }
+
+    fn toleration_keys(pod: &Value) -> Vec<&str> {
+        View::new(pod).get("spec").list("tolerations").map(|one| one.str("key")).collect()
     }
 
     #[test]
     fn a_pod_gets_account_token_priority_and_patience() {
         let account = json!({"imagePullSecrets": [{"name": "reg"}]});
-        let spec =
-            admitted(json!({"spec": {"containers": [{"name": "c"}]}}), &input(&account)).expect("admitted");
+        let spec = with_account(json!({"containers": [{"name": "c"}]}), Some(&account)).expect("admitted");
         assert_eq!(spec["serviceAccountName"], "default");
         assert_eq!(spec["serviceAccount"], "default");
         assert_eq!(spec["imagePullSecrets"], json!([{"name": "reg"}]));
@@ -281,63 +281,101 @@ mod tests {
             spec["containers"][0]["volumeMounts"],
             json!([{"name": "kube-api-access-abcde", "readOnly": true, "mountPath": TOKEN_PATH}])
         );
-        assert_eq!(spec["priority"], 0);
-        assert_eq!(spec["preemptionPolicy"], "PreemptLowerPriority");
-        let keys: Vec<&str> = View::new(&spec).list("tolerations").map(|one| one.str("key")).collect();
-        assert_eq!(keys, ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]);
+        let spec = with_priority(json!({}), &[]).expect("admitted");
+        assert_eq!(
+            (&spec["priority"], &spec["preemptionPolicy"]),
+            (&json!(0), &json!("PreemptLowerPriority"))
+        );
+        let mut patient = pod(json!({}));
+        tolerate_lost_nodes(&mut patient);
+        assert_eq!(
+            toleration_keys(&patient),
+            ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]
+        );
     }
 
     #[test]
     fn no_token_is_mounted_where_pod_or_account_refuses_it() {
         let account = json!({"automountServiceAccountToken": false});
-        let spec =
-            admitted(json!({"spec": {"containers": [{"name": "c"}]}}), &input(&account)).expect("admitted");
+        let spec = with_account(json!({"containers": [{"name": "c"}]}), Some(&account)).expect("admitted");
         assert_eq!(spec["volumes"], Value::Null);
-        let pod = json!({"spec": {"automountServiceAccountToken": true, "containers": [{"name": "c"}]}});
-        assert!(admitted(pod, &input(&account)).expect("admitted")["volumes"].is_array());
+        let spec = json!({"automountServiceAccountToken": true, "containers": [{"name": "c"}]});
+        assert!(with_account(spec, Some(&account)).expect("admitted")["volumes"].is_array());
     }
 
     #[test]
     fn a_missing_account_or_class_refuses_the_pod() {
-        let none = AdmissionInput { account: None, ..input(&Value::Null) };
         assert_eq!(
-            admitted(json!({"spec": {"serviceAccountName": "x"}}), &none),
+            with_account(json!({"serviceAccountName": "x"}), None),
             Err("error looking up service account n/x: serviceaccount \"x\" not found".to_owned())
         );
-        let account = json!({});
         assert_eq!(
-            admitted(json!({"spec": {"priorityClassName": "top"}}), &input(&account)),
+            with_priority(json!({"priorityClassName": "top"}), &[]),
             Err("no PriorityClass with name top was found".to_owned())
         );
         assert_eq!(
-            admitted(json!({"spec": {"runtimeClassName": "gvisor"}}), &input(&account)),
+            runtime_class(&mut pod(json!({"runtimeClassName": "gvisor"})), None),
             Err("pod rejected: RuntimeClass \"gvisor\" not found".to_owned())
         );
+    }
+
+    #[test]
+    fn an_overhead_needs_its_class() {
+        let overhead = json!({"cpu": "1"});
+        assert_eq!(
+            overhead_has_class(&pod(json!({"overhead": overhead}))),
+            Err("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"
+                .to_owned())
+        );
+        let class = json!({"overhead": {"podFixed": overhead}});
+        let mut named = pod(json!({"runtimeClassName": "gvisor"}));
+        runtime_class(&mut named, Some(&class)).expect("admitted");
+        assert_eq!(named["spec"]["overhead"], overhead);
+        assert_eq!(overhead_has_class(&named), Ok(()));
+    }
+
+    #[test]
+    fn a_mirror_pod_reaches_for_nothing_of_the_api() {
+        let mirrored = |spec: Value| {
+            let mut pod = pod(spec);
+            pod["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+            service_account(&mut pod, None, "abcde").map(|()| pod["spec"].take())
+        };
+        assert_eq!(mirrored(json!({"volumes": []})), Ok(json!({"volumes": []})));
+        let token =
+            json!({"volumes": [{"projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]});
+        for (spec, why) in [
+            (json!({"serviceAccountName": "x"}), "a mirror pod may not reference service accounts"),
+            (json!({"imagePullSecrets": [{"name": "x"}]}), "a mirror pod may not reference secrets"),
+            (token, "a mirror pod may not use service account token volume projections"),
+        ] {
+            assert_eq!(mirrored(spec), Err(why.to_owned()));
+        }
     }
 
     #[test]
     fn a_toleration_of_the_server_may_be_replaced_and_comes_back() {
         let old = json!({"spec": {"priority": 0, "preemptionPolicy": "PreemptLowerPriority"}});
         let mut new = json!({"spec": {"tolerations": [{"key": "mine", "operator": "Exists"}]}});
-        readmit_pod(&mut new, &old);
-        let keys: Vec<_> =
-            new["spec"]["tolerations"].as_array().into_iter().flatten().map(|one| &one["key"]).collect();
-        assert_eq!(keys, ["mine", "node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]);
+        keep_priority(&mut new, &old);
+        tolerate_lost_nodes(&mut new);
+        assert_eq!(
+            toleration_keys(&new),
+            ["mine", "node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]
+        );
         assert_eq!(new["spec"]["preemptionPolicy"], "PreemptLowerPriority");
     }
 
     #[test]
     fn the_class_gives_the_priority_and_users_may_not() {
-        let account = json!({});
         let classes = [
             json!({"metadata": {"name": "high"}, "value": 1000, "preemptionPolicy": "Never"}),
             json!({"metadata": {"name": "usual"}, "value": 5, "globalDefault": true}),
         ];
-        let input = AdmissionInput { priority_classes: &classes, ..input(&account) };
-        let spec = admitted(json!({"spec": {"priorityClassName": "high"}}), &input).expect("admitted");
+        let spec = with_priority(json!({"priorityClassName": "high"}), &classes).expect("admitted");
         assert_eq!((&spec["priority"], &spec["preemptionPolicy"]), (&json!(1000), &json!("Never")));
-        let spec = admitted(json!({"spec": {}}), &input).expect("admitted");
+        let spec = with_priority(json!({}), &classes).expect("admitted");
         assert_eq!((&spec["priority"], &spec["priorityClassName"]), (&json!(5), &json!("usual")));
-        assert!(admitted(json!({"spec": {"priority": 7}}), &input).is_err());
+        assert!(with_priority(json!({"priority": 7}), &classes).is_err());
     }
 }

@@ -202,6 +202,11 @@ impl Auth {
         Decision::NoOpinion(reasons.join("\n"))
     }
 
+    /// Single objects, for others who decide from memory.
+    pub(crate) fn lookup(&self) -> &Lookup {
+        &self.lookup
+    }
+
     /// The rules that apply to a user in a namespace, and what could not be resolved.
     fn rules_for(&self, user: &User, namespace: &str) -> (Vec<PolicyRule>, Vec<String>) {
         match self.policy.read() {

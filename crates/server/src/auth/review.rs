@@ -175,37 +175,6 @@ impl Auth {
         Ok(object)
     }
 
-    /// Upstream's plugin NodeRestriction, for tokens: a node gets those of the Pods it runs only.
-    pub fn check_node_token(
-        &self,
-        user: &User,
-        namespace: &str,
-        account: &str,
-        spec: &Value,
-    ) -> Result<(), Status> {
-        let Some(node) = user.node() else { return Ok(()) };
-        let forbidden = |why: &str| Err(Status::forbidden(("", "serviceaccounts"), account, why));
-        let reference = &spec["boundObjectRef"];
-        let text = |field: &str| reference[field].as_str().unwrap_or_default();
-        if text("apiVersion") != "v1" || text("kind") != "Pod" || text("name").is_empty() {
-            return forbidden("node requested token not bound to a pod");
-        }
-        if text("uid").is_empty() {
-            return forbidden("node requested token with a pod binding without a uid");
-        }
-        let pod = self.object("pods", namespace, text("name"))?;
-        if uid(&pod) != text("uid") {
-            return forbidden(&format!(
-                "the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated",
-                text("uid")
-            ));
-        }
-        if pod["spec"]["nodeName"] != node {
-            return forbidden("node requested token bound to a pod scheduled on a different node");
-        }
-        Ok(())
-    }
-
     /// Reads what the token shall be bound to; it must be there and be the one meant.
     fn bound(&self, namespace: &str, account: &str, reference: &Value) -> Result<Bound, Status> {
         let mut bound = Bound::default();

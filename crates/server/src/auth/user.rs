@@ -62,8 +62,13 @@ impl User {
 
     /// The node this user is the agent of.
     pub fn node(&self) -> Option<&str> {
+        self.node_identity().filter(|name| !name.is_empty())
+    }
+
+    /// The node that an agent says it is of; empty for an agent that does not say.
+    pub fn node_identity(&self) -> Option<&str> {
         let name = self.name.strip_prefix("system:node:")?;
-        (!name.is_empty() && self.in_group(NODES)).then_some(name)
+        self.in_group(NODES).then_some(name)
     }
 
     /// The namespace and name of the ServiceAccount this user is.

@@ -6,6 +6,7 @@ use api::status::{GroupKind, Status};
 use serde_json::{Value, json};
 use wire::Response;
 
+use crate::admission;
 use crate::call::Call;
 use crate::object;
 use crate::state::{Draft, seconds, store_failed};
@@ -24,7 +25,8 @@ pub(crate) async fn bind(call: &Call, body: &[u8]) -> Result<Response, Status> {
     if !asked.is_empty() && !name.is_empty() && asked != name {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
-    let name = if asked.is_empty() { name } else { asked };
+    let (binding, _) = admission::admit(admission::Request::act(call, binding)?).await?;
+    let name = if asked.is_empty() { text(&binding, "name") } else { asked };
     assign(call, name, &binding).await?;
     call.value(201, &Status::created())
 }

@@ -8,7 +8,7 @@ use api::field::{Error, ErrorList, Path};
 use api::status::{GroupKind, Status};
 use http::{StatusCode, Uri};
 use http_body_util::BodyExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use wire::{Body, Request, Response};
 
 use crate::call::Call;
@@ -68,6 +68,31 @@ pub(crate) async fn connect(call: &mut Call, stream: Stream, body: Body) -> Resu
         // Clients of a stream read the node's own words: `unable to upgrade connection: …`.
         _ => Ok(response),
     }
+}
+
+/// What admission sees of a connection: the options that upstream decodes the query into.
+pub(crate) fn options(call: &Call) -> Value {
+    let query = &call.query;
+    let mut options = json!({"apiVersion": "v1", "kind": call.subresource().map(|part| &part.kind)});
+    match call.target.subresource.as_str() {
+        "exec" | "attach" => {
+            for stream in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|name| query.flag(name)) {
+                options[stream] = true.into();
+            }
+            if query.has("container") {
+                options["container"] = query.text("container").into();
+            }
+            if query.has("command") {
+                options["command"] = query.all("command").collect();
+            }
+        }
+        "portforward" if query.has("ports") => {
+            options["ports"] = query.all("ports").filter_map(|port| port.parse::<u16>().ok()).collect();
+        }
+        "proxy" => options["path"] = format!("/{}", call.target.rest).into(),
+        _ => {}
+    }
+    options
 }
 
 /// What the node says is wrong as a Status: upstream's GenericHttpResponseChecker.
@@ -205,8 +230,6 @@ fn exec_query(call: &Call, stream: Stream) -> Result<String, Status> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn pod() -> Value {

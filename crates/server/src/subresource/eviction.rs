@@ -10,6 +10,7 @@ use store::{Entry, Range};
 use wire::Response;
 
 use super::binding::set_condition;
+use crate::admission;
 use crate::call::Call;
 use crate::delete::{self, DeleteOptions};
 use crate::object;
@@ -31,6 +32,8 @@ pub(crate) async fn evict(call: &Call, body: &[u8]) -> Result<Response, Status> 
     if !given.is_empty() && given != asked {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
+    let (eviction, outcome) = admission::admit(admission::Request::act(call, eviction)?).await?;
+    warnings.extend(outcome.warnings);
     let mut options = DeleteOptions::read(&eviction["deleteOptions"])?;
     options.dry_run |= call.dry_run()?;
     // The uid of the Pod that a disruption was taken for: it is taken once, however often the
@@ -51,7 +54,7 @@ pub(crate) async fn evict(call: &Call, body: &[u8]) -> Result<Response, Status> 
         if !options.dry_run && !announce(call, &entry, pod).await? {
             continue;
         }
-        delete::delete_with(call, &options).await?;
+        delete::delete_evicted(call, &options).await?;
         return call.value(201, &Status::created());
     }
     let name = &call.target.name;

@@ -12,6 +12,7 @@ use api::status::Status;
 use serde_json::Value;
 use wire::Response;
 
+use crate::admission;
 use crate::call::Call;
 use crate::respond::warn;
 use crate::write::field_validation;
@@ -30,20 +31,27 @@ fn decode_body(call: &Call, body: &[u8], warnings: &mut Vec<String>) -> Result<V
     Ok(decoded.object)
 }
 
+/// A body of the subresource's own kind after admission.
+async fn admitted(call: &Call, body: &[u8], warnings: &mut Vec<String>) -> Result<Value, Status> {
+    let object = decode_body(call, body, warnings)?;
+    let (object, outcome) = admission::admit(admission::Request::act(call, object)?).await?;
+    warnings.extend(outcome.warnings);
+    Ok(object)
+}
+
 /// Answers `POST serviceaccounts/NAME/token`.
-pub(crate) fn token(call: &Call, body: &[u8]) -> Result<Response, Status> {
+pub(crate) async fn token(call: &Call, body: &[u8]) -> Result<Response, Status> {
     let mut warnings = Vec::new();
-    let object = decode_body(call, body, &mut warnings)?;
+    let object = admitted(call, body, &mut warnings).await?;
     let target = &call.target;
-    call.state.auth.check_node_token(&call.user, &target.namespace, &target.name, &object["spec"])?;
     let issued = call.state.auth.token_request(&target.namespace, &target.name, object, call.now)?;
     created(call, &issued, &warnings)
 }
 
 /// Answers a review: a question that is answered and forgotten.
-pub(crate) fn review(call: &Call, body: &[u8]) -> Result<Response, Status> {
+pub(crate) async fn review(call: &Call, body: &[u8]) -> Result<Response, Status> {
     let mut warnings = Vec::new();
-    let object = decode_body(call, body, &mut warnings)?;
+    let object = admitted(call, body, &mut warnings).await?;
     let answer =
         call.state.auth.review(&call.resource, &call.target.namespace, &call.user, object, call.now)?;
     created(call, &answer, &warnings)

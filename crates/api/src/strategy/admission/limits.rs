@@ -17,7 +17,7 @@ fn items<'a>(ranges: &'a [Value], kind: &'a str) -> impl Iterator<Item = View<'a
 }
 
 /// Sets the requests and limits that the ranges give to containers without their own.
-pub(super) fn complete(pod: &mut Value, ranges: &[Value]) {
+pub fn complete(pod: &mut Value, ranges: &[Value]) {
     let (mut requests, mut limits) = (Amounts::new(), Amounts::new());
     for item in items(ranges, "Container") {
         for (name, amount) in amounts(item, "defaultRequest") {
@@ -70,7 +70,7 @@ struct Measured<'a> {
 }
 
 /// Holds the Pod and its containers against the ranges of its namespace.
-pub(super) fn check_pod(pod: &Value, ranges: &[Value]) -> Result<(), String> {
+pub fn check_pod(pod: &Value, ranges: &[Value]) -> Result<(), String> {
     let spec = pod.get("spec").cloned().unwrap_or_default();
     let view = View::new(&spec);
     let mut wrong = Vec::new();

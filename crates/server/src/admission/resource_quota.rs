@@ -1,5 +1,5 @@
-//! ResourceQuotas at admission: what a write adds is taken from every quota that counts
-//! it before the object is written, and given back when it is not written after all.
+//! ResourceQuota: what a write adds is taken from every quota that counts it before the object is written,
+//! and given back when it is not written after all.
 //!
 //! Usage goes down by the quota controller only, which counts again when objects go.
 
@@ -12,55 +12,51 @@ use api::strategy::resources::Amounts;
 use serde_json::Value;
 use store::{Entry, Range};
 
+use super::{Operation, Outcome, Request};
 use crate::call::Call;
 use crate::object;
 use crate::state::{Draft, store_failed};
-use crate::write::text;
 
 /// What was taken from which quotas, to be given back if the write fails.
 #[derive(Debug, Default)]
-pub(crate) struct Taken {
+pub(crate) struct Charged {
     keys: Vec<Arc<str>>,
     delta: Amounts,
 }
 
+/// Upstream's quota counts no Events, and of changes only those of kinds whose amounts can change.
+fn counts(request: &Request<'_>) -> bool {
+    let resource = request.resource();
+    let changes = match request.subresource() {
+        "" => matches!(resource.group_kind(), ("", "Service" | "PersistentVolumeClaim")),
+        part => part == "resize",
+    };
+    let counted = if request.operation == Operation::Create { request.is_own_kind } else { changes };
+    counted && resource.namespaced && resource.plural != "events"
+}
+
 /// Takes what a new object, or a changed one, adds; or says which quota it exceeds.
-pub(crate) async fn take(
-    call: &Call,
-    resource: &Kind,
-    object: &Value,
-    old: Option<&Value>,
-) -> Result<Taken, Status> {
-    // Upstream's quota counts no Events, and of changes only those of kinds whose
-    // amounts can change.
-    let changes = matches!(resource.group_kind(), ("", "Service" | "PersistentVolumeClaim"))
-        || (resource.kind == "Pod" && call.target.subresource == "resize");
-    if !resource.namespaced || resource.plural == "events" || (old.is_some() && !changes) {
-        return Ok(Taken::default());
+pub(super) async fn validate(request: &Request<'_>, outcome: &mut Outcome) -> Result<(), Status> {
+    if !counts(request) {
+        return Ok(());
     }
-    let range = Range { prefix: object::prefix(quotas()?, &call.target.namespace), ..Range::default() };
+    let call = request.call;
+    let range = Range { prefix: object::prefix(quotas()?, request.namespace()), ..Range::default() };
     let page = call.state.store.range(range).await.map_err(store_failed)?;
     if page.entries.is_empty() {
-        return Ok(Taken::default());
+        return Ok(());
     }
-    let mut delta = quota::usage(resource, object);
-    if let Some(old) = old {
-        delta = quota::difference(&delta, &quota::usage(resource, old));
+    let mut delta = quota::usage(request.resource(), &request.object);
+    if let Some(old) = request.old {
+        delta = quota::difference(&delta, &quota::usage(request.resource(), old));
         // What an update gives back, the controller counts.
         delta.retain(|_, amount| amount.sign() > 0);
     }
-    let mut taken = Taken { keys: Vec::new(), delta };
+    outcome.charged.delta = delta;
     for entry in page.entries {
-        match take_from(call, resource, object, entry, &taken.delta).await {
-            Ok(Some(key)) => taken.keys.push(key),
-            Ok(None) => {}
-            Err(status) => {
-                give_back(call, taken).await;
-                return Err(status);
-            }
-        }
+        outcome.charged.keys.extend(take_from(request, entry, &outcome.charged.delta).await?);
     }
-    Ok(taken)
+    Ok(())
 }
 
 fn quotas() -> Result<&'static Kind, Status> {
@@ -69,13 +65,11 @@ fn quotas() -> Result<&'static Kind, Status> {
 
 /// Charges one quota, however often it changes meanwhile. `None` when it does not count this.
 async fn take_from(
-    call: &Call,
-    resource: &Kind,
-    object: &Value,
+    request: &Request<'_>,
     mut entry: Arc<Entry>,
     delta: &Amounts,
 ) -> Result<Option<Arc<str>>, Status> {
-    let refused = |why: String| Status::forbidden(&call.resource, text(object, "name"), why);
+    let (resource, object) = (request.resource(), &request.object);
     loop {
         let counting = object::read(&entry.value)?;
         if !quota::applies(&counting, resource, object) {
@@ -84,16 +78,16 @@ async fn take_from(
         if resource.kind == "Pod"
             && let Some(why) = quota::missing(&counting, object)
         {
-            return Err(refused(why));
+            return Err(request.forbidden(why));
         }
-        let used = quota::charge(&counting, delta).map_err(refused)?;
-        if call.dry_run()? {
+        let used = quota::charge(&counting, delta).map_err(|why| request.forbidden(why))?;
+        if request.dry_run {
             return Ok(None);
         }
-        if write_used(call, &entry, counting, &used).await? {
+        if write_used(request.call, &entry, counting, &used).await? {
             return Ok(Some(Arc::clone(&entry.key)));
         }
-        match call.state.get(&entry.key).await? {
+        match request.call.state.get(&entry.key).await? {
             Some(again) => entry = again,
             None => return Ok(None),
         }
@@ -119,9 +113,9 @@ async fn write_used(call: &Call, entry: &Entry, mut counting: Value, used: &Amou
 
 /// Gives back what was taken for an object that was not written. What cannot be given
 /// back stays counted until the controller counts again.
-pub(crate) async fn give_back(call: &Call, taken: Taken) {
-    let back = quota::difference(&Amounts::new(), &taken.delta);
-    for key in taken.keys {
+pub(crate) async fn give_back(call: &Call, charged: Charged) {
+    let back = quota::difference(&Amounts::new(), &charged.delta);
+    for key in charged.keys {
         while let Ok(Some(entry)) = call.state.get(&key).await {
             let Ok(counting) = object::read(&entry.value) else { break };
             let Ok(used) = quota::charge(&counting, &back) else { break };

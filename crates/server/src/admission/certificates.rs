@@ -1,49 +1,43 @@
-//! CertificateSigningRequests at admission: who asks is written by the server, and who approves
-//! or signs must be permitted to do so for that signer.
+//! CertificateSigningRequests: who approves or signs must be permitted to do so for that signer
+//! (CertificateApproval, CertificateSigning), and nobody becomes a master by asking (CertificateSubjectRestriction).
 //!
-//! Upstream's registry strategy and its plugins CertificateApproval, CertificateSigning and
-//! CertificateSubjectRestriction.
+//! Beside them, what upstream's registry strategy writes itself: who asks, and when conditions changed.
 
+use api::certificates::{API_CLIENT, SigningRequest};
 use api::status::Status;
 use serde_json::{Map, Value, json};
 
+use super::Request;
 use crate::auth::{Attributes, User};
-use crate::call::Call;
-use crate::state::seconds;
-use crate::write::text;
 
 const GROUP: &str = "certificates.k8s.io";
-const API_CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 const MASTERS: &str = "system:masters";
 
-/// Whether the call is about these requests.
-pub(crate) fn concerns(call: &Call) -> bool {
-    call.resource.group == GROUP && call.resource.plural == "certificatesigningrequests"
+/// The step CertificateApproval.
+pub(super) fn approval(request: &Request<'_>) -> Result<(), Status> {
+    permitted(request, "approve")
 }
 
-/// Runs on a new request.
-pub(crate) fn create(call: &Call, request: &mut Value) -> Result<(), Status> {
-    stamp(&mut request["spec"], &call.user);
-    if signer(request) == API_CLIENT {
-        let pem = request["spec"]["request"].as_str().unwrap_or_default();
-        let organizations = wire::pki::request_organizations(pem);
-        if organizations.iter().flatten().any(|group| group == MASTERS) {
-            let why = format!("use of {API_CLIENT} signer with {MASTERS} group is not allowed");
-            return Err(Status::forbidden(&call.resource, text(request, "name"), why));
-        }
+/// The step CertificateSigning.
+pub(super) fn signing(request: &Request<'_>) -> Result<(), Status> {
+    let Some(old) = request.old else { return Ok(()) };
+    let signed = |field: &str| request.object["status"][field] != old["status"][field];
+    if signed("certificate") || signed("conditions") { permitted(request, "sign") } else { Ok(()) }
+}
+
+/// The step CertificateSubjectRestriction.
+pub(super) fn subject_restriction(request: &Request<'_>) -> Result<(), Status> {
+    if signer(&request.object) != API_CLIENT {
+        return Ok(());
+    }
+    let pem = request.object["spec"]["request"].as_str().unwrap_or_default();
+    let asked = SigningRequest::parse(pem).map_err(|why| request.forbidden(why))?;
+    if asked.organizations.iter().any(|group| group == MASTERS) {
+        return Err(
+            request.forbidden(format!("use of {API_CLIENT} signer with {MASTERS} group is not allowed"))
+        );
     }
     Ok(())
-}
-
-/// Runs on a changed request.
-pub(crate) fn update(call: &Call, new: &mut Value, old: &Value) -> Result<(), Status> {
-    date_conditions(new, old, &seconds(call.now));
-    let signed = |field: &str| new["status"][field] != old["status"][field];
-    match call.target.subresource.as_str() {
-        "approval" => permitted(call, old, "approve"),
-        "status" if signed("certificate") || signed("conditions") => permitted(call, old, "sign"),
-        _ => Ok(()),
-    }
 }
 
 fn signer(request: &Value) -> &str {
@@ -51,11 +45,11 @@ fn signer(request: &Value) -> &str {
 }
 
 /// Whoever asks is who authentication says, whatever the request says.
-fn stamp(spec: &mut Value, user: &User) {
-    if !spec.is_object() {
-        *spec = json!({});
+pub(crate) fn stamp_author(request: &mut Value, user: &User) {
+    if !request["spec"].is_object() {
+        request["spec"] = json!({});
     }
-    let Some(spec) = spec.as_object_mut() else { return };
+    let Some(spec) = request["spec"].as_object_mut() else { return };
     let mut set = |name: &str, value: Value, is_empty: bool| {
         spec.remove(name);
         if !is_empty {
@@ -69,9 +63,10 @@ fn stamp(spec: &mut Value, user: &User) {
 }
 
 /// The verb must be allowed on the signer itself, or on all of its domain.
-fn permitted(call: &Call, request: &Value, verb: &str) -> Result<(), Status> {
-    let signer = signer(request);
+fn permitted(request: &Request<'_>, verb: &str) -> Result<(), Status> {
+    let signer = signer(request.old.unwrap_or(&request.object));
     let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
+    let call = request.call;
     let allowed = |name: &str| {
         let on = Attributes::resource(&call.user, verb, GROUP, "*", "signers");
         call.state.auth.decide(&Attributes { name, ..on }).is_allowed()
@@ -79,13 +74,12 @@ fn permitted(call: &Call, request: &Value, verb: &str) -> Result<(), Status> {
     if allowed(signer) || allowed(&format!("{domain}/*")) {
         return Ok(());
     }
-    let why =
-        format!("user not permitted to {verb} requests with signerName {}", api::field::go_quote(signer));
-    Err(Status::forbidden(&call.resource, text(request, "name"), why))
+    let signer = api::field::go_quote(signer);
+    Err(request.forbidden(format!("user not permitted to {verb} requests with signerName {signer}")))
 }
 
 /// Upstream's populateConditionTimestamps.
-fn date_conditions(new: &mut Value, old: &Value, now: &str) {
+pub(crate) fn date_conditions(new: &mut Value, old: &Value, now: &str) {
     let before = old["status"]["conditions"].as_array().map_or(&[][..], Vec::as_slice);
     let conditions = new["status"].get_mut("conditions").and_then(Value::as_array_mut);
     for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
@@ -111,10 +105,13 @@ mod tests {
 
     #[test]
     fn what_a_request_says_of_its_author_does_not_count() {
-        let mut spec =
-            json!({"username": "root", "uid": "0", "groups": ["system:masters"], "extra": {"a": ["b"]}});
-        stamp(&mut spec, &User { name: "ann".into(), groups: vec!["staff".into()], ..User::default() });
-        assert_eq!(spec, json!({"username": "ann", "groups": ["staff"]}));
+        let mut request = json!({"spec": {"username": "root", "uid": "0", "groups": ["system:masters"],
+            "extra": {"a": ["b"]}}});
+        stamp_author(
+            &mut request,
+            &User { name: "ann".into(), groups: vec!["staff".into()], ..User::default() },
+        );
+        assert_eq!(request["spec"], json!({"username": "ann", "groups": ["staff"]}));
     }
 
     #[test]
