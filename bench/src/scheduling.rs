@@ -54,8 +54,8 @@ fn pod(n: usize) -> Value {
 pub(crate) async fn measure(report: &mut Report) -> Result<()> {
     decisions(report)?;
     let instance = Instance::start(&[]).await?;
+    unschedulable(report, &instance).await?;
     let mut connection = instance.access.connect().await?;
-    unschedulable(report, &instance, &mut connection).await?;
     for n in 0..NODES {
         connection.post("/api/v1/nodes", node(n).to_string()).await?;
     }
@@ -103,7 +103,7 @@ fn decisions(report: &mut Report) -> Result<()> {
 }
 
 /// What Pods that fit nowhere cost while others come and go beside them.
-async fn unschedulable(report: &mut Report, instance: &Instance, connection: &mut Connection) -> Result<()> {
+async fn unschedulable(report: &mut Report, instance: &Instance) -> Result<()> {
     create(&instance.access, |n| {
         let mut pod = pod(n);
         pod["metadata"]["name"] = format!("u{n}").into();
@@ -119,11 +119,13 @@ async fn unschedulable(report: &mut Report, instance: &Instance, connection: &mu
     tokio::time::sleep(WINDOW).await;
     let share = (cpu_seconds(instance.pid()) - cpu) / WINDOW.as_secs_f64() * 100.0;
     report.add("5000 unschedulable pods: CPU, share of one core", "%", vec![share]);
+    // A connection that says nothing for so long is closed: this one is new.
+    let mut connection = instance.access.connect().await?;
     let label = "?labelSelector=bench%3Dwaiting&gracePeriodSeconds=0";
     connection
         .call(Method::DELETE, &format!("{PATH}{label}"), crate::connection::JSON, bytes::Bytes::new())
         .await?;
-    until(connection, &format!("{PATH}?limit=1&labelSelector=bench%3Dwaiting")).await
+    until(&mut connection, &format!("{PATH}?limit=1&labelSelector=bench%3Dwaiting")).await
 }
 
 async fn create(access: &Access, object: impl Fn(usize) -> String + Copy) -> Result<()> {
