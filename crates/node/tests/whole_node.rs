@@ -368,6 +368,21 @@ async fn a_worker_that_panics_is_begun_anew_with_what_runs() {
     assert_eq!(cluster.runtime.count(), (0, 0));
 }
 
+/// Their names are those of no object that could be made, and of none that can be asked for without care.
+#[tokio::test(flavor = "multi_thread")]
+async fn optional_sources_of_impossible_names_are_absent_ones() {
+    let cluster = Cluster::start().await;
+    for (name, source) in [("comma", "a,b"), ("equals", "a=b"), ("capital", "A\\B C")] {
+        let mut spec = plain();
+        spec["volumes"] = json!([
+            {"name": "secret", "secret": {"secretName": source, "optional": true}},
+            {"name": "config", "configMap": {"name": source, "optional": true}},
+        ]);
+        cluster.create(name, spec).await;
+        cluster.running(name).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_runtime_that_does_not_answer_is_told_with_its_reason_until_it_does() {
     let mut cluster = Cluster::start().await;

@@ -71,8 +71,11 @@ impl<K: Object> Part<K> {
             && self.field.as_ref().is_none_or(|(index, value)| (index.values)(object).contains(value))
     }
 
+    /// A name that somebody writes into a Pod may have in it what separates the terms of a selector.
     fn selector(&self) -> String {
-        self.field.as_ref().map(|(index, value)| format!("{}={value}", index.name)).unwrap_or_default()
+        let escaped = |value: &str| value.replace('\\', r"\\").replace(',', r"\,").replace('=', r"\=");
+        let of = |(index, value): &(Index<K>, String)| format!("{}={}", index.name, escaped(value));
+        self.field.as_ref().map(of).unwrap_or_default()
     }
 }
 
