@@ -21,6 +21,8 @@ use tokio::task::JoinSet;
 use crate::conditions::status_of;
 use crate::context::{Context, say, split, unless_gone};
 use crate::controller::Controller;
+use crate::intstr::{Round, scaled};
+use crate::ownership::{controller_among, controller_of};
 use crate::workqueue::Next;
 
 /// Upstream's DeletionTimeout: an evicted Pod that is still there then was not deleted.
@@ -105,7 +107,7 @@ impl Disruption {
         }
         let mut scales: BTreeMap<String, i32> = BTreeMap::new();
         for pod in pods {
-            let Some(owner) = controller(pod.metadata.owner_references.as_deref()) else { continue };
+            let Some(owner) = controller_of(&pod.metadata) else { continue };
             if scales.contains_key(&owner.uid) {
                 continue;
             }
@@ -124,7 +126,7 @@ impl Disruption {
         let Some(object) = self.read(namespace, owner).await? else { return Ok(None) };
         let owners: Vec<OwnerReference> =
             serde_json::from_value(object["metadata"]["ownerReferences"].clone()).unwrap_or_default();
-        let above = controller(Some(&owners))
+        let above = controller_among(&owners)
             .filter(|above| above.kind == "Deployment" && owner.kind == "ReplicaSet");
         let (uid, object) = match above {
             Some(above) => match self.read(namespace, above).await? {
@@ -153,25 +155,6 @@ impl Disruption {
     }
 }
 
-fn controller(owners: Option<&[OwnerReference]>) -> Option<&OwnerReference> {
-    owners?.iter().find(|owner| owner.controller == Some(true))
-}
-
-/// A number, or a share of `total` rounded up.
-fn share(value: &IntOrString, total: i32) -> i32 {
-    match value {
-        IntOrString::Int(number) => *number,
-        IntOrString::String(text) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            i32::try_from(
-                (percent * i64::from(total)).div_euclid(100)
-                    + i64::from(percent * i64::from(total) % 100 > 0),
-            )
-            .unwrap_or(i32::MAX)
-        }
-    }
-}
-
 /// Upstream's updatePdbStatus.
 fn status(
     budget: &PodDisruptionBudget,
@@ -181,8 +164,8 @@ fn status(
 ) -> PodDisruptionBudgetStatus {
     let spec = budget.spec.clone().unwrap_or_default();
     let desired = match (&spec.max_unavailable, &spec.min_available) {
-        (Some(max), _) => expected.saturating_sub(share(max, expected)).max(0),
-        (None, Some(min)) => share(min, expected),
+        (Some(max), _) => expected.saturating_sub(scaled(max, expected, Round::Up)).max(0),
+        (None, Some(min)) => scaled(min, expected, Round::Up),
         (None, None) => 0,
     };
     let disrupted = still_disrupted(budget, pods, now);

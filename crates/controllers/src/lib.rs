@@ -43,6 +43,7 @@ mod expectations;
 mod garbage_collector;
 mod history;
 mod horizontal_pod_autoscaler;
+mod intstr;
 mod job;
 mod namespace;
 mod node_lifecycle;

@@ -1,16 +1,50 @@
 //! Which dependents an owner has: those whose controller reference names it, and those of nobody that its
 //! selector means. Upstream calls this the ControllerRefManager.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use api::selector::LabelSelector;
-use client::{Client, Error, Informer, Object, Patch, PatchKind, index};
+use client::{Change, Client, Error, Informer, Object, Patch, PatchKind, index, key, key_of};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::json;
 
 /// The owner that manages an object.
 pub(crate) fn controller_of(metadata: &ObjectMeta) -> Option<&OwnerReference> {
-    metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+    controller_among(metadata.owner_references.as_deref().unwrap_or_default())
+}
+
+/// The owner of these that manages.
+pub(crate) fn controller_among(owners: &[OwnerReference]) -> Option<&OwnerReference> {
+    owners.iter().find(|owner| owner.controller == Some(true))
+}
+
+/// The key of the owner of the kind `O` that manages an object.
+pub(crate) fn owner_key<O: Object>(metadata: &ObjectMeta) -> Option<String> {
+    let owner = controller_of(metadata)?;
+    let is_of_kind = owner.kind == O::KIND && owner.api_version == O::API_VERSION;
+    is_of_kind.then(|| key(metadata.namespace.as_deref().unwrap_or_default(), &owner.name))
+}
+
+/// The keys of the owners that a change of a dependent concerns: the owner before, the owner now, and, where
+/// it is nobody's, those that select it. An orphan whose labels stay as they were is no news to anybody.
+pub(crate) fn concerned<O: Object, K: Object>(
+    change: &Change<K>,
+    owners: &Informer<O>,
+    selects: impl Fn(&O, &K) -> bool,
+) -> Vec<String> {
+    let new = change.object();
+    let old = if let Change::Modified { old, .. } = change { Some(old.metadata()) } else { None };
+    let mut keys: BTreeSet<String> =
+        old.into_iter().chain([new.metadata()]).filter_map(owner_key::<O>).collect();
+    let is_news = old.is_none_or(|old| controller_of(old).is_some() || old.labels != new.metadata().labels);
+    if controller_of(new.metadata()).is_none() && is_news {
+        let namespace = &new.metadata().namespace;
+        let selecting =
+            owners.filter(|owner| owner.metadata().namespace == *namespace && selects(owner, new));
+        keys.extend(selecting.iter().map(|owner| key_of(&**owner)));
+    }
+    keys.into_iter().collect()
 }
 
 /// The reference by which `owner` manages what it makes.
@@ -38,10 +72,7 @@ enum Claim {
 }
 
 fn claim(owner: &ObjectMeta, selector: &LabelSelector, object: &ObjectMeta) -> Claim {
-    let matches = object.labels.as_ref().map_or_else(
-        || selector.matches(&std::collections::BTreeMap::new()),
-        |labels| selector.matches(labels),
-    );
+    let matches = selector.matches(&object.labels);
     let (owner_stays, stays) = (owner.deletion_timestamp.is_none(), object.deletion_timestamp.is_none());
     match controller_of(object) {
         Some(reference) if Some(&reference.uid) != owner.uid.as_ref() => Claim::Leave,

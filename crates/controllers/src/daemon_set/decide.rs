@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::place::{Fit, fit, is_updated, node_of};
 use crate::conditions::{available_from, is_finished, phase, ready_since};
+use crate::intstr::{Round, scaled};
 
 /// What there is.
 pub(super) struct View<'a> {
@@ -89,8 +90,13 @@ impl<'a> Plan<'a> {
         let desired = fits.values().filter(|fit| **fit == Fit::Run).count();
         let strategy = view.set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref());
         let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
-        let max_surge = scaled(rolling.and_then(|one| one.max_surge.as_ref()), 0, desired);
-        let max_unavailable = scaled(rolling.and_then(|one| one.max_unavailable.as_ref()), 1, desired);
+        let share = |value: Option<&IntOrString>, default: i32| {
+            let total = i32::try_from(desired).unwrap_or(i32::MAX);
+            let number = value.map_or(default, |value| scaled(value, total, Round::Up));
+            usize::try_from(number).unwrap_or(0)
+        };
+        let max_surge = share(rolling.and_then(|one| one.max_surge.as_ref()), 0);
+        let max_unavailable = share(rolling.and_then(|one| one.max_unavailable.as_ref()), 1);
         let stuck = max_surge == 0 && max_unavailable == 0;
         Self { view, fits, on_nodes, max_surge, max_unavailable: if stuck { 1 } else { max_unavailable } }
     }
@@ -247,18 +253,6 @@ fn age(pod: &Pod) -> (bool, Option<Timestamp>, Option<String>) {
     let placed = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
     let since = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
     (placed.is_empty(), since, pod.metadata.name.clone())
-}
-
-/// A number, or a share of `total` rounded up.
-fn scaled(value: Option<&IntOrString>, default: usize, total: usize) -> usize {
-    match value {
-        None => default,
-        Some(IntOrString::Int(number)) => usize::try_from(*number).unwrap_or(0),
-        Some(IntOrString::String(text)) => {
-            let percent: usize = text.trim_end_matches('%').parse().unwrap_or(0);
-            percent.saturating_mul(total).div_ceil(100)
-        }
-    }
 }
 
 /// `seen`: the set was acted on as it is now.

@@ -30,7 +30,7 @@ use crate::context::{Context, say, split, unless_gone};
 use crate::controller::Controller;
 use crate::expectations::Expectations;
 use crate::history::{History, Naming, REVISION_LABEL, revision_of};
-use crate::ownership::{claimed, controller_of};
+use crate::ownership::{claimed, concerned};
 use crate::pod_control::PodControl;
 use crate::workqueue::Next;
 
@@ -66,15 +66,10 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
     let (of_pods, of_nodes) = (this.sets.clone(), this.sets.clone());
     let controller = Controller::new("daemonset")
         .watches(&this.sets, |change| vec![key_of(&**change.object())])
-        .watches(&this.pods, move |change| match change {
-            Change::Added(pod) | Change::Deleted(pod) => sets_of(&of_pods, pod),
-            Change::Modified { old, new } => {
-                let mut keys = sets_of(&of_pods, new);
-                if old.metadata.owner_references != new.metadata.owner_references {
-                    keys.extend(sets_of(&of_pods, old));
-                }
-                keys
-            }
+        .watches(&this.pods, move |change| {
+            concerned(change, &of_pods, |set, pod: &Pod| {
+                selector(set).is_some_and(|selector| selector.matches(&pod.metadata.labels))
+            })
         })
         .watches(&this.nodes, move |change| {
             if let Change::Modified { old, new } = change
@@ -91,22 +86,6 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
         let this = this.clone();
         async move { this.sync(&key).await }
     });
-}
-
-/// The set that controls a Pod, or those that might adopt it.
-fn sets_of(sets: &Informer<DaemonSet>, pod: &Pod) -> Vec<String> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    if let Some(owner) = controller_of(&pod.metadata) {
-        return (owner.kind == "DaemonSet")
-            .then(|| client::key(namespace, &owner.name))
-            .into_iter()
-            .collect();
-    }
-    let choosing = sets.filter(|set| {
-        set.metadata.namespace == pod.metadata.namespace
-            && selector(set).is_some_and(|selector| selector.matches(&pod.metadata.labels))
-    });
-    choosing.iter().map(|set| key_of(&**set)).collect()
 }
 
 fn selector(set: &DaemonSet) -> Option<LabelSelector> {

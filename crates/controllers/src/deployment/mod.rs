@@ -17,12 +17,11 @@ mod revision;
 mod rollout;
 mod sizes;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use api::selector::LabelSelector;
 use client::events::{EventType, Recorder};
-use client::{Change, Client, Error, Informer, Object, index, key, key_of};
+use client::{Client, Error, Informer, index, key_of};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use tokio::task::JoinSet;
@@ -31,7 +30,7 @@ use self::rollout::Rollout;
 use crate::conditions::is_finished;
 use crate::context::{Context, say, split, unless_gone};
 use crate::controller::Controller;
-use crate::ownership::{self, controller_of};
+use crate::ownership::{self, concerned, controller_of, owner_key};
 use crate::workqueue::Next;
 
 const NAME: &str = "deployment-controller";
@@ -52,21 +51,19 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
         sets: context.informers.of(),
         pods: context.informers.of(),
     });
-    let (of_set, of_pod) = (this.clone(), this.clone());
+    let (owners, of_pod) = (this.deployments.clone(), this.clone());
     let controller = Controller::new(NAME)
         .watches(&this.deployments, |change| vec![key_of(&**change.object())])
-        .watches(&this.sets, move |change| of_set.concerned(change))
+        .watches(&this.sets, move |change| {
+            concerned(change, &owners, |deployment, set: &ReplicaSet| {
+                selector(deployment).is_ok_and(|selector| selector.matches(&set.metadata.labels))
+            })
+        })
         .watches(&this.pods, move |change| of_pod.waiting_for(change.object()).into_iter().collect());
     controller.run(tasks, context.shutdown.clone(), move |key| {
         let this = this.clone();
         async move { this.sync(&key).await }
     });
-}
-
-fn owner_key<K: Object>(object: &K) -> Option<String> {
-    let metadata = object.metadata();
-    let owner = controller_of(metadata).filter(|owner| owner.kind == "Deployment")?;
-    Some(key(metadata.namespace.as_deref().unwrap_or_default(), &owner.name))
 }
 
 fn recreates(deployment: &Deployment) -> bool {
@@ -79,31 +76,11 @@ fn is_paused(deployment: &Deployment) -> bool {
 }
 
 impl Deployments {
-    /// The owners before and after, and those who may adopt what is nobody's.
-    fn concerned(&self, change: &Change<ReplicaSet>) -> Vec<String> {
-        let (old, new) = match change {
-            Change::Added(set) => (None, set),
-            Change::Modified { old, new } => (Some(old), new),
-            Change::Deleted(set) => (Some(set), set),
-        };
-        let mut keys: BTreeSet<String> =
-            old.into_iter().chain([new]).filter_map(|set| owner_key(&**set)).collect();
-        if controller_of(&new.metadata).is_none() && !matches!(change, Change::Deleted(_)) {
-            let labels = new.metadata.labels.clone().unwrap_or_default();
-            let selecting = self.deployments.filter(|deployment| {
-                deployment.metadata.namespace == new.metadata.namespace
-                    && selector(deployment).is_ok_and(|selector| selector.matches(&labels))
-            });
-            keys.extend(selecting.iter().map(|deployment| key_of(&**deployment)));
-        }
-        keys.into_iter().collect()
-    }
-
     /// A Deployment that is recreated waits for the last of its old Pods.
     fn waiting_for(&self, pod: &Pod) -> Option<String> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let set = controller_of(&pod.metadata).filter(|owner| owner.kind == "ReplicaSet")?;
-        let key = owner_key(&*self.sets.get(namespace, &set.name)?)?;
+        let key = owner_key::<Deployment>(&self.sets.get(namespace, &set.name)?.metadata)?;
         let (namespace, name) = split(&key);
         self.deployments.get(namespace, name).filter(|deployment| recreates(deployment)).map(|_| key)
     }

@@ -3,6 +3,8 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::intstr::{Round, scaled};
+
 /// The bounds of a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bounds {
@@ -32,8 +34,11 @@ impl Bounds {
             .filter(|strategy| strategy.type_.as_deref() != Some("Recreate"))
             .and_then(|strategy| strategy.rolling_update.as_ref());
         let Some(rolling) = rolling else { return Self { replicas, surge: 0, unavailable: 0 } };
-        let surge = share(rolling.max_surge.as_ref(), replicas, true);
-        let unavailable = share(rolling.max_unavailable.as_ref(), replicas, false);
+        let share = |value: Option<&IntOrString>, round| {
+            value.map_or(0, |value| scaled(value, replicas, round)).max(0)
+        };
+        let surge = share(rolling.max_surge.as_ref(), Round::Up);
+        let unavailable = share(rolling.max_unavailable.as_ref(), Round::Down);
         let unavailable = if surge == 0 && unavailable == 0 { 1 } else { unavailable };
         Self { replicas, surge, unavailable: unavailable.min(replicas) }
     }
@@ -127,18 +132,6 @@ impl Proportion {
         // Rounded to the nearest.
         let size = (replicas * i64::from(bounds.most()) * 2 + before) / (before * 2);
         i32::try_from(size - replicas).unwrap_or(left)
-    }
-}
-
-fn share(value: Option<&IntOrString>, total: i32, up: bool) -> i32 {
-    match value {
-        None => 0,
-        Some(IntOrString::Int(number)) => (*number).max(0),
-        Some(IntOrString::String(text)) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let hundredths = percent.max(0).saturating_mul(total.into());
-            i32::try_from((hundredths + if up { 99 } else { 0 }) / 100).unwrap_or(i32::MAX)
-        }
     }
 }
 

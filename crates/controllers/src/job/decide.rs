@@ -10,10 +10,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::backoff::{Failures, finished_at};
 use super::indexes::Indexes;
-use super::pod::{self, index, is_terminating};
+use super::pod::{self, index};
 use super::policy::{self, Verdict};
 use super::tally::{Tally, View, number};
-use crate::conditions::ready_since;
+use crate::conditions::{is_terminating, ready_since};
 
 /// Pods made or deleted at a time: upstream's MaxPodCreateDeletePerSync.
 const CHANGED_MAX: usize = 500;

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use api::selector::LabelSelector;
 use client::events::EventType;
-use client::{Change, Error, Informer, Patch, PatchKind, index, key, key_of};
+use client::{Change, Error, Informer, Patch, PatchKind, index, key_of};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobStatus};
@@ -37,7 +37,7 @@ use crate::conditions::ready_since;
 use crate::context::{Context, say, split, unless_gone};
 use crate::controller::Controller;
 use crate::expectations::Expectations;
-use crate::ownership::{self, controller_of};
+use crate::ownership::{self, concerned, controller_of};
 use crate::pod_control::PodControl;
 use crate::workqueue::Next;
 use decide::{Action, NewPod, Plan, decide, is_finished};
@@ -120,25 +120,12 @@ impl Jobs {
 
     fn pod_changed(&self, change: &Change<Pod>) -> Vec<String> {
         let pod = change.object();
-        let mut keys = Vec::new();
-        let before = if let Change::Modified { old, .. } = change { old } else { pod };
-        for pod in [before, pod] {
-            let Some(owner) = controller_of(&pod.metadata).filter(|owner| is_job(owner)) else { continue };
-            keys.push(key(pod.metadata.namespace.as_deref().unwrap_or_default(), &owner.name));
-        }
-        if controller_of(&pod.metadata).is_none() {
-            let choosing = self.jobs.filter(|job| {
-                job.metadata.namespace == pod.metadata.namespace
-                    && selector(job).is_some_and(|selector| {
-                        pod.metadata.labels.as_ref().is_some_and(|labels| selector.matches(labels))
-                    })
-            });
-            keys.extend(choosing.iter().map(|job| key_of(&**job)));
-        }
+        let mut keys = concerned(change, &self.jobs, |job, pod: &Pod| {
+            selector(job).is_some_and(|selector| selector.matches(&pod.metadata.labels))
+        });
         if is_tracked(pod) && self.job_of(pod).is_none_or(|job| is_finished(&status(&job))) {
             keys.push(format!("{ORPHAN}{}", key_of(&**pod)));
         }
-        keys.dedup();
         keys
     }
 

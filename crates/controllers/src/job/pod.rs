@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::policy::{self, Verdict};
 use super::spec::Spec;
-use crate::conditions::is_finished;
+use crate::conditions::is_terminating;
 
 /// Held by each Pod until it is counted.
 pub(super) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
@@ -32,11 +32,6 @@ pub(super) fn is_tracked(pod: &Pod) -> bool {
 
 pub(super) fn has_succeeded(pod: &Pod) -> bool {
     phase(pod) == "Succeeded"
-}
-
-/// It is being deleted and has not ended.
-pub(super) fn is_terminating(pod: &Pod) -> bool {
-    !is_finished(pod) && pod.metadata.deletion_timestamp.is_some()
 }
 
 /// A deleted Pod has failed as well: one whose node is gone never gets to say so.

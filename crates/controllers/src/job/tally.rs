@@ -9,10 +9,10 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::backoff::{Failures, finished_at};
 use super::indexes::Indexes;
-use super::pod::{self, has_failed, has_succeeded, index, is_terminating, is_tracked, uid};
+use super::pod::{self, has_failed, has_succeeded, index, is_tracked, uid};
 use super::policy::{self, Verdict};
 use super::spec::Spec;
-use crate::conditions::{is_active, ready_since};
+use crate::conditions::{is_active, is_terminating, ready_since};
 
 /// What a decision is made of.
 #[derive(Debug)]

@@ -12,13 +12,12 @@ mod owner;
 mod rank;
 mod status;
 
-use std::collections::BTreeSet;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::selector::LabelSelector;
-use client::{Change, Error, Informer, index, key, key_of};
+use client::{Error, Informer, index, key_of};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -26,11 +25,12 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController};
 use tokio::task::JoinSet;
 
 use self::owner::ReplicaOwner;
-use crate::conditions::is_active;
+use crate::batch::slow_start;
+use crate::conditions::{is_active, is_terminating};
 use crate::context::{Context, split, unless_gone};
 use crate::controller::Controller;
 use crate::expectations::Expectations;
-use crate::ownership::{self, controller_of};
+use crate::ownership::{self, concerned, controller_of};
 use crate::pod_control::PodControl;
 use crate::workqueue::Next;
 
@@ -53,43 +53,16 @@ fn begin<O: ReplicaOwner>(context: &Context, tasks: &mut JoinSet<()>, name: &'st
     let owners = this.owners.clone();
     let controller = Controller::new(name)
         .watches(&this.owners, |change| vec![key_of(&**change.object())])
-        .watches(&this.pods, move |change| concerned(change, &owners));
+        .watches(&this.pods, move |change| {
+            concerned(change, &owners, |owner, pod: &Pod| {
+                owner.selector().is_ok_and(|selector| selector.matches(&pod.metadata.labels))
+            })
+        });
     let this = Arc::new(this);
     controller.run(tasks, context.shutdown.clone(), move |key| {
         let this = this.clone();
         async move { this.sync(&key).await }
     });
-}
-
-/// The owners before and after a change, and those who may adopt a Pod that is nobody's.
-fn concerned<O: ReplicaOwner>(change: &Change<Pod>, owners: &Informer<O>) -> Vec<String> {
-    let (old, new) = match change {
-        Change::Added(pod) => (None, pod),
-        Change::Modified { old, new } => (Some(old), new),
-        Change::Deleted(pod) => (Some(pod), pod),
-    };
-    let mut keys: BTreeSet<String> =
-        old.into_iter().chain([new]).filter_map(|pod| owner_key::<O>(pod)).collect();
-    let orphan = controller_of(&new.metadata).is_none() && !matches!(change, Change::Deleted(_));
-    let news = old.is_none_or(|old| {
-        old.metadata.labels != new.metadata.labels || controller_of(&old.metadata).is_some()
-    });
-    if orphan && news {
-        let namespace = &new.metadata.namespace;
-        let labels = new.metadata.labels.clone().unwrap_or_default();
-        let selecting = owners.filter(|owner| {
-            owner.metadata().namespace == *namespace
-                && owner.selector().is_ok_and(|selector| selector.matches(&labels))
-        });
-        keys.extend(selecting.iter().map(|owner| key_of(&**owner)));
-    }
-    keys.into_iter().collect()
-}
-
-fn owner_key<O: ReplicaOwner>(pod: &Pod) -> Option<String> {
-    let owner = controller_of(&pod.metadata)?;
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    (owner.kind == O::KIND && owner.api_version == O::API_VERSION).then(|| key(namespace, &owner.name))
 }
 
 struct Replicas<O> {
@@ -117,7 +90,7 @@ impl<O: ReplicaOwner> Replicas<O> {
         };
         let now = Timestamp::now();
         let wanted = owner.wanted();
-        let terminating = pods.iter().filter(|pod| status::is_terminating(pod)).count();
+        let terminating = pods.iter().filter(|pod| is_terminating(pod)).count();
         let status = status::of(&owner.status(), &wanted, &active, terminating, managed.as_ref().err(), now);
         if !status::says_the_same(&owner.status(), &status) {
             unless_gone(self.control.client.replace_status(&owner.with_status(status)).await)?;
@@ -147,29 +120,23 @@ impl<O: ReplicaOwner> Replicas<O> {
         deleted.await.into_iter().collect()
     }
 
-    /// Creates in batches of 1, 2, 4…: a template that the server refuses is refused once and not 500 times.
     async fn create(
         &self,
         key: &str,
         owner: &O,
         template: &PodTemplateSpec,
-        mut missing: usize,
+        missing: usize,
     ) -> Result<(), Error> {
-        let mut batch = 1;
-        while missing > 0 {
-            let size = batch.min(missing);
-            let created = join_all((0..size).map(|_| self.control.create(owner, template))).await;
-            for created in created {
-                match created {
-                    Ok(pod) => self.expectations.created(key, &pod),
-                    // It goes with its namespace, and so do we.
-                    Err(error) if error.is_namespace_terminating() => return Ok(()),
-                    Err(error) => return Err(error),
-                }
+        slow_start(vec![(); missing], |()| async {
+            match self.control.create(owner, template).await {
+                Ok(pod) => self.expectations.created(key, &pod),
+                // It goes with its namespace, and so do we.
+                Err(error) if error.is_namespace_terminating() => {}
+                Err(error) => return Err(error),
             }
-            (missing, batch) = (missing - size, batch * 2);
-        }
-        Ok(())
+            Ok(())
+        })
+        .await
     }
 
     /// How many active Pods of the same workload each node has: those of all ReplicaSets that have the

@@ -10,15 +10,10 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Wanted, until};
-use crate::conditions::{available_from, is_finished, ready_since};
+use crate::conditions::{available_from, ready_since};
 use crate::pod_control::words;
 
 const FAILURE: &str = "ReplicaFailure";
-
-/// Told to go, and still there.
-pub(super) fn is_terminating(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_some() && !is_finished(pod)
-}
 
 /// The status after its active Pods were counted; `failed` is what went wrong while they were managed.
 pub(super) fn of(

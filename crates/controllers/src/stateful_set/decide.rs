@@ -13,6 +13,7 @@ use super::identity::{claim_names, claims, is_labelled, new_pod, ordinal_of};
 use super::retention::{Owners, Place, at_birth, is_stale, owners};
 use crate::conditions::{available_from, is_finished, phase};
 use crate::history::revision_of;
+use crate::intstr::{Round, scaled};
 
 /// Pods that are made in one round at most: upstream's largest batch.
 const CREATED_MAX: usize = 500;
@@ -370,14 +371,8 @@ fn complete(plan: &Plan<'_>, status: &mut StatefulSetStatus) {
 
 /// At least one; a share is rounded down.
 fn max_unavailable(value: Option<&IntOrString>, count: i64) -> i64 {
-    let number = match value {
-        None => 1,
-        Some(IntOrString::Int(number)) => i64::from(*number),
-        Some(IntOrString::String(text)) => {
-            text.trim_end_matches('%').parse::<i32>().map_or(1, |percent| i64::from(percent) * count / 100)
-        }
-    };
-    number.max(1)
+    let total = i32::try_from(count).unwrap_or(i32::MAX);
+    value.map_or(1, |value| scaled(value, total, Round::Down)).max(1).into()
 }
 
 /// The revisions that Pods are of.

@@ -27,7 +27,7 @@ use crate::context::{Context, split, unless_gone};
 use crate::controller::Controller;
 use crate::expectations::Expectations;
 use crate::history::{self, History, Naming};
-use crate::ownership::{claimed_where, controller_of};
+use crate::ownership::{claimed_where, concerned};
 use crate::workqueue::Next;
 use decide::{Revision, View, decide, revisions_of};
 
@@ -63,15 +63,8 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
             Change::Added(set) | Change::Modified { new: set, .. } => vec![key_of(&**set)],
             Change::Deleted(_) => Vec::new(),
         })
-        .watches(&this.pods, move |change| match change {
-            Change::Added(pod) | Change::Deleted(pod) => sets_of(&of_pods, pod),
-            Change::Modified { old, new } => {
-                let mut keys = sets_of(&of_pods, new);
-                if old.metadata.owner_references != new.metadata.owner_references {
-                    keys.extend(sets_of(&of_pods, old));
-                }
-                keys
-            }
+        .watches(&this.pods, move |change| {
+            concerned(change, &of_pods, |set, pod: &Pod| identity::ordinal_of(set, pod).is_some())
         })
         // A name is free again for a claim that is wanted.
         .watches(&this.claims, move |change| match change {
@@ -84,21 +77,6 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
         let this = this.clone();
         async move { this.sync(&key).await }
     });
-}
-
-/// The set that controls a Pod, or those that might adopt it.
-fn sets_of(sets: &Informer<StatefulSet>, pod: &Pod) -> Vec<String> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    if let Some(owner) = controller_of(&pod.metadata) {
-        return (owner.kind == "StatefulSet")
-            .then(|| client::key(namespace, &owner.name))
-            .into_iter()
-            .collect();
-    }
-    let choosing = sets.filter(|set| {
-        set.metadata.namespace == pod.metadata.namespace && identity::ordinal_of(set, pod).is_some()
-    });
-    choosing.iter().map(|set| key_of(&**set)).collect()
 }
 
 fn sets_with_claim(sets: &Informer<StatefulSet>, claim: &ObjectMeta) -> Vec<String> {
