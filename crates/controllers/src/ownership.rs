@@ -129,7 +129,10 @@ async fn claimed_as<O: Object, K: Object>(
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
     let uid = metadata.uid.as_deref().unwrap_or_default();
     let mut candidates = dependents.by_index(index::by_owner(), uid);
-    candidates.retain(|object| object.metadata().namespace == metadata.namespace);
+    // An orphan may name the owner as one that manages nothing; it is among the orphans.
+    candidates.retain(|object| {
+        object.metadata().namespace == metadata.namespace && controller_of(object.metadata()).is_some()
+    });
     candidates.extend(dependents.by_index(index::orphans(), namespace));
     let mut claimed = Vec::new();
     let mut may_adopt = None;

@@ -230,11 +230,29 @@ async fn orphans_are_adopted_strangers_released_and_refusals_told() {
         .until(PODS, |pods| pods.as_ref().is_ok_and(|pods| pods["items"].as_array().unwrap().len() == 3))
         .await;
 
-    let quota = json!({"metadata": {"name": "none"}, "spec": {"hard": {"pods": "3"}}});
+    // A reference that manages nothing makes an orphan, which is counted once when it comes back.
+    let pods = items(&cluster, PODS).await;
+    let own = pods.iter().find(|pod| pod["metadata"]["labels"]["app"] == "rc").unwrap();
+    let mut owner = own["metadata"]["ownerReferences"][0].clone();
+    owner["controller"] = false.into();
+    let one = format!("{PODS}/{}", own["metadata"]["name"].as_str().unwrap());
+    cluster.ask(Method::PATCH, &one, json!({"metadata": {"ownerReferences": [owner]}})).await.unwrap();
+    let managed = |pod: &Result<Value, client::Error>| {
+        pod.as_ref().unwrap()["metadata"]["ownerReferences"][0]["controller"] == true
+    };
+    cluster.until(&one, managed).await;
+    cluster.ask(Method::PATCH, &path, json!({"spec": {"replicas": 3}})).await.unwrap();
+    cluster.until(&path, |rc| rc.as_ref().unwrap()["status"]["availableReplicas"] == 3).await;
+    let names = |pods: &[Value]| -> BTreeSet<String> {
+        pods.iter().map(|pod| pod["metadata"]["name"].to_string()).collect()
+    };
+    assert!(names(&items(&cluster, PODS).await).is_superset(&names(&pods)), "none was deleted for it");
+
+    let quota = json!({"metadata": {"name": "none"}, "spec": {"hard": {"pods": "4"}}});
     cluster.post("/api/v1/namespaces/default/resourcequotas", quota).await;
     let quota = "/api/v1/namespaces/default/resourcequotas/none";
-    cluster.until(quota, |quota| quota.as_ref().unwrap()["status"]["used"]["pods"] == "3").await;
-    cluster.ask(Method::PATCH, &path, json!({"spec": {"replicas": 4}})).await.unwrap();
+    cluster.until(quota, |quota| quota.as_ref().unwrap()["status"]["used"]["pods"] == "4").await;
+    cluster.ask(Method::PATCH, &path, json!({"spec": {"replicas": 5}})).await.unwrap();
     let refused = |rc: &Result<Value, client::Error>| {
         let condition = &rc.as_ref().unwrap()["status"]["conditions"][0];
         condition["type"] == "ReplicaFailure"
@@ -245,7 +263,7 @@ async fn orphans_are_adopted_strangers_released_and_refusals_told() {
     cluster.ask(Method::DELETE, quota, Value::Null).await.unwrap();
     let mended = |rc: &Result<Value, client::Error>| {
         let status = &rc.as_ref().unwrap()["status"];
-        status["availableReplicas"] == 4 && status["conditions"].is_null()
+        status["availableReplicas"] == 5 && status["conditions"].is_null()
     };
     cluster.until(&path, mended).await;
     end(&cluster, kubelet).await;
