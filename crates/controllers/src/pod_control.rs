@@ -1,10 +1,13 @@
 //! Makes and deletes Pods for their owners, with upstream's events on the owner.
 
+use std::borrow::Borrow;
+
 use client::events::{EventType, Recorder, reference};
 use client::{Client, DeleteOptions, Error, Object};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::batch::slow_start;
 use crate::ownership::controller_reference;
 
 #[derive(Debug, Clone)]
@@ -35,6 +38,27 @@ impl PodControl {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Creates a Pod from each of the templates and tells `made` of it, by [`slow_start`]. Where the namespace
+    /// goes, all that follow would fail as well; they go with it, and so does the owner.
+    pub(crate) async fn create_each<O: Object, T: Borrow<PodTemplateSpec>>(
+        &self,
+        owner: &O,
+        templates: Vec<T>,
+        made: impl Fn(&Pod),
+    ) -> Result<(), Error> {
+        let created = slow_start(templates, |template: T| {
+            let made = &made;
+            async move {
+                made(&self.create(owner, template.borrow()).await?);
+                Ok(())
+            }
+        });
+        match created.await {
+            Err(error) if error.is_namespace_terminating() => Ok(()),
+            done => done,
         }
     }
 

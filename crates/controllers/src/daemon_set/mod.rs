@@ -25,7 +25,6 @@ use tokio::task::JoinSet;
 
 use self::backoff::Backoff;
 use self::decide::{Decision, Ended, View, decide, status};
-use crate::batch::slow_start;
 use crate::context::{Context, say, split, unless_gone};
 use crate::controller::Controller;
 use crate::expectations::Expectations;
@@ -128,20 +127,10 @@ impl DaemonSets {
 
     async fn act(&self, set: &DaemonSet, hash: &str, decision: Decision) -> Result<(), Error> {
         let key = key_of(set);
-        let create = decision.create.into_iter().take(BURST).collect();
-        let created = slow_start(create, |node: String| {
-            let (key, template) = (&key, place::template(set, hash, &node));
-            async move {
-                match self.control.create(set, &template).await {
-                    Ok(pod) => self.expectations.created(key, &pod),
-                    // It goes with its namespace, and so do we.
-                    Err(error) if error.is_namespace_terminating() => {}
-                    Err(error) => return Err(error),
-                }
-                Ok(())
-            }
-        })
-        .await;
+        let templates: Vec<_> =
+            decision.create.iter().take(BURST).map(|node| place::template(set, hash, node)).collect();
+        let made = |pod: &Pod| self.expectations.created(&key, pod);
+        let created = self.control.create_each(set, templates, made).await;
         let deleted = join_all(decision.delete.into_iter().take(BURST).map(|(pod, ended)| {
             let key = &key;
             async move {

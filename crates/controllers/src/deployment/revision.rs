@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
+use crate::history::safe_encode;
+
 pub(super) const HASH: &str = "pod-template-hash";
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 const HISTORY: &str = "deployment.kubernetes.io/revision-history";
@@ -25,10 +27,8 @@ const HISTORY_MAX: usize = 2_000;
 
 pub(super) type Annotations = BTreeMap<String, String>;
 
-/// The hash of a template; another count of collisions makes another hash of the same template. Its letters
-/// are those of upstream, which spell no words.
+/// The hash of a template; another count of collisions makes another hash of the same template.
 pub(super) fn hash(template: &PodTemplateSpec, collisions: i32) -> String {
-    const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     // FNV-1a over the template's JSON: its maps are sorted, so equal templates are equal bytes.
     let mut hash: u32 = 0x811c_9dc5;
     let json = serde_json::to_vec(template).unwrap_or_default();
@@ -36,7 +36,7 @@ pub(super) fn hash(template: &PodTemplateSpec, collisions: i32) -> String {
     for byte in json.into_iter().chain(collisions) {
         hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     }
-    hash.to_string().bytes().map(|digit| char::from(LETTERS[usize::from(digit) % LETTERS.len()])).collect()
+    safe_encode(&hash.to_string())
 }
 
 /// Whether a ReplicaSet is made from this very template.

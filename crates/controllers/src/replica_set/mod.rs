@@ -25,7 +25,6 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController};
 use tokio::task::JoinSet;
 
 use self::owner::ReplicaOwner;
-use crate::batch::slow_start;
 use crate::conditions::{is_active, is_terminating};
 use crate::context::{Context, split, unless_gone};
 use crate::controller::Controller;
@@ -104,7 +103,9 @@ impl<O: ReplicaOwner> Replicas<O> {
         let replicas = usize::try_from(wanted.replicas).unwrap_or(0);
         if active.len() < replicas {
             let Some(template) = wanted.template else { return Ok(()) };
-            return self.create(key, owner, template, (replicas - active.len()).min(BURST)).await;
+            let missing = vec![template; (replicas - active.len()).min(BURST)];
+            let made = |pod: &Pod| self.expectations.created(key, pod);
+            return self.control.create_each(owner, missing, made).await;
         }
         let surplus = (active.len() - replicas).min(BURST);
         if surplus == 0 {
@@ -118,25 +119,6 @@ impl<O: ReplicaOwner> Replicas<O> {
             Ok(())
         }));
         deleted.await.into_iter().collect()
-    }
-
-    async fn create(
-        &self,
-        key: &str,
-        owner: &O,
-        template: &PodTemplateSpec,
-        missing: usize,
-    ) -> Result<(), Error> {
-        slow_start(vec![(); missing], |()| async {
-            match self.control.create(owner, template).await {
-                Ok(pod) => self.expectations.created(key, &pod),
-                // It goes with its namespace, and so do we.
-                Err(error) if error.is_namespace_terminating() => {}
-                Err(error) => return Err(error),
-            }
-            Ok(())
-        })
-        .await
     }
 
     /// How many active Pods of the same workload each node has: those of all ReplicaSets that have the
