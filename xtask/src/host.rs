@@ -128,6 +128,22 @@ fn programs(profile: &str) -> PathBuf {
     target().join("x86_64-unknown-linux-musl").join(profile)
 }
 
+/// Refuses to go on where a node would report DiskPressure and every test would wait for its Pods.
+pub(crate) fn need_disk() -> Result<()> {
+    let dir = std::env::temp_dir();
+    let figures = output(Command::new("df").args(["--output=avail,size", "-BM"]).arg(&dir))?;
+    let words = figures.lines().last().unwrap_or_default().split_whitespace();
+    let mebibytes: Vec<u64> = words.filter_map(|word| word.trim_end_matches('M').parse().ok()).collect();
+    let [free, size] = mebibytes[..] else { bail!("df says {figures:?} of {}", dir.display()) };
+    ensure!(
+        free * 10 > size,
+        "{free} of {size} MiB are free below {}: a node with less than a tenth reports DiskPressure and runs no \
+         Pod; make room, or set TMPDIR to another disk",
+        dir.display(),
+    );
+    Ok(())
+}
+
 /// Refuses to go on without root, with the reason.
 pub(crate) fn need_root(what: &str) -> Result<()> {
     let uid = output(Command::new("id").arg("-u"))?;

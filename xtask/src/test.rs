@@ -5,7 +5,9 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 
 use crate::helm::helm;
-use crate::host::{self, build_for_tests, build_release, cargo, ensure_packages, kubectl, need_root, target};
+use crate::host::{
+    self, build_for_tests, build_release, cargo, ensure_packages, kubectl, need_disk, need_root, target,
+};
 use crate::{check, hosts, images};
 
 /// A group of tests by the name it is asked for.
@@ -57,6 +59,7 @@ fn escape() -> Result<()> {
 
 fn on_the_program(words: &[&str]) -> Result<()> {
     need_root("the end-to-end tests")?;
+    need_disk()?;
     prepare_host()?;
     ensure_packages(&[("docker-registry", "docker-registry"), ("curl", "curl")])?;
     let images = images::build_all()?;
