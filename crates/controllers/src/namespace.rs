@@ -74,7 +74,7 @@ struct Kind {
     /// `/api/v1` or `/apis/<group>/<version>`.
     root: String,
     plural: String,
-    /// `pods` or `deployments.apps`, as conditions name them.
+    /// As conditions name it: the plural, a point, and the group, also where that is empty.
     title: String,
     deletes_collections: bool,
 }
@@ -131,7 +131,7 @@ fn deletable(root: &str, group: &str, resources: Resources) -> Vec<Kind> {
     let kinds = resources.resources.into_iter().filter(wanted).map(|resource| Kind {
         root: root.to_owned(),
         deletes_collections: has(&resource, "deletecollection"),
-        title: if group.is_empty() { resource.name.clone() } else { format!("{}.{group}", resource.name) },
+        title: format!("{}.{group}", resource.name),
         plural: resource.name,
     });
     kinds.collect()
@@ -159,7 +159,7 @@ impl Left {
 /// from under them (upstream's OrderedNamespaceDeletion).
 async fn empty(client: &Client, namespace: &str, kinds: &[Kind]) -> Result<Left, Error> {
     let mut left = Left::default();
-    let (pods, others): (Vec<_>, Vec<_>) = kinds.iter().partition(|kind| kind.title == "pods");
+    let (pods, others): (Vec<_>, Vec<_>) = kinds.iter().partition(|kind| kind.title == "pods.");
     for kind in pods {
         empty_kind(client, namespace, kind, &mut left).await?;
     }
@@ -306,14 +306,14 @@ mod tests {
     #[test]
     fn conditions_name_what_remains_and_keep_their_times() {
         let left = Left {
-            resources: [("pods".to_owned(), 2)].into(),
+            resources: [("pods.".to_owned(), 2)].into(),
             finalizers: [("example.com/hold".to_owned(), 1)].into(),
         };
         let at = |second| Timestamp::from_second(second).unwrap();
         let first = conditions(&[], &left, at(1));
         assert_eq!(
             first[3].message.as_deref(),
-            Some("Some resources are remaining: pods has 2 resource instances")
+            Some("Some resources are remaining: pods. has 2 resource instances")
         );
         assert_eq!(
             first[4].message.as_deref(),
