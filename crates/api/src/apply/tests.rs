@@ -1,3 +1,5 @@
+//! Who owns what after creates, updates and applies, and which conflicts are told.
+
 use serde_json::json;
 
 use super::*;

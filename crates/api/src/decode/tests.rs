@@ -1,3 +1,5 @@
+//! What bodies are read as, and what is wrong with them in Go's words.
+
 use serde_json::json;
 
 use super::*;

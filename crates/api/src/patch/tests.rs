@@ -1,3 +1,5 @@
+//! The three kinds of patch: what they make of an object, and what hostile ones may cost.
+
 use serde_json::json;
 
 use super::*;

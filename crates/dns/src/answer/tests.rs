@@ -1,3 +1,5 @@
+//! What each name of a zone with some Services is answered with.
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};

@@ -1,3 +1,5 @@
+//! Whole messages: what fits into them, in which order, and who says so.
+
 use std::sync::Arc;
 
 use serde_json::json;

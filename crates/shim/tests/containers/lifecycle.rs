@@ -1,3 +1,5 @@
+//! A container from its creation to its exit code, and a shim whose daemon dies, is another, or takes its directory away.
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::IpAddr;

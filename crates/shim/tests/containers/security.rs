@@ -1,3 +1,5 @@
+//! What a container may not do, tried from within one.
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;

@@ -1,3 +1,5 @@
+//! Logs, commands in a container, and terminals: nothing is lost and nobody is waited for.
+
 use std::fs;
 use std::io::{Read, Write};
 

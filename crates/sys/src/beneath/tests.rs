@@ -1,3 +1,5 @@
+//! Walks, removals and writes in trees that somebody hostile moves about meanwhile.
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};

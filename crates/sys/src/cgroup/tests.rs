@@ -1,3 +1,5 @@
+//! Both versions on trees made of plain files, and one real group.
+
 use super::*;
 
 const HYBRID: &str = "\

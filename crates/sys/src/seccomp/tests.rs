@@ -1,3 +1,5 @@
+//! Programs are run by an interpreter of the filter language, call by call.
+
 use super::compile::Program;
 use super::*;
 
