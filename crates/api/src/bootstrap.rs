@@ -89,6 +89,11 @@ pub fn default_service_account(namespace: &str) -> Value {
     })
 }
 
+/// What each namespace has from its first moment on, so that a Pod can be created in it with the next request.
+pub(crate) fn in_each_namespace(namespace: &str, authority_pem: &str) -> Vec<Value> {
+    vec![default_service_account(namespace), root_ca(namespace, authority_pem)]
+}
+
 /// The ConfigMap `kube-root-ca.crt` every namespace has, by which Pods verify the server.
 pub fn root_ca(namespace: &str, authority_pem: &str) -> Value {
     const DESCRIPTION: &str = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.";

@@ -40,9 +40,10 @@ mod scheduling;
 mod storage;
 
 use lasting::EVENTS_WITHIN;
-pub use lasting::{Deletion, Durability};
+pub use lasting::{Deletion, Durability, Lifetime};
 pub use metrics::metrics;
 pub use registry::{Conflict, Kinds};
+pub use rules::Answered;
 use rules::Rules;
 pub(crate) use rules::{Generation, Object};
 
@@ -185,6 +186,12 @@ pub struct Kind {
     pub orphan_warning: Option<&'static str>,
     /// When writes must be durable.
     pub durability: Durability,
+    /// How long objects are kept that nobody deletes; most for ever.
+    pub lifetime: Option<Lifetime>,
+    /// Who answers what is asked of it.
+    pub answered: Answered,
+    /// Whether the server gives its objects addresses and ports that no two may have.
+    pub is_addressed: bool,
     pub(crate) rules: Rules,
     api_version: Name,
     schema: Schema,
@@ -377,6 +384,9 @@ impl Kind {
             orphans_by_default: false,
             orphan_warning: None,
             durability: Durability::Now,
+            lifetime: None,
+            answered: Answered::FromStore,
+            is_addressed: false,
             rules: Rules::default(),
             storage: None,
             noted_fields: Vec::new(),
@@ -478,7 +488,7 @@ fn namespaced(
 
 /// A kind that is answered and not kept.
 fn review(group: &'static str, kind: &'static str, plural: &'static str, singular: &'static str) -> Kind {
-    cluster(group, "v1", kind, plural, singular).verbs(CREATE)
+    cluster(group, "v1", kind, plural, singular).verbs(CREATE).answered(Answered::ByReview)
 }
 
 const fn part(

@@ -31,7 +31,7 @@ use crate::validate::meta::{object_meta, object_meta_update};
 use crate::validate::times;
 use crate::validate::view::View;
 
-pub use prepare::{prepare_create, prepare_update};
+pub use prepare::{Author, date, prepare_create, prepare_update, stamp};
 
 /// The rule for names of a kind.
 pub fn name_rule(resource: &Kind) -> NameRule {
@@ -65,6 +65,12 @@ pub fn validate_update(resource: &Kind, subresource: Option<&str>, new: &Value, 
     }
     readable(resource, new, &mut errors);
     errors
+}
+
+/// What there must be beside a new object of this name, to be written with it. The certificate of the
+/// cluster's authority is PEM.
+pub fn companions(resource: &Kind, name: &str, authority_pem: &str) -> Vec<Value> {
+    (resource.rules.companions)(name, authority_pem)
 }
 
 /// The texts of the `Warning` headers for an object that was accepted.

@@ -1,13 +1,13 @@
-//! Events are kept for an hour after they were last seen.
+//! What is not kept for ever, Events above all, goes some time after it was last seen.
 //!
-//! They say when that was by the clock on the wall, which may be set: a node without a clock of its own
+//! Objects say when that was by the clock on the wall, which may be set: a node without a clock of its own
 //! begins in the past and is told the time some minutes later. Such a jump is no time that has passed, so
 //! [`Aging`] takes it off the age of what was seen before it.
 
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-use api::kinds;
+use api::kinds::{Kind, Lifetime};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use store::Range;
@@ -15,12 +15,11 @@ use store::Range;
 use crate::object;
 use crate::state::State;
 
-const KEPT: SignedDuration = SignedDuration::from_hours(1);
 const EVERY: Duration = Duration::from_secs(60);
 /// Two clocks that are read one after the other differ by less, also where one of them is being slewed.
 const JUMP_MIN: SignedDuration = SignedDuration::from_secs(5);
 
-/// Removes Events that have had their time, once a minute, as long as the server lives.
+/// Removes objects that have had their time, once a minute, as long as the server lives.
 pub(crate) async fn run(state: Weak<State>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -28,8 +27,14 @@ pub(crate) async fn run(state: Weak<State>) {
     loop {
         ticks.tick().await;
         let Some(state) = state.upgrade() else { return };
-        aging.look(Timestamp::now(), Instant::now());
-        sweep(&state, &aging).await;
+        let kinds = state.registry.kinds();
+        let limited = || kinds.all().iter().filter(|kind| kind.is_storage());
+        let limited = || limited().filter_map(|kind| Some((&**kind, kind.lifetime?)));
+        let longest = limited().map(|(_, lifetime)| lifetime.kept).max().unwrap_or_default();
+        aging.look(Timestamp::now(), Instant::now(), longest);
+        for (kind, lifetime) in limited() {
+            sweep(&state, kind, lifetime, &aging).await;
+        }
     }
 }
 
@@ -51,17 +56,20 @@ struct Jump {
 }
 
 impl Aging {
-    /// Compares the two clocks with what they were at the last look.
-    fn look(&mut self, wall: Timestamp, steady: Instant) {
+    /// Compares the two clocks with what they were at the last look. Nothing is kept for longer than `longest`.
+    fn look(&mut self, wall: Timestamp, steady: Instant, longest: SignedDuration) {
         let Some((before, since)) = self.last.replace((wall, steady)) else { return };
         let passed = SignedDuration::try_from(steady.saturating_duration_since(since)).unwrap_or_default();
         let by = wall.duration_since(before) - passed;
         if by.abs() >= JUMP_MIN {
-            tracing::info!(seconds = by.as_secs(), "the clock was set; Events are kept as if it were not");
+            tracing::info!(
+                seconds = by.as_secs(),
+                "the clock was set; what is kept for a time stays as if it were not"
+            );
             self.jumps.push(Jump { before: before + passed, by, at: steady });
         }
         // What was seen before it is gone by then.
-        self.jumps.retain(|jump| steady.saturating_duration_since(jump.at) <= 2 * KEPT.unsigned_abs());
+        self.jumps.retain(|jump| steady.saturating_duration_since(jump.at) <= 2 * longest.unsigned_abs());
     }
 
     /// How long ago something was, of which the clock said this then.
@@ -74,27 +82,20 @@ impl Aging {
     }
 }
 
-async fn sweep(state: &State, aging: &Aging) {
-    let Some(events) = kinds::find("", "v1", "events") else { return };
-    let range = Range { prefix: object::prefix(events, ""), ..Range::default() };
+async fn sweep(state: &State, kind: &Kind, lifetime: Lifetime, aging: &Aging) {
+    let range = Range { prefix: object::prefix(kind, ""), ..Range::default() };
     let Ok(page) = state.store.range(range).await else { return };
     for entry in page.entries {
-        if object::read(&entry.value).is_ok_and(|event| is_over(&event, aging)) {
+        if object::read(&entry.value).is_ok_and(|object| is_over(&object, lifetime, aging)) {
             // One that was seen again meanwhile stays: the removal compares.
-            let _ = state.remove(events, &entry).await;
+            let _ = state.remove(kind, &entry).await;
         }
     }
 }
 
-/// Whether an Event was last seen more than an hour ago. One that does not say when stays.
-fn is_over(event: &Value, aging: &Aging) -> bool {
-    let times = [
-        &event["metadata"]["creationTimestamp"],
-        &event["lastTimestamp"],
-        &event["series"]["lastObservedTime"],
-    ];
-    let seen = times.into_iter().filter_map(|time| time.as_str()?.parse::<Timestamp>().ok()).max();
-    seen.is_some_and(|seen| aging.age(seen) > KEPT)
+/// Whether an object was last seen longer ago than it is kept. One that does not say when stays.
+fn is_over(object: &Value, lifetime: Lifetime, aging: &Aging) -> bool {
+    (lifetime.last_seen)(object).is_some_and(|seen| aging.age(seen) > lifetime.kept)
 }
 
 #[cfg(test)]
@@ -103,10 +104,18 @@ mod tests {
 
     use super::*;
 
+    fn events() -> Lifetime {
+        api::kinds::find("", "v1", "events").and_then(|kind| kind.lifetime).expect("Events go")
+    }
+
+    fn is_over(event: &Value, aging: &Aging) -> bool {
+        super::is_over(event, events(), aging)
+    }
+
     #[test]
     fn an_event_stays_an_hour_after_it_was_last_seen() {
         let mut now = Aging::default();
-        now.look("2026-11-21T12:00:00Z".parse().expect("a time"), Instant::now());
+        now.look("2026-11-21T12:00:00Z".parse().expect("a time"), Instant::now(), events().kept);
         let old = json!({"metadata": {"creationTimestamp": "2026-11-21T10:59:59Z"}});
         assert!(is_over(&old, &now));
         let mut seen_again = old.clone();
@@ -123,14 +132,14 @@ mod tests {
             let (wall, steady) =
                 ("2026-11-21T12:00:00Z".parse::<Timestamp>().expect("a time"), Instant::now());
             let mut aging = Aging::default();
-            aging.look(wall, steady);
+            aging.look(wall, steady, events().kept);
             let (before, after) = (event(wall + minutes(1) / 2), event(wall + minutes(1) + set));
-            aging.look(wall + minutes(1) + set, steady + minutes(1));
+            aging.look(wall + minutes(1) + set, steady + minutes(1), events().kept);
             for passed in [2, 45, 60] {
-                aging.look(wall + minutes(passed) + set, steady + minutes(passed));
+                aging.look(wall + minutes(passed) + set, steady + minutes(passed), events().kept);
                 assert!(!is_over(&before, &aging) && !is_over(&after, &aging), "{set:?}: {passed} minutes");
             }
-            aging.look(wall + minutes(62) + set, steady + minutes(62));
+            aging.look(wall + minutes(62) + set, steady + minutes(62), events().kept);
             assert!(is_over(&before, &aging) && is_over(&after, &aging), "{set:?}");
         }
     }

@@ -14,6 +14,8 @@ pub(crate) struct Target {
     pub(crate) version: String,
     /// The namespace, empty for cluster-wide requests.
     pub(crate) namespace: String,
+    /// Whether the path leads through the namespace to something in it; the path of a namespace itself does not.
+    pub(crate) is_within_namespace: bool,
     /// The plural of the resource.
     pub(crate) resource: String,
     /// The object's name, empty for collections.
@@ -59,13 +61,14 @@ pub(crate) fn parse(method: &Method, path: &str, watching: bool) -> Route {
     if old_watch {
         parts.remove(0);
     }
-    let Some((namespace, parts)) = namespaced(&parts) else { return Route::Other };
+    let Some((namespace, parts, is_within_namespace)) = namespaced(&parts) else { return Route::Other };
     let at = |index: usize| parts.get(index).map(|part| decode(part)).unwrap_or_default();
     let target = Target {
         verb: "",
         group: decode(group),
         version: decode(version),
         namespace,
+        is_within_namespace,
         resource: at(0),
         name: at(1),
         subresource: at(2),
@@ -77,12 +80,14 @@ pub(crate) fn parse(method: &Method, path: &str, watching: bool) -> Route {
 
 /// Splits `namespaces/<ns>/<resource>/…`. A namespace itself, its status and
 /// its finalize are requests for the resource `namespaces`, in that namespace.
-fn namespaced<'a>(parts: &'a [&'a str]) -> Option<(String, &'a [&'a str])> {
+fn namespaced<'a>(parts: &'a [&'a str]) -> Option<(String, &'a [&'a str], bool)> {
     match parts {
         [] | [""] => None,
-        ["namespaces", name, "status" | "finalize", ..] | ["namespaces", name] => Some((decode(name), parts)),
-        ["namespaces", name, rest @ ..] => Some((decode(name), rest)),
-        _ => Some((String::new(), parts)),
+        ["namespaces", name, "status" | "finalize", ..] | ["namespaces", name] => {
+            Some((decode(name), parts, false))
+        }
+        ["namespaces", name, rest @ ..] => Some((decode(name), rest, true)),
+        _ => Some((String::new(), parts, false)),
     }
 }
 
@@ -144,7 +149,7 @@ mod tests {
     }
 
     fn text(target: &Target) -> String {
-        let Target { verb, group, version, namespace, resource, name, subresource, rest } = target;
+        let Target { verb, group, version, namespace, resource, name, subresource, rest, .. } = target;
         format!("{verb} {group}/{version} {namespace} {resource} {name} {subresource} {rest}")
     }
 

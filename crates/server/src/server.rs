@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::kinds::Kind;
+use api::kinds::{Answered, Kind};
 use api::selector::FieldSelector;
 use api::status::Status;
 use futures_util::future::BoxFuture;
@@ -228,7 +228,7 @@ fn check_served(call: &Call) -> Result<(), Status> {
     if call.resource.namespaced && target.namespace.is_empty() && !matches!(target.verb, "list" | "watch") {
         return Err(Status::no_such_resource());
     }
-    if !call.resource.namespaced && !target.namespace.is_empty() && call.resource.kind != "Namespace" {
+    if !call.resource.namespaced && target.is_within_namespace {
         return Err(Status::no_such_resource());
     }
     let on_collection = matches!(target.verb, "list" | "watch" | "create" | "deletecollection");
@@ -258,13 +258,11 @@ async fn short(call: Call, mut guest: Option<Guest>, body: Body) -> Result<Respo
 
 async fn object(call: &Call, body: &[u8]) -> Result<Response, Status> {
     match (call.target.verb, call.target.subresource.as_str()) {
-        ("get" | "list", "") if call.resource.group == "metrics.k8s.io" => metrics::answer(call).await,
+        (_, "") if call.resource.answered != Answered::FromStore => answer_unstored(call, body).await,
         ("get", "" | "status" | "ephemeralcontainers" | "resize" | "approval") => {
             Ok(call.object(200, &call.current().await?.value))
         }
         ("list", "") => list::list(call).await,
-        ("create", "") if call.resource.plural == "bindings" => binding::bind(call, body).await,
-        ("create", "") if !call.resource.is_stored() => subresource::review(call, body).await,
         ("create", "") => write::create(call, body).await,
         ("create", "binding") => binding::bind(call, body).await,
         ("create", "eviction") => eviction::evict(call, body).await,
@@ -281,5 +279,15 @@ async fn object(call: &Call, body: &[u8]) -> Result<Response, Status> {
         ("delete", "") => delete::delete(call, body).await,
         ("deletecollection", "") => delete::delete_collection(call, body).await,
         _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// What is kept nowhere: each such kind has the verbs that its way of answering knows.
+async fn answer_unstored(call: &Call, body: &[u8]) -> Result<Response, Status> {
+    match call.resource.answered {
+        Answered::ByMeasuring => metrics::answer(call).await,
+        Answered::ByBinding => binding::bind(call, body).await,
+        Answered::ByReview => subresource::review(call, body).await,
+        Answered::FromStore => Err(Status::method_not_allowed()),
     }
 }

@@ -1,4 +1,5 @@
-//! Services: addresses and node ports are given out here, each to one Service.
+//! Services: addresses and node ports are given out here, each to one Service. Which kind that is, its
+//! entry in the table says.
 //!
 //! What is taken is a view of the Services themselves, read under a lock that is held
 //! until the write is done: there is no second book that could disagree. A Service is
@@ -164,8 +165,9 @@ pub(crate) struct Allocator {
 impl Allocator {
     /// For the Services of this store.
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        let services = api::kinds::find("", "v1", "services").map(|services| object::prefix(services, ""));
-        Self { turn: Mutex::default(), held: Materialized::new(store, services.into_iter().collect()) }
+        let addressed = api::kinds::all().iter().filter(|kind| kind.is_addressed);
+        let prefixes = addressed.map(|kind| object::prefix(kind, "")).collect();
+        Self { turn: Mutex::default(), held: Materialized::new(store, prefixes) }
     }
 }
 
@@ -186,7 +188,7 @@ pub(crate) async fn allocate<'a>(
     service: &mut Value,
     old: Option<&Value>,
 ) -> Result<Option<MutexGuard<'a, ()>>, Status> {
-    if !resource.group.is_empty() || resource.kind != "Service" || !call.target.subresource.is_empty() {
+    if !resource.is_addressed || !call.target.subresource.is_empty() {
         return Ok(None);
     }
     let Some(range) = Range::parse(&call.state.config.service_cidr) else { return Ok(None) };

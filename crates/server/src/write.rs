@@ -11,7 +11,7 @@ use std::sync::Arc;
 use api::convert;
 use api::decode::{self, Decoded, FieldValidation};
 use api::field::{Error, ErrorList, Path};
-use api::kinds::Kind;
+use api::kinds::{Kind, by_kind};
 use api::status::{GroupKind, Status};
 use api::{apply, defaults, names, strategy};
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use store::Entry;
 use wire::Response;
 
 use crate::admission::{self, Outcome};
+use crate::bootstrap::identify;
 use crate::call::Call;
 use crate::delete;
 use crate::object;
@@ -166,21 +167,15 @@ pub(crate) async fn create_named(
     created
 }
 
-/// What the server itself writes into a new object: what its kind says, and who asks for a certificate.
+/// What the server itself writes into a new object.
 fn prepare_create(call: &Call, resource: &Kind, object: &mut Value) {
     strategy::prepare_create(resource, object);
-    if is_signing_request(resource) {
-        admission::stamp_author(object, &call.user);
-    }
-}
-
-fn is_signing_request(resource: &Kind) -> bool {
-    resource.group_kind() == ("certificates.k8s.io", "CertificateSigningRequest")
+    strategy::stamp(resource, object, &call.user.author());
 }
 
 /// Writes an object that was admitted, with the addresses it asks for.
 async fn store_new(call: &Call, resource: &Kind, mut object: Value) -> Result<Written, Status> {
-    // Held until the Service is written; nothing outside is waited for meanwhile.
+    // Held until the object is written; nothing outside is waited for meanwhile.
     let _guard = service::allocate(call, resource, &mut object, None).await?;
     let name = text(&object, "name");
     if call.dry_run()? {
@@ -192,12 +187,30 @@ async fn store_new(call: &Call, resource: &Kind, mut object: Value) -> Result<Wr
     }
     match call.state.write(Draft { resource, object: &object, old: None }).await {
         Ok(entry) => {
-            if resource.kind == "Namespace" {
-                admission::furnish_namespace(call, name).await?;
-            }
+            furnish(call, resource, name).await?;
             Ok(Written { stored: entry.value.clone(), created: true })
         }
         Err(store::Error::Conflict(there)) => Err(already_exists(call, name, there.as_deref())),
+        Err(err) => Err(store_failed(err)),
+    }
+}
+
+/// Writes what there must be beside a new object; upstream leaves it to controllers, with which the next
+/// request would race.
+async fn furnish(call: &Call, resource: &Kind, name: &str) -> Result<(), Status> {
+    let companions = strategy::companions(resource, name, &call.state.config.authority_pem);
+    let written = companions.into_iter().map(|object| furnish_one(call, object));
+    // All are written before one that failed is told: the object is there, and will not be created again.
+    futures_util::future::join_all(written).await.into_iter().collect()
+}
+
+async fn furnish_one(call: &Call, mut object: Value) -> Result<(), Status> {
+    let text = |name: &str| object[name].as_str().unwrap_or_default();
+    let resource = by_kind(text("apiVersion"), text("kind")).ok_or_else(Status::no_such_resource)?;
+    identify(&call.state, resource, &mut object, call.now)?;
+    match call.state.write(Draft { resource, object: &object, old: None }).await {
+        // Somebody was faster.
+        Ok(_) | Err(store::Error::Conflict(_)) => Ok(()),
         Err(err) => Err(store_failed(err)),
     }
 }
@@ -368,9 +381,7 @@ pub(crate) async fn replace(
 fn prepare_update(call: &Call, resource: &Kind, new: &mut Value, old: &Value) {
     let subresource = Some(call.target.subresource.as_str()).filter(|name| !name.is_empty());
     strategy::prepare_update(resource, subresource, new, old);
-    if is_signing_request(resource) {
-        admission::date_conditions(new, old, &seconds(call.now));
-    }
+    strategy::date(resource, new, old, &seconds(call.now));
 }
 
 /// Writes a change that was admitted, with the addresses it asks for.
@@ -380,7 +391,7 @@ async fn store_changed(
     before: &Value,
     old: &Arc<Entry>,
 ) -> Result<Option<Written>, Status> {
-    // Held until the Service is written; nothing outside is waited for meanwhile.
+    // Held until the object is written; nothing outside is waited for meanwhile.
     let _guard = service::allocate(call, call.resource.storage(), &mut new, Some(before)).await?;
     put(call, &new, old).await
 }

@@ -25,6 +25,8 @@ pub(super) fn kinds() -> Vec<Kind> {
         .name_rule(name_is_path_segment)
         .validate(|request, _, errors| certificates::validate_create(request, errors))
         .prepare_update(certificates::prepare_update)
+        .author(certificates::stamp_author)
+        .date(certificates::date_conditions)
         .validate_update(certificates::validate_update)
         .cells(cluster_table::signing_request),
     ]

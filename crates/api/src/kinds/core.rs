@@ -2,11 +2,14 @@
 
 use super::rules::Generation;
 use super::{
-    CONNECT, CREATE, Deletion, EVENTS_WITHIN, GET, Kind, NO_COLLECTION_DELETE, PART, PROXY, READ_ONLY,
-    SelectableField, Subresource, UPDATE, cluster, count, flag, lasting, namespaced, part, status, text,
+    Answered, CONNECT, CREATE, Deletion, EVENTS_WITHIN, GET, Kind, NO_COLLECTION_DELETE, PART, PROXY,
+    READ_ONLY, SelectableField, Subresource, UPDATE, cluster, count, flag, lasting, namespaced, part, status,
+    text,
 };
+use crate::bootstrap;
 use crate::defaults;
 use crate::selector::field;
+use crate::strategy::admission::quota as counting;
 use crate::strategy::{
     apps, cluster as cluster_rules, config, endpoints, pod as pod_rules, quota, service, storage,
 };
@@ -17,13 +20,14 @@ use crate::validate::name_is_dns_label;
 
 pub(super) fn kinds() -> Vec<Kind> {
     vec![
-        namespaced("", "v1", "Binding", "bindings", "binding").verbs(CREATE),
+        namespaced("", "v1", "Binding", "bindings", "binding").verbs(CREATE).answered(Answered::ByBinding),
         cluster("", "v1", "ComponentStatus", "componentstatuses", "componentstatus")
             .short(["cs"])
             .verbs(READ_ONLY)
             .cells(cluster_table::component_status),
         namespaced("", "v1", "ConfigMap", "configmaps", "configmap")
             .short(["cm"])
+            .counting(counting::BY_PLURAL)
             .validate(config::config_map)
             .cells(cluster_table::config_map),
         namespaced("", "v1", "Endpoints", "endpoints", "endpoints")
@@ -38,6 +42,8 @@ pub(super) fn kinds() -> Vec<Kind> {
             .fields(event_fields())
             .creates_on_update()
             .written_within(EVENTS_WITHIN)
+            .kept_for(lasting::EVENTS_KEPT)
+            .counting(counting::NEVER)
             .cells(cluster_table::event),
         namespaced("", "v1", "LimitRange", "limitranges", "limitrange")
             .short(["limits"])
@@ -54,6 +60,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .name_rule(name_is_dns_label)
             .prepare_create(cluster_rules::prepare_namespace)
             .prepare_update(cluster_rules::prepare_namespace_update)
+            .companions(bootstrap::in_each_namespace)
             .validate(|new, _, errors| cluster_rules::namespace(new, errors))
             .validate_status(|new, _, errors| cluster_rules::namespace_status(new, errors))
             .cells(cluster_table::namespace),
@@ -72,6 +79,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .subresources([status("", "v1", "PersistentVolumeClaim")])
             .answers_deletion_with_object()
             .defaults(defaults::volume::claim)
+            .counting(counting::CLAIMS)
             .validate(storage::claim)
             .validate_status(|new, _, errors| storage::claim_status(new, errors))
             .cells(storage_table::claim),
@@ -99,6 +107,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .defaults(defaults::core::replication_controller)
             .generation(Generation::Wishes)
             .kept_by_status(&["ownerReferences"])
+            .counting(counting::BY_PLURAL)
             .validate(apps::replication_controller)
             .warnings(apps::template_warnings)
             .cells(workload::replication_controller),
@@ -107,11 +116,13 @@ pub(super) fn kinds() -> Vec<Kind> {
             .subresources([status("", "v1", "ResourceQuota")])
             .answers_deletion_with_object()
             .defaults(defaults::core::resource_quota)
+            .counting(counting::BY_PLURAL)
             .validate(quota::resource_quota)
             .cells(cluster_table::resource_quota),
         namespaced("", "v1", "Secret", "secrets", "secret")
             .fields([text("type", ["/type"])])
             .defaults(defaults::core::secret)
+            .counting(counting::BY_PLURAL)
             .validate(config::secret)
             .cells(cluster_table::secret),
         namespaced("", "v1", "ServiceAccount", "serviceaccounts", "serviceaccount")
@@ -133,6 +144,8 @@ pub(super) fn kinds() -> Vec<Kind> {
             .name_rule(name_is_dns_label)
             .prepare_create(service::prepare_create)
             .prepare_update(service::prepare_update)
+            .addressed()
+            .counting(counting::SERVICES)
             .validate(service::validate)
             .cells(network_table::service),
     ]
@@ -151,6 +164,7 @@ fn pod() -> Kind {
         .kept_by_status(&["ownerReferences"])
         .prepare_create(pod_rules::prepare_create)
         .prepare_update(pod_rules::prepare_update)
+        .counting(counting::PODS)
         .validate(|new, _, errors| pod_rules::validate_create(new, errors))
         .validate_update(pod_rules::validate_update)
         .warnings(pod_rules::warnings)

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::Kind;
 
+/// How long Events are kept: upstream's `--event-ttl`.
+pub(super) const EVENTS_KEPT: Lifetime =
+    Lifetime { kept: SignedDuration::from_hours(1), last_seen: event_last_seen };
 /// How late Events may be made durable.
 pub(super) const EVENTS_WITHIN: Duration = Duration::from_secs(1);
 /// How late the renewal of a Lease may be made durable: all who watch Leases go
@@ -22,6 +26,15 @@ pub enum Deletion {
     Graceful(fn(&Value, Option<i64>) -> i64),
     /// That somebody empties it, and takes the finalizers out of its spec.
     Emptied,
+}
+
+/// How long objects are kept that nobody deletes.
+#[derive(Debug, Clone, Copy)]
+pub struct Lifetime {
+    /// So long after they were last seen.
+    pub kept: SignedDuration,
+    /// When an object was last seen; one that does not say stays.
+    pub last_seen: fn(&Value) -> Option<Timestamp>,
 }
 
 /// When a write must be durable.
@@ -62,6 +75,11 @@ impl Kind {
         self
     }
 
+    pub(super) const fn kept_for(mut self, lifetime: Lifetime) -> Self {
+        self.lifetime = Some(lifetime);
+        self
+    }
+
     pub(super) const fn renewed_by(mut self, is_renewal: fn(&Value, &Value) -> bool) -> Self {
         self.durability = Durability::Renewals(RENEWALS_WITHIN, is_renewal);
         self
@@ -78,6 +96,16 @@ pub(super) fn grace_of_pod(pod: &Value, asked: Option<i64>) -> i64 {
         seconds if seconds < 0 => 1,
         seconds => seconds,
     }
+}
+
+/// The last time of those that an Event says of itself: one that is seen again is written again.
+fn event_last_seen(event: &Value) -> Option<Timestamp> {
+    let times = [
+        &event["metadata"]["creationTimestamp"],
+        &event["lastTimestamp"],
+        &event["series"]["lastObservedTime"],
+    ];
+    times.into_iter().filter_map(|time| time.as_str()?.parse().ok()).max()
 }
 
 /// Whether a Lease changes in nothing but the time of its renewal.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Kind, READ_ONLY, cluster, namespaced};
+use super::{Answered, Kind, READ_ONLY, cluster, namespaced};
 use crate::schema::{Field, Held, List, ListKind, MapOf, Struct, Type};
 use crate::table::metrics as table;
 
@@ -51,5 +51,5 @@ fn described(kind: Kind, field: Field, name: &str, definition: serde_json::Value
         },
         "x-kubernetes-group-version-kind": [{"group": GROUP, "version": VERSION, "kind": kind.kind}],
     });
-    kind.verbs(READ_ONLY).described(schema, definition)
+    kind.verbs(READ_ONLY).answered(Answered::ByMeasuring).described(schema, definition)
 }

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use super::Kind;
 use crate::field::ErrorList;
 use crate::selector::field;
-use crate::strategy::prepare;
+use crate::strategy::admission::quota::Counting;
+use crate::strategy::prepare::{self, Author};
 use crate::table::{self, Printer};
 use crate::validate::view::View;
 use crate::validate::{NameRule, name_is_dns_subdomain};
@@ -45,6 +46,15 @@ pub(crate) struct Rules {
     pub(crate) prepare_create: fn(&mut Object),
     /// What the server takes back from a changed object.
     pub(crate) prepare_update: PrepareUpdate,
+    /// What a new object says of who asked for it.
+    pub(crate) author: fn(&mut Object, &Author<'_>),
+    /// What a changed object says of when it changed; the time is the last.
+    pub(crate) date: fn(&mut Object, &Object, &str),
+    /// What there must be from the first moment of an object of this name on; its authority's certificate
+    /// is PEM.
+    pub(crate) companions: fn(&str, &str) -> Vec<Value>,
+    /// What it counts for in quotas.
+    pub(crate) counting: Counting,
     /// What is wrong with a new object, or a changed one.
     pub(crate) validate: Validate,
     /// What is wrong with a new status.
@@ -65,6 +75,19 @@ pub(crate) struct Rules {
     pub(crate) cells: Printer,
     /// What its row says of the object as a whole.
     pub(crate) row_conditions: fn(&Value) -> Option<Value>,
+}
+
+/// Who answers what is asked of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answered {
+    /// Its objects are kept.
+    FromStore,
+    /// Its object is a question about access, answered and forgotten.
+    ByReview,
+    /// Its object binds another one to a node.
+    ByBinding,
+    /// What nodes measured.
+    ByMeasuring,
 }
 
 /// When the generation of an object counts.
@@ -88,6 +111,10 @@ impl Default for Rules {
             kept_by_status: &[],
             prepare_create: |_| {},
             prepare_update: prepare::update,
+            author: |_, _| {},
+            date: |_, _, _| {},
+            companions: |_, _| Vec::new(),
+            counting: Counting::default(),
             validate: |_, _, _| {},
             validate_status: |_, _, _| {},
             validate_update: None,
@@ -143,6 +170,36 @@ impl Kind {
 
     pub(super) const fn prepare_update(mut self, rule: PrepareUpdate) -> Self {
         self.rules.prepare_update = rule;
+        self
+    }
+
+    pub(super) const fn author(mut self, rule: fn(&mut Object, &Author<'_>)) -> Self {
+        self.rules.author = rule;
+        self
+    }
+
+    pub(super) const fn date(mut self, rule: fn(&mut Object, &Object, &str)) -> Self {
+        self.rules.date = rule;
+        self
+    }
+
+    pub(super) const fn companions(mut self, rule: fn(&str, &str) -> Vec<Value>) -> Self {
+        self.rules.companions = rule;
+        self
+    }
+
+    pub(super) const fn counting(mut self, rule: Counting) -> Self {
+        self.rules.counting = rule;
+        self
+    }
+
+    pub(super) const fn answered(mut self, by: Answered) -> Self {
+        self.answered = by;
+        self
+    }
+
+    pub(super) const fn addressed(mut self) -> Self {
+        self.is_addressed = true;
         self
     }
 

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use x509_parser::pem::Pem;
 
-use super::prepare::{keep, replace};
+use super::prepare::{Author, keep, replace};
 use crate::certificates::{LEGACY_UNKNOWN, SigningRequest};
 use crate::field::{Error, ErrorList, Path, go_quote};
 use crate::kinds::{Kind, Object};
@@ -140,6 +140,44 @@ pub(crate) fn prepare_update(_: &Kind, subresource: Option<&str>, new: &mut Obje
         }
         Some(_) => keep_approval(new, old),
         None => keep(new, old, &["status"]),
+    }
+}
+
+/// Whoever asks is who authentication says, whatever the request says.
+pub(crate) fn stamp_author(request: &mut Object, author: &Author<'_>) {
+    let spec = request.entry("spec").or_insert_with(|| json!({}));
+    if !spec.is_object() {
+        *spec = json!({});
+    }
+    let Some(spec) = spec.as_object_mut() else { return };
+    let mut set =
+        |name: &str, value: Value, is_empty: bool| replace(spec, name, (!is_empty).then_some(value));
+    set("username", json!(author.name), author.name.is_empty());
+    set("uid", json!(author.uid), author.uid.is_empty());
+    set("groups", json!(author.groups), author.groups.is_empty());
+    set("extra", json!(author.extra), author.extra.is_empty());
+}
+
+/// Upstream's populateConditionTimestamps.
+pub(crate) fn date_conditions(new: &mut Object, old: &Object, now: &str) {
+    let before = old.get("status").and_then(|status| status["conditions"].as_array());
+    let before = before.map_or(&[][..], Vec::as_slice);
+    let conditions = new.get_mut("status").and_then(|status| status.get_mut("conditions"));
+    let conditions = conditions.and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+        let same = |one: &&Value| {
+            Some(&one["type"]) == condition.get("type") && Some(&one["status"]) == condition.get("status")
+        };
+        let since = before.iter().find(same).map(|one| one["lastTransitionTime"].clone());
+        let since = since.filter(Value::is_string).unwrap_or_else(|| now.into());
+        set_absent(condition, "lastUpdateTime", now.into());
+        set_absent(condition, "lastTransitionTime", since);
+    }
+}
+
+fn set_absent(condition: &mut Object, name: &str, value: Value) {
+    if !condition.get(name).is_some_and(Value::is_string) {
+        condition.insert(name.to_owned(), value);
     }
 }
 
@@ -314,6 +352,29 @@ mod tests {
             check_certificate(&key),
             Err("only CERTIFICATE PEM blocks are allowed, found \"PRIVATE KEY\"".to_owned())
         );
+    }
+
+    #[test]
+    fn what_a_request_says_of_its_author_does_not_count() {
+        let mut request = json!({"spec": {"username": "root", "uid": "0", "groups": ["system:masters"],
+            "extra": {"a": ["b"]}}});
+        let groups = ["staff".to_owned()];
+        let ann = Author { name: "ann", uid: "", groups: &groups, extra: &Default::default() };
+        strategy::stamp(requests(), &mut request, &ann);
+        assert_eq!(request["spec"], json!({"username": "ann", "groups": ["staff"]}));
+    }
+
+    #[test]
+    fn conditions_are_dated_and_keep_the_time_of_their_last_change() {
+        let old = json!({"status": {"conditions": [{"type": "Approved", "status": "True", "lastTransitionTime": "then"}]}});
+        let mut new = json!({"status": {"conditions": [{"type": "Approved", "status": "True"}, {"type": "Failed", "status": "True"}]}});
+        strategy::date(requests(), &mut new, &old, "now");
+        let conditions = &new["status"]["conditions"];
+        assert_eq!(
+            (&conditions[0]["lastTransitionTime"], &conditions[0]["lastUpdateTime"]),
+            (&json!("then"), &json!("now"))
+        );
+        assert_eq!(conditions[1]["lastTransitionTime"], "now");
     }
 
     #[test]

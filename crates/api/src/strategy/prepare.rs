@@ -1,5 +1,7 @@
 //! What the server itself writes into an object before it is checked: identity, generation, status.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::defaults;
@@ -24,6 +26,33 @@ pub fn prepare_create(resource: &Kind, object: &mut Value) {
         replace(fields, "status", status);
     }
     (resource.rules.prepare_create)(fields);
+}
+
+/// Who writes, as authentication found it.
+#[derive(Debug, Clone, Copy)]
+pub struct Author<'a> {
+    /// The name of the user.
+    pub name: &'a str,
+    /// The uid, which ServiceAccounts have.
+    pub uid: &'a str,
+    /// The groups.
+    pub groups: &'a [String],
+    /// Whatever else the credential said.
+    pub extra: &'a BTreeMap<String, Vec<String>>,
+}
+
+/// Writes into a new object what it says of who asked for it, whatever it said itself.
+pub fn stamp(resource: &Kind, object: &mut Value, author: &Author<'_>) {
+    if let Some(fields) = object.as_object_mut() {
+        (resource.rules.author)(fields, author);
+    }
+}
+
+/// Writes into a changed object what it says of when it changed.
+pub fn date(resource: &Kind, new: &mut Value, old: &Value, now: &str) {
+    if let (Some(fields), Some(before)) = (new.as_object_mut(), old.as_object()) {
+        (resource.rules.date)(fields, before, now);
+    }
 }
 
 /// The status that the defaults give an object that says nothing.

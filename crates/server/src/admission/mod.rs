@@ -34,8 +34,6 @@ use crate::object;
 use crate::state::store_failed;
 use crate::write::text;
 
-pub(crate) use certificates::{date_conditions, stamp_author};
-pub(crate) use namespace_lifecycle::furnish as furnish_namespace;
 pub(crate) use resource_quota::give_back;
 
 use chain::CHAIN;

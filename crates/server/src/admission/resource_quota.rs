@@ -24,15 +24,10 @@ pub(crate) struct Charged {
     delta: Amounts,
 }
 
-/// Upstream's quota counts no Events, and of changes only those of kinds whose amounts can change.
+/// Who acts on an object (binds it, evicts it) makes no object.
 fn counts(request: &Request<'_>) -> bool {
-    let resource = request.resource();
-    let changes = match request.subresource() {
-        "" => matches!(resource.group_kind(), ("", "Service" | "PersistentVolumeClaim")),
-        part => part == "resize",
-    };
-    let counted = if request.operation == Operation::Create { request.is_own_kind } else { changes };
-    counted && resource.namespaced && resource.plural != "events"
+    let is_new = request.operation == Operation::Create;
+    (request.is_own_kind || !is_new) && quota::is_counted(request.resource(), request.subresource(), is_new)
 }
 
 /// Takes what a new object, or a changed one, adds; or says which quota it exceeds.
@@ -75,9 +70,7 @@ async fn take_from(
         if !quota::applies(&counting, resource, object) {
             return Ok(None);
         }
-        if resource.kind == "Pod"
-            && let Some(why) = quota::missing(&counting, object)
-        {
+        if let Some(why) = quota::missing(resource, &counting, object) {
             return Err(request.forbidden(why));
         }
         let used = quota::charge(&counting, delta).map_err(|why| request.forbidden(why))?;

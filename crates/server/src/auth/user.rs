@@ -50,6 +50,12 @@ impl User {
         user
     }
 
+    /// As the rules of kinds see it.
+    pub(crate) fn author(&self) -> api::strategy::Author<'_> {
+        let Self { name, uid, groups, extra } = self;
+        api::strategy::Author { name, uid, groups, extra }
+    }
+
     /// Whether everything is allowed.
     pub fn is_master(&self) -> bool {
         self.in_group(MASTERS)

@@ -9,20 +9,93 @@ use crate::validate::view::View;
 
 /// What an object adds to the usage of its namespace, by the names that quotas use.
 pub fn usage(resource: &Kind, object: &Value) -> Amounts {
-    let one = || Quantity::from_value(1, Format::DecimalSi);
     let mut total = Amounts::new();
     let group = if resource.group.is_empty() { String::new() } else { format!(".{}", resource.group) };
     total.insert(format!("count/{}{group}", resource.plural), one());
-    match resource.group_kind() {
-        ("", "Pod") => pod(object, &mut total),
-        ("", "Service") => service(object, &mut total),
-        ("", "PersistentVolumeClaim") => claim(object, &mut total),
-        ("", "ConfigMap" | "Secret" | "ReplicationController" | "ResourceQuota") => {
-            total.insert(resource.plural.to_string(), one());
-        }
-        _ => {}
-    }
+    (resource.rules.counting.usage)(resource, object, &mut total);
     total
+}
+
+/// By scope, operator and values of a selector, and object.
+type InScope = fn(&str, &str, &[&str], &Value) -> bool;
+
+/// What the objects of a kind count for in quotas, besides `count/<plural>.<group>`: one of upstream's
+/// evaluators.
+#[derive(Clone, Copy)]
+pub(crate) struct Counting {
+    /// Whether creating one is counted at all.
+    is_counted: bool,
+    /// Adds what an object uses.
+    usage: fn(&Kind, &Value, &mut Amounts),
+    /// Whether objects add to what a quota calls so.
+    concerns: fn(&Kind, &str) -> bool,
+    /// The subresources by which the amounts of an object can change, the object itself being the empty one.
+    changed_by: &'static [&'static str],
+    /// Whether an object is in a scope. Quotas with scopes count nothing of kinds that have none.
+    in_scope: Option<InScope>,
+    /// What an object leaves unsaid although the quota needs it.
+    missing: fn(&Value, &Value) -> Option<String>,
+}
+
+impl Counting {
+    pub(crate) const fn default() -> Self {
+        Self {
+            is_counted: true,
+            usage: |_, _, _| {},
+            concerns: |_, _| false,
+            changed_by: &[],
+            in_scope: None,
+            missing: |_, _| None,
+        }
+    }
+}
+
+/// Upstream's quota never counts Events, which come and go without anybody's doing.
+pub(crate) const NEVER: Counting = Counting { is_counted: false, ..Counting::default() };
+
+/// Of those that had a name in quotas before `count/` came.
+pub(crate) const BY_PLURAL: Counting = Counting {
+    usage: |kind, _, total| {
+        total.insert(kind.plural.to_string(), one());
+    },
+    concerns: |kind, name| name == kind.plural,
+    ..Counting::default()
+};
+
+pub(crate) const PODS: Counting = Counting {
+    usage: |_, object, total| pod(object, total),
+    concerns: |_, name| {
+        let prefixed = ["requests.", "limits.", "hugepages-"].iter().any(|prefix| name.starts_with(prefix));
+        matches!(name, "pods" | "cpu" | "memory" | "ephemeral-storage") || (prefixed && !is_storage(name))
+    },
+    changed_by: &["resize"],
+    in_scope: Some(in_scope),
+    missing: missing_of_pod,
+    ..Counting::default()
+};
+
+pub(crate) const SERVICES: Counting = Counting {
+    usage: |_, object, total| service(object, total),
+    concerns: |_, name| matches!(name, "services" | "services.nodeports" | "services.loadbalancers"),
+    changed_by: &[""],
+    ..Counting::default()
+};
+
+pub(crate) const CLAIMS: Counting = Counting {
+    usage: |_, object, total| claim(object, total),
+    concerns: |_, name| name == "persistentvolumeclaims" || is_storage(name),
+    changed_by: &[""],
+    ..Counting::default()
+};
+
+/// Whether a write is counted: a new object, or a change through one of its subresources.
+pub fn is_counted(resource: &Kind, subresource: &str, is_new: bool) -> bool {
+    let counting = &resource.rules.counting;
+    resource.namespaced && counting.is_counted && (is_new || counting.changed_by.contains(&subresource))
+}
+
+fn one() -> Quantity {
+    Quantity::from_value(1, Format::DecimalSi)
 }
 
 /// A Pod counts until it has ended; its amounts under their old and new names.
@@ -30,7 +103,7 @@ fn pod(object: &Value, total: &mut Amounts) {
     if matches!(View::new(object).get("status").str("phase"), "Failed" | "Succeeded") {
         return;
     }
-    total.insert("pods".to_owned(), Quantity::from_value(1, Format::DecimalSi));
+    total.insert("pods".to_owned(), one());
     let spec = object.get("spec").cloned().unwrap_or_default();
     for (name, amount) in pod_requests(&spec) {
         if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-") {
@@ -61,12 +134,11 @@ fn service(object: &Value, total: &mut Amounts) {
 
 fn claim(object: &Value, total: &mut Amounts) {
     let spec = View::new(object).get("spec");
-    let one = Quantity::from_value(1, Format::DecimalSi);
-    total.insert("persistentvolumeclaims".to_owned(), one.clone());
+    total.insert("persistentvolumeclaims".to_owned(), one());
     let storage = amounts(spec.get("resources"), "requests").remove("storage");
     let class = spec.str("storageClassName");
     if !class.is_empty() {
-        total.insert(format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"), one);
+        total.insert(format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"), one());
     }
     if let Some(storage) = storage {
         if !class.is_empty() {
@@ -82,18 +154,11 @@ pub fn concerns(resource: &Kind, name: &str) -> bool {
         let (plural, group) = counted.split_once('.').unwrap_or((counted, ""));
         return (plural, group) == (&*resource.plural, &*resource.group);
     }
-    let storage = name == "requests.storage" || name.contains(".storageclass.storage.k8s.io/");
-    match resource.group_kind() {
-        ("", "Pod") => {
-            let prefixed =
-                ["requests.", "limits.", "hugepages-"].iter().any(|prefix| name.starts_with(prefix));
-            matches!(name, "pods" | "cpu" | "memory" | "ephemeral-storage") || (prefixed && !storage)
-        }
-        ("", "Service") => matches!(name, "services" | "services.nodeports" | "services.loadbalancers"),
-        ("", "PersistentVolumeClaim") => name == "persistentvolumeclaims" || storage,
-        ("", "ConfigMap" | "Secret" | "ReplicationController" | "ResourceQuota") => name == resource.plural,
-        _ => false,
-    }
+    (resource.rules.counting.concerns)(resource, name)
+}
+
+fn is_storage(name: &str) -> bool {
+    name == "requests.storage" || name.contains(".storageclass.storage.k8s.io/")
 }
 
 /// The status of a quota: what it allows, and what `objects` of the kinds it concerns use.
@@ -138,9 +203,9 @@ pub fn difference(new: &Amounts, old: &Amounts) -> Amounts {
 /// Whether a quota counts this object: its scopes choose among Pods.
 pub fn applies(quota: &Value, resource: &Kind, object: &Value) -> bool {
     let spec = View::new(quota).get("spec");
-    if resource.kind != "Pod" {
+    let Some(in_scope) = resource.rules.counting.in_scope else {
         return !spec.has_items("scopes") && !spec.get("scopeSelector").is_set();
-    }
+    };
     let scopes = spec.list("scopes").all(|scope| in_scope(scope.text(), "Exists", &[], object));
     let selector = spec.get("scopeSelector");
     scopes
@@ -216,8 +281,13 @@ pub fn charge(quota: &Value, delta: &Amounts) -> Result<Amounts, String> {
     ))
 }
 
+/// What an object leaves unsaid although the quota needs it, in the words of a 403 answer.
+pub fn missing(resource: &Kind, quota: &Value, object: &Value) -> Option<String> {
+    (resource.rules.counting.missing)(quota, object)
+}
+
 /// A quota on cpu or memory asks every container to say how much it wants.
-pub fn missing(quota: &Value, pod: &Value) -> Option<String> {
+fn missing_of_pod(quota: &Value, pod: &Value) -> Option<String> {
     let hard = amounts(View::new(quota).get("spec"), "hard");
     let spec = View::new(pod).get("spec");
     let mut parts = Vec::new();
@@ -296,7 +366,7 @@ mod tests {
             json!({"metadata": {"name": "q"}, "spec": {"hard": {"limits.memory": "1Gi", "cpu": "1"}}});
         let pod = json!({"spec": {"containers": [{"name": "a"}, {"name": "b", "resources": {"limits": {"memory": "1Mi"}}}]}});
         assert_eq!(
-            missing(&quota, &pod),
+            missing(by_kind("v1", "Pod").expect("known"), &quota, &pod),
             Some("failed quota: q: must specify cpu for: a,b; limits.memory for: a".to_owned())
         );
     }
