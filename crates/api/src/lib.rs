@@ -22,6 +22,7 @@ pub mod field;
 mod json;
 pub mod kinds;
 pub mod limits;
+pub mod meta;
 pub mod names;
 pub mod openapi;
 pub mod patch;

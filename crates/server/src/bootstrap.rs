@@ -6,6 +6,7 @@ use std::sync::Arc;
 use api::bootstrap::{self, Inputs};
 use api::defaults;
 use api::kinds::Kind;
+use api::meta::Object as _;
 use api::status::Status;
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
@@ -14,7 +15,6 @@ use serde_json::Value;
 use crate::object;
 use crate::service::Range;
 use crate::state::{Draft, State, seconds, store_failed};
-use crate::write::text;
 
 /// Writes what is missing. On a store that was used before it writes nothing, unless
 /// the server's address or authority is another one now.
@@ -42,7 +42,7 @@ async fn furnish_one(
     mut object: Value,
     now: Timestamp,
 ) -> Result<(), Status> {
-    let key = object::key(resource, text(&object, "namespace"), text(&object, "name"));
+    let key = object::key(resource, object.meta().namespace(), object.meta().name());
     let old = state.get(&key).await?;
     match &old {
         None => identify(state, resource, &mut object, now)?,
@@ -68,8 +68,7 @@ pub(crate) fn identify(
     object: &mut Value,
     now: Timestamp,
 ) -> Result<(), Status> {
-    object["metadata"]["uid"] = state.uid()?.into();
-    object["metadata"]["creationTimestamp"] = seconds(now).into();
+    object.meta_mut().set_uid(&state.uid()?).set_creation_timestamp(&seconds(now));
     defaults::apply(resource, object);
     Ok(())
 }
@@ -77,7 +76,7 @@ pub(crate) fn identify(
 /// An object that is there keeps what users made of it; only what depends on where the
 /// server runs now follows: its endpoints, and the certificate of its authority.
 fn follow(before: &Value, wanted: &Value) -> Option<Value> {
-    let fields: &[&str] = match (wanted["kind"].as_str()?, text(wanted, "name")) {
+    let fields: &[&str] = match (wanted["kind"].as_str()?, wanted.meta().name()) {
         ("Endpoints", _) => &["subsets"],
         ("EndpointSlice", _) => &["endpoints", "ports"],
         ("ConfigMap", "kube-root-ca.crt") => &["data"],

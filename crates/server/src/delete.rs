@@ -6,6 +6,7 @@ use std::sync::Arc;
 use api::decode::{self, FieldValidation};
 use api::field::{Error, ErrorList, Path};
 use api::kinds::{Deletion, Kind};
+use api::meta::Object as _;
 use api::status::{GroupKind, GroupResource, Status};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
@@ -19,7 +20,6 @@ use crate::list::{self, ListOptions, Listed};
 use crate::object;
 use crate::respond::warn;
 use crate::state::{Draft, seconds, store_failed};
-use crate::write::text;
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -164,7 +164,7 @@ fn decide(resource: &Kind, stored: &Value, options: &DeleteOptions, now: Timesta
     };
     let finalizers = finalizers_for(resource, &object, options);
     let waits = !finalizers.is_empty();
-    set_finalizers(&mut object, finalizers);
+    object.meta_mut().set_finalizers(finalizers);
     match graceful {
         Some(seconds) if seconds > 0 || waits => Decision::Mark(Box::new(object)),
         None if waits => {
@@ -188,9 +188,8 @@ enum Grace {
 
 fn grace(resource: &Kind, object: &mut Value, options: &DeleteOptions, now: Timestamp) -> Grace {
     let Deletion::Graceful(seconds_for) = resource.deletion else { return Grace::None };
-    let begun = object["metadata"]["deletionTimestamp"].as_str().map(str::to_owned);
-    if let Some(begun) = begun {
-        let granted = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
+    if let Some(begun) = object.meta().deletion_timestamp().map(str::to_owned) {
+        let granted = object.meta().deletion_grace_period_seconds();
         if granted == 0 {
             return Grace::None;
         }
@@ -216,20 +215,20 @@ fn later(time: Timestamp, seconds: i64) -> Timestamp {
 }
 
 fn set_deletion(object: &mut Value, at: Timestamp, grace: i64) {
-    object["metadata"]["deletionTimestamp"] = seconds(at).into();
-    object["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+    object.meta_mut().set_deletion_timestamp(&seconds(at)).set_deletion_grace_period_seconds(grace);
 }
 
 fn count_generation(object: &mut Value) {
-    if let Some(generation) = object["metadata"]["generation"].as_i64().filter(|generation| *generation > 0) {
-        object["metadata"]["generation"] = (generation + 1).into();
+    let generation = object.meta().generation();
+    if generation > 0 {
+        object.meta_mut().set_generation(generation + 1);
     }
 }
 
 /// Marks an object that waits for its finalizers: upstream's markAsDeleting.
 fn mark(object: &mut Value, now: Timestamp) {
-    if object["metadata"]["deletionTimestamp"].is_string() {
-        object["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+    if object.meta().is_going() {
+        object.meta_mut().set_deletion_grace_period_seconds(0);
         return;
     }
     count_generation(object);
@@ -239,8 +238,7 @@ fn mark(object: &mut Value, now: Timestamp) {
 /// The finalizers the object has from now on: the garbage collector's two are put on
 /// or taken off as the propagation asks.
 fn finalizers_for(resource: &Kind, object: &Value, options: &DeleteOptions) -> Vec<String> {
-    let list = object["metadata"]["finalizers"].as_array().into_iter().flatten();
-    let mut finalizers: Vec<String> = list.filter_map(Value::as_str).map(str::to_owned).collect();
+    let mut finalizers = finalizers_of(object);
     let has = |name: &str| finalizers.iter().any(|finalizer| finalizer == name);
     let policy = options.propagation.unwrap_or_else(|| {
         if has(ORPHAN) {
@@ -268,47 +266,36 @@ fn finalizers_for(resource: &Kind, object: &Value, options: &DeleteOptions) -> V
     finalizers
 }
 
-fn set_finalizers(object: &mut Value, finalizers: Vec<String>) {
-    let Some(metadata) = object["metadata"].as_object_mut() else { return };
-    if finalizers.is_empty() {
-        metadata.remove("finalizers");
-    } else {
-        metadata.insert("finalizers".into(), finalizers.into());
-    }
-}
-
 /// A namespace is Terminating until its controller has emptied it.
 fn decide_namespace(mut namespace: Value, options: &DeleteOptions, now: Timestamp) -> Decision {
     let held = namespace["spec"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
-    if !namespace["metadata"]["deletionTimestamp"].is_string() {
-        namespace["metadata"]["deletionTimestamp"] = seconds(now).into();
+    if !namespace.meta().is_going() {
+        namespace.meta_mut().set_deletion_timestamp(&seconds(now));
         namespace["status"]["phase"] = "Terminating".into();
         if options.propagation == Some(Propagation::Orphan) {
             let mut finalizers = finalizers_of(&namespace);
             finalizers.retain(|finalizer| finalizer != ORPHAN);
             finalizers.push(ORPHAN.to_owned());
-            set_finalizers(&mut namespace, finalizers);
+            namespace.meta_mut().set_finalizers(finalizers);
         }
         return Decision::Mark(Box::new(namespace));
     }
-    if held || !finalizers_of(&namespace).is_empty() { Decision::Leave } else { Decision::Remove }
+    if held || namespace.meta().is_held() { Decision::Leave } else { Decision::Remove }
 }
 
 fn finalizers_of(object: &Value) -> Vec<String> {
-    let list = object["metadata"]["finalizers"].as_array().into_iter().flatten();
-    list.filter_map(Value::as_str).map(str::to_owned).collect()
+    object.meta().finalizers().map(str::to_owned).collect()
 }
 
 /// Whether an object that was just changed has nothing left to wait for: its deletion has
 /// begun, no finalizer holds it, its grace is used up.
 pub(crate) fn is_released(resource: &Kind, object: &Value) -> bool {
-    let metadata = &object["metadata"];
-    let held = |list: &Value| list.as_array().is_some_and(|list| !list.is_empty());
-    let is_full = matches!(resource.deletion, Deletion::Emptied) && held(&object["spec"]["finalizers"]);
-    metadata["deletionTimestamp"].is_string()
-        && !held(&metadata["finalizers"])
-        && metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
-        && !is_full
+    let meta = object.meta();
+    let is_full = || object["spec"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
+    meta.is_going()
+        && !meta.is_held()
+        && meta.deletion_grace_period_seconds() == 0
+        && !(matches!(resource.deletion, Deletion::Emptied) && is_full())
 }
 
 /// An object after its deletion was asked for.
@@ -392,8 +379,8 @@ async fn try_delete(
 
 fn check_preconditions(call: &Call, object: &Value, options: &DeleteOptions) -> Result<(), Status> {
     let kind = GroupResource { group: &call.resource.group, resource: &call.resource.kind };
-    let conflict = |why: String| Err(Status::conflict(kind, text(object, "name"), why));
-    let (uid, version) = (text(object, "uid"), text(object, "resourceVersion"));
+    let conflict = |why: String| Err(Status::conflict(kind, object.meta().name(), why));
+    let (uid, version) = (object.meta().uid(), object.meta().resource_version());
     match (&options.uid, &options.version) {
         (Some(given), _) if given != uid => conflict(format!(
             "the UID in the precondition ({given}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
@@ -412,7 +399,7 @@ pub(crate) async fn delete(call: &Call, body: &[u8]) -> Result<Response, Status>
     let mut response = if deleted.gone && !call.resource.deletion_answers_object {
         // Upstream names the object's uid; one that cannot be read has none to be named.
         let object = object::read(&deleted.stored).unwrap_or_default();
-        call.value(200, &Status::deleted(&call.resource, &call.target.name, text(&object, "uid")))?
+        call.value(200, &Status::deleted(&call.resource, &call.target.name, object.meta().uid()))?
     } else {
         call.object(200, &deleted.stored)
     };
@@ -503,7 +490,7 @@ mod tests {
         assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 0);
         assert!(!is_released(maps, &marked));
         let mut free = *marked;
-        set_finalizers(&mut free, Vec::new());
+        free.meta_mut().set_finalizers(Vec::new());
         assert!(is_released(maps, &free));
         assert_eq!(decide(maps, &json!({"metadata": {}}), &DeleteOptions::default(), NOW), Decision::Remove);
     }

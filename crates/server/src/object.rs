@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use api::kinds::{Kind, Name};
+use api::meta::Object as _;
 use api::selector::{self, FieldSelector, LabelSelector};
 use api::status::Status;
 use bytes::{Bytes, BytesMut};
@@ -149,10 +150,8 @@ struct Selectable {
 impl Selectable {
     /// Takes what selectors may ask of an object of this resource.
     fn of(resource: &Kind, object: &Value) -> Self {
-        let labels = object["metadata"]["labels"].as_object();
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let labels = labels.into_iter().flatten().map(|(name, value)| (name.clone(), text(value))).collect();
-        Self { labels, fields: selector::fields(resource, object) }
+        let labels = object.meta().labels().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Self { labels: labels.collect(), fields: selector::fields(resource, object) }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api::convert;
 use api::field::{Error, ErrorList, Path};
+use api::meta::Object as _;
 use api::patch::{self, PatchType};
 use api::status::{GroupKind, Status};
 use serde_json::Value;
@@ -12,7 +13,7 @@ use wire::Response;
 
 use crate::call::Call;
 use crate::object;
-use crate::write::{self, Tracking, Written, text};
+use crate::write::{self, Tracking, Written};
 
 /// How often a patch is applied again when somebody else was faster: upstream's number.
 const TRIES: usize = 5;
@@ -111,12 +112,12 @@ async fn apply(call: &Call, body: &[u8], warnings: &mut Vec<String>) -> Result<W
 
 /// The name of the path goes into the intent; another one in it is an error.
 fn fit_name(call: &Call, intent: &mut Value) -> Result<(), Status> {
-    let (given, asked) = (text(intent, "name"), call.target.name.as_str());
+    let (given, asked) = (intent.meta().name(), call.target.name.as_str());
     if !given.is_empty() && given != asked {
         return Err(Status::bad_request(format!(
             "the name of the object ({given}) does not match the name on the URL ({asked})"
         )));
     }
-    intent["metadata"]["name"] = asked.into();
+    intent.meta_mut().set_name(asked);
     Ok(())
 }

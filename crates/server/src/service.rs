@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use api::field::{Error, ErrorList, Path};
 use api::kinds::Kind;
+use api::meta::Object as _;
 use api::status::Status;
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -21,7 +22,6 @@ use crate::call::Call;
 use crate::materialized::{Materialized, View};
 use crate::object;
 use crate::state::store_failed;
-use crate::write::text;
 
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
@@ -194,7 +194,7 @@ pub(crate) async fn allocate<'a>(
     let Some(range) = Range::parse(&call.state.config.service_cidr) else { return Ok(None) };
     let Allocator { turn, held } = &call.state.services;
     let guard = turn.lock().await;
-    let own = object::key(resource, &call.target.namespace, text(service, "name"));
+    let own = object::key(resource, &call.target.namespace, service.meta().name());
     let seed = u32::from_le_bytes(call.state.random()?);
     let held = held.read().map_err(store_failed)?;
     if let Some((_, status)) = held.unreadable.iter().find(|(key, _)| **key != own) {
@@ -203,7 +203,7 @@ pub(crate) async fn allocate<'a>(
     let errors = fill(service, range, &mut Taken::new(&held, &own), seed, old);
     drop(held);
     if !errors.is_empty() {
-        return Err(Status::invalid(&call.resource, text(service, "name"), &errors));
+        return Err(Status::invalid(&call.resource, service.meta().name(), &errors));
     }
     Ok(Some(guard))
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use api::kinds::{self, Kind};
+use api::meta::Object as _;
 use api::names;
 use api::status::Status;
 use jiff::Timestamp;
@@ -118,11 +119,10 @@ impl State {
     /// Writes an object. A conflict is answered as the store says it, for the
     /// caller to try again or to explain.
     pub(crate) async fn write(&self, draft: Draft<'_>) -> Result<Arc<Entry>, Error> {
-        let metadata = &draft.object["metadata"];
-        let text = |name: &str| metadata[name].as_str().unwrap_or_default();
+        let meta = draft.object.meta();
         let expect = draft.old.map_or(Expect::Absent, |old| Expect::Revision(old.revision));
         let put = Put {
-            key: object::key(draft.resource, text("namespace"), text("name")),
+            key: object::key(draft.resource, meta.namespace(), meta.name()),
             value: object::encode(draft.resource, draft.object),
             expect: Some(expect),
             durability: durability(&draft),

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use api::convert;
 use api::kinds::Kind;
+use api::meta::Object as _;
 use api::table::{self, TableRow};
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -86,7 +87,7 @@ impl Row {
         let object = shown(resource, stored);
         Self {
             cells: table::row(resource, &object),
-            version: object["metadata"]["resourceVersion"].clone(),
+            version: object.meta().resource_version().into(),
             metadata: metadata_span(resource.storage(), stored),
             packed_metadata: OnceLock::new(),
         }
@@ -236,7 +237,7 @@ pub(crate) fn metadata(object: &Value) -> Value {
     json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": "meta.k8s.io/v1",
-        "metadata": object["metadata"],
+        "metadata": object.meta().to_value(),
     })
 }
 

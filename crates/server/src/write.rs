@@ -12,10 +12,11 @@ use api::convert;
 use api::decode::{self, Decoded, FieldValidation};
 use api::field::{Error, ErrorList, Path};
 use api::kinds::{Kind, by_kind};
+use api::meta::Object as _;
 use api::status::{GroupKind, Status};
 use api::{apply, defaults, names, strategy};
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::Value;
 use store::Entry;
 use wire::Response;
 
@@ -118,14 +119,14 @@ pub(crate) async fn create_object(
     let resource = call.resource.storage();
     let mut object = convert::to_stored(&call.resource, object);
     fit_namespace(call, &mut object)?;
-    if !text(&object, "resourceVersion").is_empty() {
+    if !object.meta().resource_version().is_empty() {
         return Err(Status::internal("resourceVersion should not be set on objects to be created"));
     }
-    let generated = text(&object, "name").is_empty() && !text(&object, "generateName").is_empty();
-    let base = text(&object, "generateName").to_owned();
+    let generated = object.meta().name().is_empty() && !object.meta().generate_name().is_empty();
+    let base = object.meta().generate_name().to_owned();
     for _ in 0..NAME_TRIES {
         if generated {
-            object["metadata"]["name"] = names::generate(&base, call.state.random()?).into();
+            object.meta_mut().set_name(&names::generate(&base, call.state.random()?));
         }
         match create_named(call, resource, object.clone(), Tracking::Update, warnings).await {
             Err(status) if generated && status.reason == api::status::Reason::AlreadyExists => {
@@ -134,7 +135,7 @@ pub(crate) async fn create_object(
             result => return result,
         }
     }
-    Err(Status::generate_name_conflict(&call.resource, text(&object, "name")))
+    Err(Status::generate_name_conflict(&call.resource, object.meta().name()))
 }
 
 pub(crate) async fn create_named(
@@ -144,8 +145,7 @@ pub(crate) async fn create_named(
     tracking: Tracking,
     warnings: &mut Vec<String>,
 ) -> Result<Written, Status> {
-    object["metadata"]["uid"] = call.state.uid()?.into();
-    object["metadata"]["creationTimestamp"] = seconds(call.now).into();
+    object.meta_mut().set_uid(&call.state.uid()?).set_creation_timestamp(&seconds(call.now));
     defaults::apply(resource, &mut object);
     track(call, tracking, None, &mut object);
     let mut request = admission::Request::create(call, object)?;
@@ -155,7 +155,7 @@ pub(crate) async fn create_named(
     prepare_create(call, resource, object);
     let errors = strategy::validate_create(resource, object);
     if !errors.is_empty() {
-        return Err(Status::invalid(&call.resource, text(object, "name"), &errors));
+        return Err(Status::invalid(&call.resource, object.meta().name(), &errors));
     }
     warnings.extend(strategy::warnings(resource, object));
     let Outcome { warnings: heard, charged } = admission::validate(&request).await?;
@@ -177,7 +177,7 @@ fn prepare_create(call: &Call, resource: &Kind, object: &mut Value) {
 async fn store_new(call: &Call, resource: &Kind, mut object: Value) -> Result<Written, Status> {
     // Held until the object is written; nothing outside is waited for meanwhile.
     let _guard = service::allocate(call, resource, &mut object, None).await?;
-    let name = text(&object, "name");
+    let name = object.meta().name();
     if call.dry_run()? {
         let key = object::key(resource, &call.target.namespace, name);
         if let Some(there) = call.state.get(&key).await? {
@@ -218,9 +218,7 @@ async fn furnish_one(call: &Call, mut object: Value) -> Result<(), Status> {
 /// The 409 of a name that is taken; upstream says so when it will be free soon.
 fn already_exists(call: &Call, name: &str, there: Option<&Entry>) -> Status {
     let mut status = Status::already_exists(&call.resource, name);
-    let going = |entry: &Entry| {
-        object::read(&entry.value).is_ok_and(|there| there["metadata"]["deletionTimestamp"].is_string())
-    };
+    let going = |entry: &Entry| object::read(&entry.value).is_ok_and(|there| there.meta().is_going());
     if there.is_some_and(going) {
         status.message = format!("object is being deleted: {}", status.message);
     }
@@ -234,33 +232,19 @@ fn encode_unversioned(object: &Value) -> Bytes {
 
 /// The namespace of the path goes into the object; another one in it is an error.
 pub(crate) fn fit_namespace(call: &Call, object: &mut Value) -> Result<(), Status> {
-    if !object["metadata"].is_object() {
-        object["metadata"] = json!({});
-    }
-    let given = text(object, "namespace").to_owned();
+    let given = object.meta().namespace();
     if !call.resource.namespaced {
-        return if given.is_empty() { Ok(()) } else { clear_namespace(object) };
+        // A namespace on a cluster-wide object is dropped, as upstream's typed clients expect.
+        object.meta_mut().set_namespace("");
+        return Ok(());
     }
     if !given.is_empty() && given != call.target.namespace {
         return Err(Status::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
-    object["metadata"]["namespace"] = call.target.namespace.as_str().into();
+    object.meta_mut().set_namespace(&call.target.namespace);
     Ok(())
-}
-
-/// A namespace on a cluster-wide object is dropped, as upstream's typed clients expect.
-fn clear_namespace(object: &mut Value) -> Result<(), Status> {
-    if let Some(metadata) = object["metadata"].as_object_mut() {
-        metadata.remove("namespace");
-    }
-    Ok(())
-}
-
-/// A text of the metadata, empty when absent.
-pub(crate) fn text<'a>(object: &'a Value, name: &str) -> &'a str {
-    object["metadata"][name].as_str().unwrap_or_default()
 }
 
 /// Replaces an object that was decoded, in the version of the path.
@@ -299,14 +283,12 @@ async fn create_on_update(
     if given.is_some() {
         return Err(Status::modified(&call.resource, &call.target.name));
     }
-    if let Some(metadata) = object["metadata"].as_object_mut() {
-        metadata.remove("resourceVersion");
-    }
+    object.meta_mut().clear_resource_version();
     create_named(call, call.resource.storage(), object, Tracking::Update, warnings).await
 }
 
 fn fit_name(call: &Call, object: &mut Value) -> Result<(), Status> {
-    let (given, asked) = (text(object, "name"), call.target.name.as_str());
+    let (given, asked) = (object.meta().name(), call.target.name.as_str());
     if given.is_empty() {
         return Err(Status::bad_request("name must be provided"));
     }
@@ -320,7 +302,7 @@ fn fit_name(call: &Call, object: &mut Value) -> Result<(), Status> {
 
 /// The resourceVersion the client read; `None` when it gives none.
 fn given_version(call: &Call, object: &Value) -> Result<Option<u64>, Status> {
-    let given = text(object, "resourceVersion");
+    let given = object.meta().resource_version();
     if given.is_empty() || given == "0" {
         return Ok(None);
     }
@@ -398,8 +380,8 @@ async fn store_changed(
 
 /// A patch may carry the name and the version it was made for.
 pub(crate) fn check_patched(call: &Call, new: &Value, old: &Entry) -> Result<(), Status> {
-    if text(new, "name") != call.target.name {
-        let given = text(new, "name");
+    if new.meta().name() != call.target.name {
+        let given = new.meta().name();
         let asked = call.target.name.as_str();
         return Err(Status::bad_request(format!(
             "the name of the object ({given}) does not match the name on the URL ({asked})"
@@ -412,7 +394,7 @@ pub(crate) fn check_patched(call: &Call, new: &Value, old: &Entry) -> Result<(),
 }
 
 fn check_uid(call: &Call, new: &Value, old: &Value) -> Result<(), Status> {
-    let (given, stored) = (text(new, "uid"), text(old, "uid"));
+    let (given, stored) = (new.meta().uid(), old.meta().uid());
     if given.is_empty() || given == stored {
         return Ok(());
     }

@@ -50,30 +50,8 @@ pub(super) fn kinds() -> Vec<Kind> {
             .creates_on_update()
             .defaults(defaults::core::limit_range)
             .validate(|new, _, errors| quota::limit_range(new, errors)),
-        cluster("", "v1", "Namespace", "namespaces", "namespace")
-            .short(["ns"])
-            .verbs(NO_COLLECTION_DELETE)
-            .subresources([part("finalize", "", "v1", "Namespace", UPDATE), status("", "v1", "Namespace")])
-            .fields([text("status.phase", ["/status/phase"])])
-            .deletes(Deletion::Emptied)
-            .defaults(defaults::core::namespace)
-            .name_rule(name_is_dns_label)
-            .prepare_create(cluster_rules::prepare_namespace)
-            .prepare_update(cluster_rules::prepare_namespace_update)
-            .companions(bootstrap::in_each_namespace)
-            .validate(|new, _, errors| cluster_rules::namespace(new, errors))
-            .validate_status(|new, _, errors| cluster_rules::namespace_status(new, errors))
-            .cells(cluster_table::namespace),
-        cluster("", "v1", "Node", "nodes", "node")
-            .short(["no"])
-            .subresources([part("proxy", "", "v1", "NodeProxyOptions", PROXY), status("", "v1", "Node")])
-            .fields([flag("spec.unschedulable", "/spec/unschedulable")])
-            .renewed_by(lasting::is_heartbeat_of_node)
-            .defaults(defaults::core::node)
-            .created_with_status()
-            .validate(cluster_rules::node)
-            .validate_status(|new, old, errors| cluster_rules::node(new, Some(old), errors))
-            .cells(cluster_table::node),
+        namespace(),
+        node(),
         namespaced("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim")
             .short(["pvc"])
             .subresources([status("", "v1", "PersistentVolumeClaim")])
@@ -98,19 +76,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .generation(Generation::Wishes)
             .validate(apps::pod_template)
             .cells(pod_table::pod_template),
-        namespaced("", "v1", "ReplicationController", "replicationcontrollers", "replicationcontroller")
-            .short(["rc"])
-            .category(["all"])
-            .subresources([Subresource::scale(), status("", "v1", "ReplicationController")])
-            .fields([count("status.replicas", "/status/replicas")])
-            .orphans_by_default()
-            .defaults(defaults::core::replication_controller)
-            .generation(Generation::Wishes)
-            .kept_by_status(&["ownerReferences"])
-            .counting(counting::BY_PLURAL)
-            .validate(apps::replication_controller)
-            .warnings(apps::template_warnings)
-            .cells(workload::replication_controller),
+        replication_controller(),
         namespaced("", "v1", "ResourceQuota", "resourcequotas", "resourcequota")
             .short(["quota"])
             .subresources([status("", "v1", "ResourceQuota")])
@@ -130,25 +96,38 @@ pub(super) fn kinds() -> Vec<Kind> {
             .subresources([part("token", "authentication.k8s.io", "v1", "TokenRequest", CREATE)])
             .answers_deletion_with_object()
             .cells(cluster_table::service_account),
-        namespaced("", "v1", "Service", "services", "service")
-            .short(["svc"])
-            .category(["all"])
-            .subresources([
-                part("proxy", "", "v1", "ServiceProxyOptions", PROXY),
-                status("", "v1", "Service"),
-            ])
-            .fields([text("spec.clusterIP", ["/spec/clusterIP"]), text("spec.type", ["/spec/type"])])
-            .creates_on_update()
-            .answers_deletion_with_object()
-            .defaults(defaults::core::service)
-            .name_rule(name_is_dns_label)
-            .prepare_create(service::prepare_create)
-            .prepare_update(service::prepare_update)
-            .addressed()
-            .counting(counting::SERVICES)
-            .validate(service::validate)
-            .cells(network_table::service),
+        service(),
     ]
+}
+
+fn namespace() -> Kind {
+    cluster("", "v1", "Namespace", "namespaces", "namespace")
+        .short(["ns"])
+        .verbs(NO_COLLECTION_DELETE)
+        .subresources([part("finalize", "", "v1", "Namespace", UPDATE), status("", "v1", "Namespace")])
+        .fields([text("status.phase", ["/status/phase"])])
+        .deletes(Deletion::Emptied)
+        .defaults(defaults::core::namespace)
+        .name_rule(name_is_dns_label)
+        .prepare_create(cluster_rules::prepare_namespace)
+        .prepare_update(cluster_rules::prepare_namespace_update)
+        .companions(bootstrap::in_each_namespace)
+        .validate(|new, _, errors| cluster_rules::namespace(new, errors))
+        .validate_status(|new, _, errors| cluster_rules::namespace_status(new, errors))
+        .cells(cluster_table::namespace)
+}
+
+fn node() -> Kind {
+    cluster("", "v1", "Node", "nodes", "node")
+        .short(["no"])
+        .subresources([part("proxy", "", "v1", "NodeProxyOptions", PROXY), status("", "v1", "Node")])
+        .fields([flag("spec.unschedulable", "/spec/unschedulable")])
+        .renewed_by(lasting::is_heartbeat_of_node)
+        .defaults(defaults::core::node)
+        .created_with_status()
+        .validate(cluster_rules::node)
+        .validate_status(|new, old, errors| cluster_rules::node(new, Some(old), errors))
+        .cells(cluster_table::node)
 }
 
 fn pod() -> Kind {
@@ -171,6 +150,40 @@ fn pod() -> Kind {
         .unlisted_field(field::unlisted_of_pod)
         .cells(pod_table::pod)
         .row_conditions(pod_table::conditions)
+}
+
+fn replication_controller() -> Kind {
+    namespaced("", "v1", "ReplicationController", "replicationcontrollers", "replicationcontroller")
+        .short(["rc"])
+        .category(["all"])
+        .subresources([Subresource::scale(), status("", "v1", "ReplicationController")])
+        .fields([count("status.replicas", "/status/replicas")])
+        .orphans_by_default()
+        .defaults(defaults::core::replication_controller)
+        .generation(Generation::Wishes)
+        .kept_by_status(&["ownerReferences"])
+        .counting(counting::BY_PLURAL)
+        .validate(apps::replication_controller)
+        .warnings(apps::template_warnings)
+        .cells(workload::replication_controller)
+}
+
+fn service() -> Kind {
+    namespaced("", "v1", "Service", "services", "service")
+        .short(["svc"])
+        .category(["all"])
+        .subresources([part("proxy", "", "v1", "ServiceProxyOptions", PROXY), status("", "v1", "Service")])
+        .fields([text("spec.clusterIP", ["/spec/clusterIP"]), text("spec.type", ["/spec/type"])])
+        .creates_on_update()
+        .answers_deletion_with_object()
+        .defaults(defaults::core::service)
+        .name_rule(name_is_dns_label)
+        .prepare_create(service::prepare_create)
+        .prepare_update(service::prepare_update)
+        .addressed()
+        .counting(counting::SERVICES)
+        .validate(service::validate)
+        .cells(network_table::service)
 }
 
 fn pod_subresources() -> Vec<Subresource> {

@@ -1,6 +1,7 @@
 //! LimitRanger: containers get what the namespace's ranges give, and Pods and claims stay within them.
 
 use api::kinds;
+use api::meta::Object as _;
 use api::status::Status;
 use api::strategy::admission::limits;
 use serde_json::Value;
@@ -33,7 +34,7 @@ pub(super) async fn validate(request: &Request<'_>) -> Result<(), Status> {
         _ => limits::check_claim,
     };
     // What is going away need not fit any more.
-    let going = request.old.is_some_and(|old| old["metadata"]["deletionTimestamp"].is_string());
+    let going = request.old.is_some_and(|old| old.meta().is_going());
     if going {
         return Ok(());
     }

@@ -24,6 +24,7 @@ mod storage;
 mod without_effect;
 
 use api::kinds::Kind;
+use api::meta::Object as _;
 use api::status::Status;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
@@ -32,7 +33,6 @@ use store::Range;
 use crate::call::Call;
 use crate::object;
 use crate::state::store_failed;
-use crate::write::text;
 
 pub(crate) use resource_quota::give_back;
 
@@ -115,7 +115,7 @@ impl<'a> Request<'a> {
     /// collection that is deleted.
     pub(crate) fn name(&self) -> &str {
         match self.call.target.name.as_str() {
-            "" => text(self.old.unwrap_or(&self.object), "name"),
+            "" => self.old.unwrap_or(&self.object).meta().name(),
             name => name,
         }
     }

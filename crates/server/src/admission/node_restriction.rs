@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use api::certificates::{KUBELET_CLIENT, KUBELET_SERVING, SigningRequest};
 use api::field::go_quote;
 use api::kinds::{self, Kind};
+use api::meta::{Meta, Object as _};
 use api::status::Status;
 use api::strategy::admission::references::{names_config_maps, names_secrets};
 use bytes::Bytes;
@@ -20,7 +21,6 @@ use serde_json::{Map, Value};
 
 use super::{Operation, Request};
 use crate::auth::{Attributes, User};
-use crate::write::text;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const LEASES: &str = "kube-node-lease";
@@ -171,13 +171,13 @@ fn pod(node: &str, asked: &Asked<'_>, known: &Known<'_>) -> Verdict {
 
 /// A mirror Pod shows what runs from a file on the node; it names nothing of the API but its node.
 fn new_pod(node: &str, named: &str, pod: &Value, known: &Known<'_>) -> Verdict {
-    need(!pod["metadata"]["annotations"][MIRROR].is_null(), || {
+    need(pod.meta().annotation(MIRROR).is_some(), || {
         format!("pod does not have \"{MIRROR}\" annotation, node {named} can only create mirror pods")
     })?;
     need(pod["spec"]["nodeName"] == node, || {
         format!("node {named} can only create pods with spec.nodeName set to itself")
     })?;
-    owned_by_node(node, named, &pod["metadata"]["ownerReferences"], known)?;
+    owned_by_node(node, named, pod.meta(), known)?;
     let account = pod["spec"]["serviceAccountName"].as_str().unwrap_or_default();
     let projects = |volume: &Value| {
         let sources = volume["projected"]["sources"].as_array();
@@ -196,22 +196,23 @@ fn new_pod(node: &str, named: &str, pod: &Value, known: &Known<'_>) -> Verdict {
     Ok(())
 }
 
-fn owned_by_node(node: &str, named: &str, owners: &Value, known: &Known<'_>) -> Verdict {
+fn owned_by_node(node: &str, named: &str, pod: Meta<'_>, known: &Known<'_>) -> Verdict {
     let only = |what: &str| format!("node {named} can only create pods with {what} set to itself");
-    let owner = match owners.as_array().map_or(&[][..], Vec::as_slice) {
-        [] => return no(only("an owner reference")),
-        [owner] => owner,
+    let mut owners = pod.owner_references();
+    let owner = match (owners.next(), owners.next()) {
+        (None, _) => return no(only("an owner reference")),
+        (Some(owner), None) => owner,
         _ => return no(only("a single owner reference")),
     };
-    let is_node = owner["apiVersion"] == "v1" && owner["kind"] == "Node" && owner["name"] == node;
+    let is_node = (owner.api_version(), owner.kind(), owner.name()) == ("v1", "Node", node);
     need(is_node, || only("an owner reference"))?;
-    need(owner["controller"] == true, || only("a controller owner reference"))?;
-    need(owner["blockOwnerDeletion"] != true, || {
+    need(owner.controller() == Some(true), || only("a controller owner reference"))?;
+    need(owner.block_owner_deletion() != Some(true), || {
         format!("node {named} must not set blockOwnerDeletion on an owner reference")
     })?;
     let object = known.find(("", "nodes"), "", node);
     let object = object.ok_or_else(|| Refusal::NotFound("nodes", node.to_owned()))?;
-    let (given, stored) = (owner["uid"].as_str().unwrap_or_default(), text(&object, "uid"));
+    let (given, stored) = (owner.uid(), object.meta().uid());
     need(given == stored, || format!("node {node} UID mismatch: expected {given} got {stored}"))
 }
 
@@ -304,7 +305,7 @@ fn own_node(node: &str, asked: &Asked<'_>) -> Verdict {
 }
 
 fn labels(object: &Value) -> Option<&Map<String, Value>> {
-    object["metadata"]["labels"].as_object()
+    object.meta().label_map()
 }
 
 /// The keys whose values differ.
@@ -343,7 +344,7 @@ fn token(node: &str, asked: &Asked<'_>, known: &Known<'_>) -> Verdict {
     let given = field("uid");
     need(!given.is_empty(), || "node requested token with a pod binding without a uid".to_owned())?;
     let pod = known.pod(asked.namespace, field("name"))?;
-    need(text(&pod, "uid") == given, || {
+    need(pod.meta().uid() == given, || {
         format!(
             "the UID in the bound object reference ({given}) does not match the UID in record. The object might have been deleted and then recreated"
         )

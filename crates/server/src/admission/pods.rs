@@ -2,13 +2,13 @@
 //! and RuntimeClass. What they decide is in `api::strategy::admission`.
 
 use api::kinds::{self, Kind};
+use api::meta::Object as _;
 use api::names;
 use api::status::Status;
 use api::strategy::admission;
 use serde_json::{Value, json};
 
 use super::{Operation, Request};
-use crate::write::text;
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
@@ -58,10 +58,10 @@ pub(super) async fn one_default_priority(request: &Request<'_>) -> Result<(), St
     }
     let others = request.all(find("scheduling.k8s.io", "priorityclasses")?, "").await?;
     let is_other = |other: &&Value| {
-        other["globalDefault"] == Value::Bool(true) && text(other, "name") != text(&request.object, "name")
+        other["globalDefault"] == Value::Bool(true) && other.meta().name() != request.object.meta().name()
     };
     let Some(other) = others.iter().find(is_other) else { return Ok(()) };
-    let other = text(other, "name");
+    let other = other.meta().name();
     let why = format!("PriorityClass {other} is already marked as default. Only one default can exist");
     Err(request.forbidden(why))
 }

@@ -2,12 +2,12 @@
 //! PersistentVolumeClaimResize and, for it chooses as the first does, DefaultIngressClass.
 
 use api::kinds::{self, Kind};
+use api::meta::Object as _;
 use api::quantity::Quantity;
 use api::status::Status;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Request;
-use crate::write::text;
 
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
@@ -23,30 +23,22 @@ pub(super) fn protect(request: &mut Request<'_>) {
         "PersistentVolume" => "kubernetes.io/pv-protection",
         _ => "kubernetes.io/pvc-protection",
     };
-    let object = &mut request.object;
-    if !object["metadata"]["finalizers"].is_array() {
-        object["metadata"]["finalizers"] = json!([]);
-    }
-    let Some(finalizers) = object["metadata"]["finalizers"].as_array_mut() else { return };
-    if !finalizers.iter().any(|one| one == finalizer) {
-        finalizers.push(finalizer.into());
-    }
+    request.object.meta_mut().add_finalizer(finalizer);
 }
 
 /// The newest of the classes that are marked as default, the first by name among those.
 fn newest_default(classes: Vec<Value>, annotation: &str) -> Option<Value> {
-    let marked = classes.into_iter().filter(|class| class["metadata"]["annotations"][annotation] == "true");
+    let marked = classes.into_iter().filter(|class| class.meta().annotation(annotation) == Some("true"));
     let newer = |a: &Value, b: &Value| {
-        let created = |class: &Value| text(class, "creationTimestamp").to_owned();
-        created(a).cmp(&created(b)).then_with(|| text(b, "name").cmp(text(a, "name")))
+        let created = a.meta().creation_timestamp().cmp(b.meta().creation_timestamp());
+        created.then_with(|| b.meta().name().cmp(a.meta().name()))
     };
-    marked.max_by(newer).map(|class| class["metadata"]["name"].clone())
+    marked.max_by(newer).map(|class| class.meta().name().into())
 }
 
 pub(super) async fn default_storage_class(request: &mut Request<'_>) -> Result<(), Status> {
     let claim = &request.object;
-    if !claim["spec"]["storageClassName"].is_null() || !claim["metadata"]["annotations"][BETA_CLASS].is_null()
-    {
+    if !claim["spec"]["storageClassName"].is_null() || claim.meta().annotation(BETA_CLASS).is_some() {
         return Ok(());
     }
     let classes = request.all(find("storage.k8s.io", "storageclasses")?, "").await?;
@@ -58,8 +50,8 @@ pub(super) async fn default_storage_class(request: &mut Request<'_>) -> Result<(
 
 pub(super) async fn default_ingress_class(request: &mut Request<'_>) -> Result<(), Status> {
     let ingress = &request.object;
-    let old = &ingress["metadata"]["annotations"]["kubernetes.io/ingress.class"];
-    if !ingress["spec"]["ingressClassName"].is_null() || !old.is_null() {
+    let old = ingress.meta().annotation("kubernetes.io/ingress.class");
+    if !ingress["spec"]["ingressClassName"].is_null() || old.is_some() {
         return Ok(());
     }
     let classes = request.all(find("networking.k8s.io", "ingressclasses")?, "").await?;
@@ -98,12 +90,14 @@ fn storage(claim: &Value) -> Option<Quantity> {
 
 /// The class of a claim: the old annotation counts before the field.
 fn class_of(claim: &Value) -> &str {
-    let beta = claim["metadata"]["annotations"][BETA_CLASS].as_str();
+    let beta = claim.meta().annotation(BETA_CLASS);
     beta.or_else(|| claim["spec"]["storageClassName"].as_str()).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

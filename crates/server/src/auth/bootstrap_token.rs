@@ -2,6 +2,7 @@
 //! a node that joins asks for its certificate.
 
 use api::kinds::find;
+use api::meta::Object as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -29,7 +30,7 @@ pub(super) fn user(lookup: &Lookup, id: &str, secret: &str, now: Timestamp) -> O
         String::from_utf8(STANDARD.decode(text).ok()?).ok()
     };
     let alive = stored["type"] == "bootstrap.kubernetes.io/token"
-        && stored["metadata"]["deletionTimestamp"].is_null()
+        && !stored.meta().is_going()
         && field("token-id").as_deref() == Some(id)
         && field("usage-bootstrap-authentication").as_deref() == Some("true")
         && same(&field("token-secret")?, secret);

@@ -2,6 +2,7 @@
 
 use api::field::go_quote;
 use api::kinds::Kind;
+use api::meta::Object as _;
 use api::rbac::{compact, describe, quoted_list, uncovered};
 use api::status::Status;
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef};
@@ -22,8 +23,7 @@ impl Auth {
         if resource.group != "rbac.authorization.k8s.io" || user.is_master() {
             return Ok(());
         }
-        let name = new["metadata"]["name"].as_str().unwrap_or_default();
-        let namespace = new["metadata"]["namespace"].as_str().unwrap_or_default();
+        let (name, namespace) = (new.meta().name(), new.meta().namespace());
         let on = |verb| Attributes {
             namespace,
             name,

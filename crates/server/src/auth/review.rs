@@ -2,6 +2,7 @@
 
 use api::field::{Error, ErrorList, Path};
 use api::kinds::{Kind, find};
+use api::meta::Object as _;
 use api::status::Status;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
@@ -26,7 +27,7 @@ impl Auth {
     ) -> Result<Value, Status> {
         let status = match &*resource.kind {
             "SelfSubjectReview" => {
-                object["metadata"] = json!({"creationTimestamp": seconds(now)});
+                object.meta_mut().clear().set_creation_timestamp(&seconds(now));
                 json!({"userInfo": user.to_json()})
             }
             "TokenReview" => self.token_review(&object["spec"], now),
@@ -165,7 +166,8 @@ impl Auth {
             .issue(namespace, account, bound, audiences.clone(), seconds_asked, now)
             .map_err(|_| Status::internal("failed to sign token"))?;
         let expires = now.saturating_add(SignedDuration::from_secs(seconds_asked)).unwrap_or(Timestamp::MAX);
-        object["metadata"] = json!({"name": name, "namespace": namespace, "creationTimestamp": seconds(now)});
+        let mut meta = object.meta_mut();
+        meta.clear().set_name(name).set_namespace(namespace).set_creation_timestamp(&seconds(now));
         object["spec"]["audiences"] = json!(audiences);
         object["spec"]["expirationSeconds"] = json!(seconds_asked);
         if object["spec"].get("boundObjectRef").is_none() {
@@ -236,7 +238,7 @@ impl Auth {
 }
 
 fn uid(object: &Value) -> String {
-    object["metadata"]["uid"].as_str().unwrap_or_default().to_owned()
+    object.meta().uid().to_owned()
 }
 
 /// Whole seconds, as `metav1.Time` is written.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::kinds::{self, Kind};
+use api::meta::{Meta, Object as _};
 use api::status::{GroupResource, Status};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -176,27 +177,29 @@ async fn measured_of(call: &Call, subjects: Vec<Arc<Entry>>) -> Vec<Arc<Entry>> 
         .collect();
     let of_pods = call.resource.namespaced;
     let node_of = |subject: &Value| {
-        let name = if of_pods { &subject["spec"]["nodeName"] } else { &subject["metadata"]["name"] };
-        name.as_str().filter(|name| !name.is_empty()).map(str::to_owned)
+        let node = subject["spec"]["nodeName"].as_str().unwrap_or_default();
+        let name = if of_pods { node } else { subject.meta().name() };
+        (!name.is_empty()).then(|| name.to_owned())
     };
     let nodes = subjects.iter().filter_map(|(_, subject)| node_of(subject)).collect();
     let used = call.state.measurements.of(&call.state, nodes).await;
     let measured = subjects.iter().filter_map(|(entry, subject)| {
         let node = used.get(&node_of(subject)?)?;
-        let fields = if of_pods { node.pod(subject["metadata"]["uid"].as_str()?)? } else { node.node()? };
-        let value = render(&call.resource, &subject["metadata"], call.now, &fields);
+        let fields = if of_pods { node.pod(subject.meta().uid())? } else { node.node()? };
+        let value = render(&call.resource, subject.meta(), call.now, &fields);
         Some(Arc::new(Entry::new(Arc::clone(&entry.key), value, entry.create_revision, entry.revision)))
     });
     measured.collect()
 }
 
 /// An object in the form that stored objects have.
-fn render(kind: &Kind, subject: &Value, now: Timestamp, fields: &[(&str, Value)]) -> Bytes {
-    let mut metadata = json!({ "name": subject["name"], "creationTimestamp": usage::seconds(now) });
-    for field in ["namespace", "labels"] {
-        if let Some(value) = subject.get(field) {
-            metadata[field] = value.clone();
-        }
+fn render(kind: &Kind, subject: Meta<'_>, now: Timestamp, fields: &[(&str, Value)]) -> Bytes {
+    let mut metadata = json!({ "name": subject.name(), "creationTimestamp": usage::seconds(now) });
+    if !subject.namespace().is_empty() {
+        metadata["namespace"] = subject.namespace().into();
+    }
+    if let Some(labels) = subject.label_map() {
+        metadata["labels"] = labels.clone().into();
     }
     let mut out = format!("{}\"metadata\":{metadata}", object::head(kind));
     fields.iter().for_each(|(name, value)| out.push_str(&format!(",\"{name}\":{value}")));

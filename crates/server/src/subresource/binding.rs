@@ -2,6 +2,7 @@
 
 use api::field::{Error, ErrorList, Path};
 use api::kinds;
+use api::meta::Object as _;
 use api::status::{GroupKind, Status};
 use serde_json::{Value, json};
 use wire::Response;
@@ -10,14 +11,13 @@ use crate::admission;
 use crate::call::Call;
 use crate::object;
 use crate::state::{Draft, seconds, store_failed};
-use crate::write::text;
 
 /// Answers `POST pods/NAME/binding`, and `POST bindings`, whose body names the Pod.
 pub(crate) async fn bind(call: &Call, body: &[u8]) -> Result<Response, Status> {
     let mut warnings = Vec::new();
     let binding = super::decode_body(call, body, &mut warnings)?;
     let errors = check(&binding);
-    let name = text(&binding, "name");
+    let name = binding.meta().name();
     if !errors.is_empty() {
         return Err(Status::invalid(GroupKind { group: "", kind: "Binding" }, name, &errors));
     }
@@ -26,7 +26,7 @@ pub(crate) async fn bind(call: &Call, body: &[u8]) -> Result<Response, Status> {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
     let (binding, _) = admission::admit(admission::Request::act(call, binding)?).await?;
-    let name = if asked.is_empty() { text(&binding, "name") } else { asked };
+    let name = if asked.is_empty() { binding.meta().name() } else { asked };
     assign(call, name, &binding).await?;
     call.value(201, &Status::created())
 }
@@ -66,13 +66,13 @@ async fn assign(call: &Call, name: &str, binding: &Value) -> Result<(), Status> 
 
 /// Puts a Pod on the node of a binding; the error is upstream's sentence.
 fn bind_to(pod: &mut Value, binding: &Value, now: &str) -> Result<(), String> {
-    let name = text(pod, "name").to_owned();
-    let given = text(binding, "uid");
-    if !given.is_empty() && given != text(pod, "uid") {
-        let uid = text(pod, "uid");
+    let name = pod.meta().name().to_owned();
+    let given = binding.meta().uid();
+    if !given.is_empty() && given != pod.meta().uid() {
+        let uid = pod.meta().uid();
         return Err(format!("Precondition failed: UID in precondition: {given}, UID in object meta: {uid}"));
     }
-    if pod["metadata"]["deletionTimestamp"].is_string() {
+    if pod.meta().is_going() {
         return Err(format!("pod {name} is being deleted, cannot be assigned to a host"));
     }
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
@@ -87,18 +87,9 @@ fn bind_to(pod: &mut Value, binding: &Value, now: &str) -> Result<(), String> {
         // What was nominated is decided now.
         status.remove("nominatedNodeName");
     }
-    for field in ["annotations", "labels"] {
-        merge(pod, binding, field);
-    }
+    pod.meta_mut().merge_labels_and_annotations(binding.meta());
     set_condition(pod, json!({ "type": "PodScheduled", "status": "True" }), now);
     Ok(())
-}
-
-fn merge(pod: &mut Value, binding: &Value, field: &str) {
-    let Some(more) = binding["metadata"][field].as_object() else { return };
-    for (name, value) in more {
-        pod["metadata"][field][name] = value.clone();
-    }
 }
 
 /// Sets a condition of a Pod's status; the time moves only when the status does.

@@ -5,6 +5,7 @@
 //! and speaks WebSocket or SPDY itself.
 
 use api::field::{Error, ErrorList, Path};
+use api::meta::Object as _;
 use api::status::{GroupKind, Status};
 use http::{StatusCode, Uri};
 use http_body_util::BodyExt;
@@ -158,7 +159,7 @@ async fn text_of(mut body: Body) -> String {
 
 /// Upstream's validateContainer.
 fn choose_container(pod: &Value, asked: &str) -> Result<String, Status> {
-    let pod_name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    let pod_name = pod.meta().name();
     let names = |field: &str| -> Vec<&str> {
         let containers = pod["spec"][field].as_array().into_iter().flatten();
         containers.filter_map(|container| container["name"].as_str()).collect()

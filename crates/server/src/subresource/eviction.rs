@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::kinds::{self, Kind};
+use api::meta::Object as _;
 use api::selector::LabelSelector;
 use api::status::Status;
 use serde_json::{Value, json};
@@ -15,7 +16,6 @@ use crate::call::Call;
 use crate::delete::{self, DeleteOptions};
 use crate::object;
 use crate::state::{Draft, seconds, store_failed};
-use crate::write::text;
 
 const VIOLATES: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
 /// Disruptions a budget may remember: upstream's MaxDisruptedPodSize.
@@ -28,7 +28,7 @@ const TRIES: usize = 20;
 pub(crate) async fn evict(call: &Call, body: &[u8]) -> Result<Response, Status> {
     let mut warnings = Vec::new();
     let eviction = super::decode_body(call, body, &mut warnings)?;
-    let (given, asked) = (text(&eviction, "name"), call.target.name.as_str());
+    let (given, asked) = (eviction.meta().name(), call.target.name.as_str());
     if !given.is_empty() && given != asked {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
@@ -42,7 +42,7 @@ pub(crate) async fn evict(call: &Call, body: &[u8]) -> Result<Response, Status> 
     for _ in 0..TRIES {
         let entry = call.current().await?;
         let pod = object::read(&entry.value)?;
-        let uid = text(&pod, "uid").to_owned();
+        let uid = pod.meta().uid().to_owned();
         if !may_ignore_budgets(&pod) && taken_for.as_ref() != Some(&uid) {
             if let Some((budget, entry)) = budget_of(call, &pod).await?
                 && !take(call, &budget, &entry, &pod, options.dry_run).await?
@@ -64,8 +64,7 @@ pub(crate) async fn evict(call: &Call, body: &[u8]) -> Result<Response, Status> 
 /// Pods that do not run, or are going anyway, disrupt nothing.
 fn may_ignore_budgets(pod: &Value) -> bool {
     let phase = pod["status"]["phase"].as_str().unwrap_or_default();
-    matches!(phase, "Succeeded" | "Failed" | "Pending" | "")
-        || pod["metadata"]["deletionTimestamp"].is_string()
+    matches!(phase, "Succeeded" | "Failed" | "Pending" | "") || pod.meta().is_going()
 }
 
 fn budgets() -> Result<&'static Kind, Status> {
@@ -114,7 +113,7 @@ async fn take(
 /// What the budget becomes: upstream's checkAndDecrement. `None` when the Pod may
 /// go without being counted.
 fn decide(budget: &Value, pod: &Value, now: &str) -> Result<Option<Value>, Status> {
-    let (name, status) = (text(budget, "name"), &budget["status"]);
+    let (name, status) = (budget.meta().name(), &budget["status"]);
     let number = |field: &str| status[field].as_i64().unwrap_or(0);
     if !is_ready(pod) {
         let enough = number("currentHealthy") >= number("desiredHealthy") && number("desiredHealthy") > 0;
@@ -125,7 +124,7 @@ fn decide(budget: &Value, pod: &Value, now: &str) -> Result<Option<Value>, Statu
     let blocked = |message: String, retry: u32| {
         Err(Status::too_many_requests(VIOLATES, retry).with_cause("DisruptionBudget", message, ""))
     };
-    if number("observedGeneration") < budget["metadata"]["generation"].as_i64().unwrap_or(0) {
+    if number("observedGeneration") < budget.meta().generation() {
         return blocked(format!("The disruption budget {name} is still being processed by the server."), 10);
     }
     let forbidden = |why: &str| Err(Status::forbidden(("policy", "poddisruptionbudgets"), name, why));
@@ -145,7 +144,7 @@ fn decide(budget: &Value, pod: &Value, now: &str) -> Result<Option<Value>, Statu
     }
     let mut taken = budget.clone();
     taken["status"]["disruptionsAllowed"] = (allowed - 1).into();
-    taken["status"]["disruptedPods"][text(pod, "name")] = now.into();
+    taken["status"]["disruptedPods"][pod.meta().name()] = now.into();
     Ok(Some(taken))
 }
 

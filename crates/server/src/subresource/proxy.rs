@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use api::kinds;
+use api::meta::Object as _;
 use api::status::Status;
 use http::{HeaderValue, Uri, header};
 use http_body_util::BodyExt;
@@ -117,7 +118,7 @@ async fn service_address(call: &Call, port: &str) -> Result<(String, u16), Statu
     let page = call.state.store.range(Range { prefix, ..Range::default() }).await.map_err(store_failed)?;
     let slices = page.entries.iter().filter_map(|entry| object::read(&entry.value).ok());
     let mut of_service =
-        slices.filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == name);
+        slices.filter(|slice| slice.meta().label("kubernetes.io/service-name") == Some(name));
     of_service.find_map(|slice| endpoint(&slice, &port_name)).ok_or_else(none)
 }
 

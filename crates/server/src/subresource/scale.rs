@@ -2,6 +2,7 @@
 
 use api::decode;
 use api::field::{Error, ErrorList, Path};
+use api::meta::Object as _;
 use api::patch::{self, PatchType};
 use api::schema;
 use api::selector::LabelSelector;
@@ -12,7 +13,7 @@ use wire::Response;
 use crate::call::Call;
 use crate::object;
 use crate::respond::warn;
-use crate::write::{self, Tracking, field_validation, text};
+use crate::write::{self, Tracking, field_validation};
 
 const VERSION: &str = "autoscaling/v1";
 /// How often a patch is applied again when somebody else was faster.
@@ -26,10 +27,14 @@ pub(crate) async fn get(call: &Call) -> Result<Response, Status> {
 
 /// The Scale of an object.
 fn scale_of(object: &Value) -> Value {
-    let mut metadata = json!({});
-    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
-        metadata[field] = object["metadata"][field].clone();
-    }
+    let meta = object.meta();
+    let metadata = json!({
+        "name": meta.name(),
+        "namespace": meta.namespace(),
+        "uid": meta.uid(),
+        "resourceVersion": meta.resource_version(),
+        "creationTimestamp": meta.creation_timestamp(),
+    });
     let number = |part: &str| object[part]["replicas"].as_i64().unwrap_or(0);
     let mut scale = json!({
         "kind": "Scale",
@@ -86,8 +91,8 @@ async fn change(
         let mut object = object::read(&old.value)?;
         let scale = wish(&scale_of(&object))?;
         check(call, &scale)?;
-        let given = text(&scale, "resourceVersion");
-        if !given.is_empty() && given != text(&object, "resourceVersion") {
+        let given = scale.meta().resource_version();
+        if !given.is_empty() && given != object.meta().resource_version() {
             return Err(Status::modified(&call.resource, &call.target.name));
         }
         object["spec"]["replicas"] = scale["spec"]["replicas"].as_i64().unwrap_or(0).into();
@@ -101,7 +106,7 @@ async fn change(
 }
 
 fn check(call: &Call, scale: &Value) -> Result<(), Status> {
-    let (given, asked) = (text(scale, "name"), call.target.name.as_str());
+    let (given, asked) = (scale.meta().name(), call.target.name.as_str());
     if !given.is_empty() && given != asked {
         return Err(Status::bad_request(format!(
             "the name of the object ({given}) does not match the name on the URL ({asked})"

@@ -2,10 +2,10 @@
 //! permitted by RBAC (upstream's ServiceAccountNodeAudienceRestriction).
 
 use api::field::go_quote;
+use api::meta::Object as _;
 use serde_json::Value;
 
 use super::{Asked, Known, Verdict, need};
-use crate::write::text;
 
 pub(super) fn check(pod: &Value, asked: &Asked<'_>, known: &Known<'_>) -> Verdict {
     let audiences = asked.object["spec"]["audiences"].as_array().map_or(&[][..], Vec::as_slice);
@@ -41,11 +41,11 @@ fn driver(pod: &Value, volume: &Value, known: &Known<'_>) -> Option<String> {
     let claim = match volume["persistentVolumeClaim"]["claimName"].as_str() {
         Some(name) => name.to_owned(),
         None if volume["ephemeral"].is_object() => {
-            format!("{}-{}", text(pod, "name"), volume["name"].as_str()?)
+            format!("{}-{}", pod.meta().name(), volume["name"].as_str()?)
         }
         None => return None,
     };
-    let claim = known.find(("", "persistentvolumeclaims"), text(pod, "namespace"), &claim)?;
+    let claim = known.find(("", "persistentvolumeclaims"), pod.meta().namespace(), &claim)?;
     let volume = known.find(("", "persistentvolumes"), "", claim["spec"]["volumeName"].as_str()?)?;
     volume["spec"]["csi"]["driver"].as_str().map(str::to_owned)
 }
