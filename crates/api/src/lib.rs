@@ -30,6 +30,7 @@ pub mod placement;
 pub mod protobuf;
 pub mod quantity;
 pub mod rbac;
+pub mod schedule;
 pub mod schema;
 pub mod selector;
 pub mod status;

@@ -13,6 +13,7 @@ pub(crate) mod apps;
 pub(crate) mod certificates;
 pub(crate) mod cluster;
 pub(crate) mod config;
+pub(crate) mod cron_job;
 pub(crate) mod endpoints;
 pub(crate) mod job;
 pub(crate) mod pod;

@@ -4,7 +4,7 @@ use super::rules::Generation;
 use super::{Kind, count, namespaced, status};
 use crate::defaults;
 use crate::selector::field;
-use crate::strategy::{apps, job};
+use crate::strategy::{apps, cron_job, job};
 use crate::table::workload;
 
 const GROUP: &str = "batch";
@@ -20,8 +20,8 @@ pub(super) fn kinds() -> Vec<Kind> {
             .defaults(defaults::apps::cron_job)
             .generation(Generation::Wishes)
             .kept_by_status(&["ownerReferences"])
-            .validate(apps::cron_job)
-            .warnings(apps::cron_job_warnings)
+            .validate(cron_job::validate)
+            .warnings(cron_job::warnings)
             .cells(workload::cron_job),
         namespaced(GROUP, "v1", "Job", "jobs", "job")
             .category(["all"])

@@ -1,4 +1,4 @@
-//! The workloads: Deployment, ReplicaSet, StatefulSet, DaemonSet, Job, CronJob, ReplicationController.
+//! The workloads: Deployment, ReplicaSet, StatefulSet, DaemonSet, Job, ReplicationController.
 
 use serde_json::Value;
 
@@ -56,11 +56,6 @@ pub(crate) fn template_warnings(object: &Value) -> Vec<String> {
     pod::template_warnings(View::new(object).at(&["spec", "template"]), &SPEC.child("template"))
 }
 
-pub(crate) fn cron_job_warnings(object: &Value) -> Vec<String> {
-    let template = View::new(object).at(&["spec", "jobTemplate", "spec", "template"]);
-    pod::template_warnings(template, &SPEC.child("jobTemplate.spec.template"))
-}
-
 /// The selector of Pods cannot change.
 fn selector_update(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     if let Some(old) = old {
@@ -74,7 +69,7 @@ fn fixed(new: View<'_>, old: View<'_>, fields: &[&str], errors: &mut ErrorList) 
     }
 }
 
-fn numbers(spec: View<'_>, fields: &[&str], path: &Path<'_>, errors: &mut ErrorList) {
+pub(super) fn numbers(spec: View<'_>, fields: &[&str], path: &Path<'_>, errors: &mut ErrorList) {
     for name in fields {
         non_negative(spec.int(name), &path.child(name), errors);
     }
@@ -348,7 +343,7 @@ pub(crate) fn job(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) 
     }
 }
 
-fn job_spec(spec: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
+pub(super) fn job_spec(spec: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
     numbers(
         spec,
         &["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"],
@@ -399,138 +394,6 @@ fn job_update(new: View<'_>, old: View<'_>, errors: &mut ErrorList) {
         &["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"],
         errors,
     );
-}
-
-pub(crate) fn cron_job(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
-    let spec = new.get("spec");
-    let (schedule, path) = (spec.str("schedule"), SPEC.child("schedule"));
-    if schedule.is_empty() {
-        errors.push(Error::required(&path, ""));
-    } else {
-        let zoned_before = old.is_some_and(|old| old.get("spec").str("schedule").contains("TZ"));
-        check_schedule(schedule, spec.get("timeZone").is_set(), zoned_before, errors);
-    }
-    time_zone(spec.get("timeZone"), errors);
-    // The Jobs' names get eleven characters more.
-    const NAME_MAX: usize = 63 - 11;
-    if old.is_none() && new.get("metadata").str("name").len() > NAME_MAX {
-        let words = format!("must be no more than {NAME_MAX} characters");
-        errors.push(Error::invalid(&Path::new("metadata.name"), new.get("metadata").str("name"), words));
-    }
-    numbers(spec, &["startingDeadlineSeconds"], &SPEC, errors);
-    let policies = ["Allow", "Forbid", "Replace"];
-    match spec.str("concurrencyPolicy") {
-        "" => errors.push(Error::required(&SPEC.child("concurrencyPolicy"), "")),
-        policy if !policies.contains(&policy) => {
-            errors.push(Error::not_supported(&SPEC.child("concurrencyPolicy"), policy, &policies));
-        }
-        _ => {}
-    }
-    numbers(spec, &["successfulJobsHistoryLimit", "failedJobsHistoryLimit"], &SPEC, errors);
-    let path = SPEC.child("jobTemplate.spec");
-    let job = spec.at(&["jobTemplate", "spec"]);
-    if job.flag("manualSelector") {
-        errors.push(Error::not_supported(&path.child("manualSelector"), true, &["nil", "false"]));
-    }
-    job_spec(job, &path, errors);
-}
-
-/// A zone belongs in `timeZone`; who has one in the schedule from before may keep it.
-fn check_schedule(schedule: &str, has_zone: bool, zoned_before: bool, errors: &mut ErrorList) {
-    let path = SPEC.child("schedule");
-    if let Some(words) = bad_schedule(schedule) {
-        errors.push(Error::invalid(&path, schedule, words));
-    }
-    let words = match (schedule.contains("TZ"), zoned_before, has_zone) {
-        (true, false, _) => "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
-        (true, true, true) => "cannot use both timeZone field and TZ or CRON_TZ in schedule",
-        _ => return,
-    };
-    errors.push(Error::invalid(&path, schedule, words));
-}
-
-/// A zone must be named; whether there is one of that name the zone database of the host knows.
-fn time_zone(zone: View<'_>, errors: &mut ErrorList) {
-    let words = match zone.text() {
-        _ if !zone.is_set() => return,
-        "" => "timeZone must be nil or non-empty string",
-        text if text.eq_ignore_ascii_case("local") => {
-            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"
-        }
-        _ => return,
-    };
-    errors.push(Error::invalid(&SPEC.child("timeZone"), zone.text(), words));
-}
-
-/// Why a text is no schedule of five fields, in the words of the library upstream uses.
-fn bad_schedule(schedule: &str) -> Option<String> {
-    let schedule = schedule
-        .strip_prefix("TZ=")
-        .or(schedule.strip_prefix("CRON_TZ="))
-        .map_or(schedule, |rest| rest.split_once(' ').map_or("", |(_, fields)| fields.trim_start()));
-    if schedule.starts_with('@') {
-        let known = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
-        let good = known.contains(&schedule) || schedule.starts_with("@every ");
-        return (!good).then(|| format!("unrecognized descriptor: {schedule}"));
-    }
-    let fields: Vec<&str> = schedule.split_whitespace().collect();
-    if fields.len() != 5 {
-        return Some(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
-    }
-    let bounds = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 6)];
-    fields
-        .iter()
-        .zip(bounds)
-        .enumerate()
-        .find_map(|(index, (field, bound))| field.split(',').find_map(|part| bad_range(part, bound, index)))
-}
-
-/// Why one `a-b/step` of a schedule is wrong.
-fn bad_range(part: &str, (low, high): (u32, u32), index: usize) -> Option<String> {
-    let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
-    let number = |text: &str| -> Result<u32, String> {
-        if let Some(value) = named(text, index) {
-            return Ok(value);
-        }
-        text.parse().map_err(|_| {
-            format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")
-        })
-    };
-    if let Some(Err(words)) = step.map(number) {
-        return Some(words);
-    }
-    if step == Some("0") {
-        return Some(format!("step of range should be a positive number: {part}"));
-    }
-    if matches!(range, "*" | "?") {
-        return None;
-    }
-    let (start, end) = range.split_once('-').unwrap_or((range, range));
-    let (start, end) = match (number(start), number(end)) {
-        (Ok(start), Ok(end)) => (start, end),
-        (Err(words), _) | (_, Err(words)) => return Some(words),
-    };
-    // Sunday may be written 7.
-    let high = if index == 4 { high.max(7) } else { high };
-    if start < low {
-        return Some(format!("beginning of range ({start}) below minimum ({low}): {part}"));
-    }
-    if end > high {
-        return Some(format!("end of range ({end}) above maximum ({high}): {part}"));
-    }
-    (start > end).then(|| format!("beginning of range ({start}) beyond end of range ({end}): {part}"))
-}
-
-fn named(text: &str, index: usize) -> Option<u32> {
-    const MONTHS: [&str; 12] =
-        ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-    const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-    let text = text.to_lowercase();
-    match index {
-        3 => MONTHS.iter().position(|month| *month == text).map(|n| n as u32 + 1),
-        4 => DAYS.iter().position(|day| *day == text).map(|n| n as u32),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -638,42 +501,6 @@ mod tests {
             validate_update(by_kind("batch/v1", "Job").expect("known"), None, &new, &old).to_string(),
             "spec.completions: Invalid value: 5: field is immutable"
         );
-    }
-
-    #[test]
-    fn a_zone_belongs_in_its_field_and_not_in_the_schedule() {
-        let words = |schedule: &str, zone: Option<&str>, before: Option<&str>| {
-            let cron = |schedule: &str| json!({"metadata": {"name": "c"}, "spec": {"schedule": schedule}});
-            let (mut new, old) = (cron(schedule), before.map(cron));
-            new["spec"]["timeZone"] = zone.into();
-            let mut errors = ErrorList::new();
-            cron_job(View::new(&new), old.as_ref().map(View::new), &mut errors);
-            let texts = errors.0.iter().map(ToString::to_string);
-            let found =
-                texts.filter(|text| text.starts_with("spec.schedule") || text.starts_with("spec.timeZone"));
-            found.map(|text| text.rsplit(": ").next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
-        };
-        let refused = ["cannot use TZ or CRON_TZ in schedule, use timeZone field instead"];
-        assert_eq!(words("CRON_TZ=Etc/UTC 0 0 * * *", None, None), refused);
-        assert_eq!(words("TZ=UTC 0 0 * * *", None, None), refused);
-        assert!(words("TZ=UTC 0 0 * * *", None, Some("TZ=UTC 1 0 * * *")).is_empty());
-        assert!(words("0 0 * * *", Some("Etc/UTC"), None).is_empty());
-        assert_eq!(words("0 0 * * *", Some(""), None), ["timeZone must be nil or non-empty string"]);
-        assert!(
-            words("0 0 * * *", Some("local"), None)[0].starts_with("timeZone must be an explicit time zone")
-        );
-    }
-
-    #[test]
-    fn schedules_have_five_fields_within_their_bounds() {
-        assert_eq!(
-            bad_schedule("nonsense"),
-            Some("expected exactly 5 fields, found 1: [nonsense]".to_owned())
-        );
-        assert_eq!(bad_schedule("61 * * * *"), Some("end of range (61) above maximum (59): 61".to_owned()));
-        for good in ["*/5 * * * *", "@daily", "0 0 1 jan sun", "1-10/2,30 * * * 1-5", "TZ=UTC 0 0 * * *"] {
-            assert_eq!(bad_schedule(good), None, "{good}");
-        }
     }
 
     #[test]
