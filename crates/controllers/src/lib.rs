@@ -18,6 +18,7 @@
 //! - `stateful_set` makes Pods that keep their names, their order and their volumes.
 //! - `horizontal_pod_autoscaler` sets replicas by what Pods use.
 //! - `job` runs the Pods of Jobs until enough have succeeded.
+//! - `cron_job` begins Jobs when they are due and keeps some of those that have ended.
 //! - `volume` binds, provisions and reclaims volumes.
 //! - `endpoint_slice` lists the Pods behind each Service.
 //! - `garbage_collector` deletes what has lost its owners.
@@ -26,8 +27,6 @@
 //!
 //! Owners and quotas hear of every kind through `census`, which keeps nothing.
 //!
-//! Not here: CronJob.
-//!
 //! Start reading at [`run`], then `controller.rs` and `workqueue.rs`.
 
 mod batch;
@@ -35,6 +34,7 @@ mod census;
 mod conditions;
 mod context;
 mod controller;
+mod cron_job;
 mod daemon_set;
 mod deployment;
 mod disruption;

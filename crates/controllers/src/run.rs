@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 use crate::census::{self, Census};
 use crate::context::{Config, Context};
 use crate::{
-    daemon_set, deployment, disruption, endpoint_slice, garbage_collector, horizontal_pod_autoscaler, job,
-    namespace, node_lifecycle, pod_gc, replica_set, resource_quota, service_account, stateful_set,
-    taint_eviction, volume,
+    cron_job, daemon_set, deployment, disruption, endpoint_slice, garbage_collector,
+    horizontal_pod_autoscaler, job, namespace, node_lifecycle, pod_gc, replica_set, resource_quota,
+    service_account, stateful_set, taint_eviction, volume,
 };
 
 /// Those that need nothing but the context.
-const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 14] = [
+const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 15] = [
     namespace::spawn,
     service_account::spawn,
     node_lifecycle::spawn,
@@ -30,6 +30,7 @@ const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 14] = [
     deployment::spawn,
     stateful_set::spawn,
     job::spawn,
+    cron_job::spawn,
     horizontal_pod_autoscaler::spawn,
     daemon_set::spawn,
 ];

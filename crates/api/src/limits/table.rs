@@ -40,7 +40,6 @@ const POD: (&str, &str) = ("", "Pod");
 const SERVICE: (&str, &str) = ("", "Service");
 const CLAIM: (&str, &str) = ("", "PersistentVolumeClaim");
 
-const NO_JOBS: &str = "stored, and no controller runs it yet";
 const NO_DEVICES: &str = "stored, and no devices are allocated yet";
 const NO_CSI: &str = "stored, and CSI drivers are not used yet";
 const NO_HOOKS: &str = "admission webhooks are not called yet, and what this one would stop would pass";
@@ -51,12 +50,6 @@ const NO_VOLUME: &str = "this node mounts no volumes of this kind yet: the Pod w
 /// Everything that is accepted and has no effect, or not all of its effect.
 pub const LIMITS: &[Limit] = &[
     // Workloads.
-    kind("batch", "CronJob", NO_JOBS, r#"
-apiVersion: batch/v1
-kind: CronJob
-metadata: {name: limits}
-spec: {schedule: "0 0 * * *", jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}}}}
-"#),
     part(
         ("autoscaling", "HorizontalPodAutoscaler"),
         "HorizontalPodAutoscaler by other metrics than resources",

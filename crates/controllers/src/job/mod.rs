@@ -40,7 +40,7 @@ use crate::expectations::Expectations;
 use crate::ownership::{self, concerned, controller_of};
 use crate::pod_control::PodControl;
 use crate::workqueue::Next;
-use decide::{Action, NewPod, Plan, decide, is_finished};
+use decide::{Action, NewPod, Plan, decide, find, is_finished};
 use memory::Memory;
 use pod::{FINALIZER, is_tracked, uid};
 use spec::Spec;
@@ -84,6 +84,12 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
             }
         }
     });
+}
+
+/// The condition by which a Job has ended: Complete or Failed.
+pub(crate) fn end_of(job: &Job) -> Option<&JobCondition> {
+    let status = job.status.as_ref()?;
+    find(status, "Complete").or_else(|| find(status, "Failed"))
 }
 
 fn status(job: &Job) -> JobStatus {
