@@ -19,6 +19,7 @@
 //! - `horizontal_pod_autoscaler` sets replicas by what Pods use.
 //! - `job` runs the Pods of Jobs until enough have succeeded.
 //! - `cron_job` begins Jobs when they are due and keeps some of those that have ended.
+//! - `ttl_after_finished` deletes Jobs that have been finished for long enough.
 //! - `volume` binds, provisions and reclaims volumes.
 //! - `endpoint_slice` lists the Pods behind each Service.
 //! - `garbage_collector` deletes what has lost its owners.
@@ -56,6 +57,7 @@ mod run;
 mod service_account;
 mod stateful_set;
 mod taint_eviction;
+mod ttl_after_finished;
 mod volume;
 mod workqueue;
 

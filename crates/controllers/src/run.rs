@@ -13,11 +13,11 @@ use crate::context::{Config, Context};
 use crate::{
     cron_job, daemon_set, deployment, disruption, endpoint_slice, garbage_collector,
     horizontal_pod_autoscaler, job, namespace, node_lifecycle, pod_gc, replica_set, resource_quota,
-    service_account, stateful_set, taint_eviction, volume,
+    service_account, stateful_set, taint_eviction, ttl_after_finished, volume,
 };
 
 /// Those that need nothing but the context.
-const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 15] = [
+const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 16] = [
     namespace::spawn,
     service_account::spawn,
     node_lifecycle::spawn,
@@ -31,6 +31,7 @@ const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 15] = [
     stateful_set::spawn,
     job::spawn,
     cron_job::spawn,
+    ttl_after_finished::spawn,
     horizontal_pod_autoscaler::spawn,
     daemon_set::spawn,
 ];

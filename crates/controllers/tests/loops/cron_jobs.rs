@@ -144,3 +144,33 @@ async fn a_job_of_the_name_that_is_somebody_elses_is_left_alone() {
     assert_eq!(yearly["status"], json!({"lastScheduleTime": "2020-01-01T00:00:00Z"}));
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn a_finished_job_goes_with_its_pods_when_its_time_is_over() {
+    let cluster = Cluster::start().await;
+    for (name, ttl) in [("soon", json!(0)), ("late", json!(3600)), ("never", Value::Null)] {
+        let spec = json!({"ttlSecondsAfterFinished": ttl, "template": template()});
+        cluster.post(JOBS, json!({"metadata": {"name": name}, "spec": spec})).await;
+    }
+    let all = |answer: &Result<Value, client::Error>| {
+        answer.as_ref().is_ok_and(|pods| pods["items"].as_array().unwrap().len() == 3)
+    };
+    cluster.until(PODS, all).await;
+    succeed(&cluster).await;
+    cluster.until_gone(&format!("{JOBS}/soon")).await;
+    let pods = items(&cluster, PODS).await;
+    assert!(pods.iter().all(|pod| pod["metadata"]["labels"]["job-name"] != "soon"), "its Pod went first");
+    for name in ["late", "never"] {
+        let complete = |answer: &Result<Value, client::Error>| {
+            let conditions = answer.as_ref().unwrap()["status"]["conditions"].to_string();
+            conditions.contains("\"Complete\"")
+        };
+        cluster.until(&format!("{JOBS}/{name}"), complete).await;
+    }
+    // Who gives it less is heard at once.
+    let spec = json!({"spec": {"ttlSecondsAfterFinished": 0}});
+    cluster.ask(Method::PATCH, &format!("{JOBS}/late"), spec).await.unwrap();
+    cluster.until_gone(&format!("{JOBS}/late")).await;
+    assert_eq!(items(&cluster, JOBS).await.len(), 1);
+    cluster.stop().await;
+}
