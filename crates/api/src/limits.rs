@@ -50,8 +50,6 @@ pub enum Found {
     At(&'static [&'static str]),
     /// When this finds something: the paths of it.
     By(fn(&Value) -> Vec<String>),
-    /// When this subresource is written and the Pod runs on a node.
-    Subresource(&'static str),
 }
 
 /// How the user of something hears that it has no effect.
@@ -89,7 +87,7 @@ pub fn find(group: &str, kind: &str, subresource: &str, new: &Value, old: Option
         let texts = places.iter().map(|place| row.text(place));
         if row.shown.contains(&Shown::Refused) {
             let kept = old.map(|old| row.places(subresource, old)).unwrap_or_default();
-            let added = places.iter().find(|place| row.is_subresource() || !kept.contains(place));
+            let added = places.iter().find(|place| !kept.contains(place));
             findings.refusal = findings.refusal.or(added.map(|place| row.text(place)));
             findings.warnings.extend(texts);
         } else if row.shown.contains(&Shown::Warning) {
@@ -103,7 +101,6 @@ impl Limit {
     /// Where an object falls under it; an empty text is the object itself.
     fn places(&self, subresource: &str, object: &Value) -> Vec<String> {
         match self.found {
-            Found::Subresource(name) if name == subresource => find::on_a_node(object),
             Found::Always if subresource.is_empty() => vec![String::new()],
             Found::At(paths) if subresource.is_empty() => {
                 paths.iter().flat_map(|path| find::at(object, path)).collect()
@@ -111,10 +108,6 @@ impl Limit {
             Found::By(search) if subresource.is_empty() => search(object),
             _ => Vec::new(),
         }
-    }
-
-    fn is_subresource(&self) -> bool {
-        matches!(self.found, Found::Subresource(_))
     }
 
     fn text(&self, place: &str) -> String {
@@ -154,9 +147,6 @@ mod tests {
         }
         if resource.group_kind() != (row.group, row.kind) || row.shown.is_empty() || row.says.is_empty() {
             return Err("its example is of another kind, or it says or shows nothing".to_owned());
-        }
-        if row.is_subresource() {
-            return Ok(());
         }
         if row.places("", &object).is_empty() {
             return Err(format!("does not find {object}"));
@@ -211,13 +201,5 @@ mod tests {
             "containers": [{"name": "c", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}},
                 "securityContext": {"appArmorProfile": {"type": "Unconfined"}}}]}});
         assert_eq!(find("", "Pod", "", &pod, None), Findings::default());
-    }
-
-    #[test]
-    fn a_resize_is_refused_only_where_a_node_runs_the_pod() {
-        let pod = |node: &str| json!({"spec": {"nodeName": node, "containers": [{"name": "c"}]}});
-        let look = |pod: &Value| find("", "Pod", "resize", pod, Some(pod)).refusal;
-        assert!(look(&pod("n1")).is_some_and(|text| text.contains("resize")));
-        assert_eq!(look(&pod("")), None);
     }
 }

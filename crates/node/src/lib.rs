@@ -31,6 +31,7 @@ mod object;
 pub mod pod;
 mod probing;
 mod shared;
+mod sizes;
 mod termination;
 mod threads;
 pub mod volumes;

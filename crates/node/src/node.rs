@@ -23,14 +23,16 @@ use crate::pod::clock::Steady;
 use crate::pod::event::Event;
 use crate::pod::observe::Because;
 use crate::pod::state::PodState;
-use crate::shared::{Shared, Worker};
+use crate::shared::{Shared, Worker, is_open};
 use crate::volumes::{self, HostMounts, Mounts, PodDirectory};
-use crate::worker::{INBOX, Message, PodWorker, Snapshot, remove_logs};
+use crate::worker::{INBOX, Message, PodWorker, Snapshot, kept_allocation, remove_logs};
 use crate::{Config, clock, host, object};
 
 /// How often all that the runtime has is compared with what is believed. Events tell everything at
 /// once; this finds what no event told, and says so.
 const AUDIT_EVERY: Duration = Duration::from_secs(300);
+/// How often Pods that wait for room for another size are looked at when nothing was freed (upstream's).
+const RESIZE_EVERY: Duration = Duration::from_secs(180);
 /// Pause after the runtime did not answer, and before a worker that has failed is begun anew.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -153,6 +155,7 @@ enum Next {
     Answer(Result<Answer, JoinError>),
     Change(Change<Pod>),
     Audit,
+    Resizes,
 }
 
 /// What came of a question.
@@ -161,6 +164,8 @@ enum Answer {
     Node { uid: String, node: Result<Box<NodeObject>, client::Error> },
     /// All that the runtime has.
     Audit { asked_at: Steady, sandboxes: Result<Vec<SandboxSnapshot>, runtime::Error> },
+    /// Who waited for another size has been told.
+    Resizes,
 }
 
 impl Dispatcher {
@@ -183,8 +188,12 @@ impl Dispatcher {
         let mut changes = self.pods.subscribe();
         self.found = found.iter().map(|one| one.sandbox.pod.uid.clone()).collect();
         self.remove_orphans(found, &self.directories());
-        let mut audits = interval_at(Instant::now() + AUDIT_EVERY, AUDIT_EVERY);
-        audits.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let every = |period| {
+            let mut ticks = interval_at(Instant::now() + period, period);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        };
+        let (mut audits, mut resizes) = (every(AUDIT_EVERY), every(RESIZE_EVERY));
         loop {
             let next = tokio::select! {
                 // Facts before wishes: exits before changes of the spec.
@@ -202,6 +211,8 @@ impl Dispatcher {
                 },
                 // Cancel-safe: a tick is taken or stays.
                 _ = audits.tick() => Next::Audit,
+                // Cancel-safe: a tick is taken or stays.
+                _ = resizes.tick() => Next::Resizes,
             };
             let pulse = self.shared.config.pulses.dispatcher.clone();
             pulse.begin(Instant::now().into_std());
@@ -211,6 +222,7 @@ impl Dispatcher {
                 Next::Answer(answer) => self.answered(answer).await,
                 Next::Change(change) => self.changed(change).await,
                 Next::Audit => self.audit(),
+                Next::Resizes => self.decide_resizes(),
             }
             pulse.rest();
         }
@@ -235,6 +247,17 @@ impl Dispatcher {
         }
     }
 
+    /// Something may have become free, or the Node larger.
+    fn decide_resizes(&mut self) {
+        if self.shared.workers().values().any(|worker| worker.wish.is_some()) {
+            let shared = Arc::clone(&self.shared);
+            self.asked.spawn(async move {
+                shared.decide_resizes().await;
+                Answer::Resizes
+            });
+        }
+    }
+
     fn audit(&mut self) {
         self.shared.config.pulses.runtime.begin(Instant::now().into_std());
         let runtime = Arc::clone(&self.shared.runtime);
@@ -247,6 +270,7 @@ impl Dispatcher {
     async fn answered(&mut self, answer: Result<Answer, JoinError>) {
         let runtime = &self.shared.config.pulses.runtime;
         match answer {
+            Ok(Answer::Resizes) => {}
             Ok(Answer::Node { uid, node }) => self.node_answered(&uid, node).await,
             Ok(Answer::Audit { asked_at, sandboxes: Ok(sandboxes) }) => {
                 runtime.rest();
@@ -373,11 +397,15 @@ impl Dispatcher {
     /// Begins a worker. It asks the runtime what there is of the Pod only when events already come to it:
     /// no exit falls between.
     async fn begin(&mut self, uid: &str, pod: Arc<Pod>, first: Event, pause: Duration) {
-        let state = PodState::admitted(Arc::clone(&pod), clock::now().time);
+        let directory = PodDirectory::new(&self.shared.config.pods_directory, uid);
+        let state = PodState::admitted(Arc::clone(&pod), clock::now().time)
+            .granted(kept_allocation(&directory.allocation()));
         let (outbox, inbox) = mpsc::channel(INBOX);
         // The inbox is empty and has room for one.
         let _ = outbox.send(Message::Event(first)).await;
-        let worker = Worker { inbox: outbox.clone(), pod, terminated: false, sandbox: None };
+        let allocated = Arc::clone(&state.pod);
+        let inbox_of = outbox.clone();
+        let worker = Worker { inbox: inbox_of, pod, allocated, wish: None, terminated: false, sandbox: None };
         self.shared.workers().insert(uid.into(), worker);
         let worker = PodWorker::new(Arc::clone(&self.shared), state, (outbox, inbox));
         let task = self.workers.spawn(worker.run(pause));
@@ -386,11 +414,8 @@ impl Dispatcher {
 
     fn admit_on(&self, pod: &Pod, node: &NodeObject) -> Result<(), admit::Refusal> {
         let workers = self.shared.workers();
-        let others: Vec<&Pod> = workers
-            .values()
-            .filter(|worker| !worker.terminated && is_open(&worker.pod))
-            .map(|worker| &*worker.pod)
-            .collect();
+        let others: Vec<&Pod> =
+            workers.values().filter(|worker| worker.takes_room()).map(|worker| &*worker.allocated).collect();
         // Who listens on the host is read only for a Pod that wants ports of it: quick enough to do here.
         let host = host::look(&self.shared.config, admit::wants_ports(pod));
         admit::admit(pod, node, &others, &host)
@@ -405,6 +430,7 @@ impl Dispatcher {
         self.orphans.remove(&id);
         let Some(uid) = self.names.remove(&id) else { return };
         let worker = self.shared.workers().remove(&uid);
+        self.decide_resizes();
         let (Err(error), Some(worker)) = (ended, worker) else { return };
         let meta = &worker.pod.metadata;
         let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
@@ -450,12 +476,6 @@ fn removed(pod: &Pod) -> Event {
 /// Whether a Pod that was not here before is to be admitted: it is neither over nor on its way out.
 fn is_new(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none() && is_open(pod)
-}
-
-/// Whether the Pod is not over according to the API.
-fn is_open(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 async fn remove_orphan(shared: Arc<Shared>, uid: String, sandboxes: Vec<SandboxSnapshot>) {

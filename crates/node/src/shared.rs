@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use client::events::{EventType, Recorder, container_reference, reference};
 use client::{Client, Informer, Informers};
@@ -41,10 +42,36 @@ pub(crate) struct Worker {
     pub(crate) inbox: mpsc::Sender<Message>,
     /// The Pod with the newest status the node has made.
     pub(crate) pod: Arc<Pod>,
+    /// The Pod with the resources that are set apart for it: what others cannot have.
+    pub(crate) allocated: Arc<Pod>,
+    /// Another size that it waits for.
+    pub(crate) wish: Option<Wish>,
     /// Nothing of it runs any more.
     pub(crate) terminated: bool,
     /// Its sandbox, for port-forward.
     pub(crate) sandbox: Option<String>,
+}
+
+/// A Pod that wishes another size.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    /// As the API has it.
+    pub(crate) pod: Arc<Pod>,
+    /// Since when.
+    pub(crate) since: Instant,
+}
+
+impl Worker {
+    /// Whether it takes room that another could have.
+    pub(crate) fn takes_room(&self) -> bool {
+        !self.terminated && is_open(&self.pod)
+    }
+}
+
+/// Whether the Pod is not over according to the API.
+pub(crate) fn is_open(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 impl Shared {

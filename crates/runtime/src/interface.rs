@@ -88,6 +88,13 @@ pub trait Runtime: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Image, Error>>;
     /// Removes an image and the layers nobody else uses.
     fn remove_image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+    /// Sets limits of a running sandbox's own group; a field at zero (or empty) stays as it is.
+    fn update_sandbox<'a>(&'a self, id: &'a str, update: SandboxUpdate) -> BoxFuture<'a, Result<(), Error>>;
+    /// Sets limits of a running container; a field at zero (or empty) stays as it is, and so does the OOM score.
+    fn update_container<'a>(&'a self, id: &'a str, limits: Resources) -> BoxFuture<'a, Result<(), Error>>;
+    /// The memory that a sandbox and its running containers use now, page cache included: a limit below it
+    /// kills, or is refused by the kernel.
+    fn memory_use<'a>(&'a self, sandbox: &'a str) -> BoxFuture<'a, Result<MemoryUse, Error>>;
     /// Current use of each running container.
     fn stats(&self, measured: Measured) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>>;
 }
@@ -99,7 +106,7 @@ pub enum Error {
     /// No such sandbox, container or image.
     #[error("{what} {id:?} not found")]
     NotFound {
-        /// "sandbox", "container" or "image".
+        /// "sandbox", "running sandbox", "container" or "image".
         what: &'static str,
         /// The name asked for.
         id: String,
@@ -251,6 +258,24 @@ pub struct PortMapping {
     pub host_ip: String,
 }
 
+/// New limits of a sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SandboxUpdate {
+    /// Limits of the Pod's own cgroup.
+    pub resources: Resources,
+    /// CPU that the Pod asks for now, in thousandths; `None`: as before.
+    pub cpu_request: Option<u64>,
+}
+
+/// Memory in use, bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Of the sandbox as a whole.
+    pub sandbox: u64,
+    /// Of its running containers, by their ids.
+    pub containers: BTreeMap<String, u64>,
+}
+
 /// A sandbox as it is.
 #[derive(Clone, Debug)]
 pub struct SandboxStatus {
@@ -264,6 +289,8 @@ pub struct SandboxStatus {
     pub ips: Vec<IpAddr>,
     /// When it was made.
     pub created_at: jiff::Timestamp,
+    /// Limits of its own cgroup.
+    pub resources: Resources,
     /// As given.
     pub labels: BTreeMap<String, String>,
     /// As given.
@@ -323,6 +350,25 @@ pub struct Resources {
     pub oom_score_adj: i32,
     /// cpuset.cpus; empty: all.
     pub cpuset_cpus: String,
+}
+
+impl Resources {
+    /// These limits after an update: what is zero (or empty) in it stays as it is.
+    #[must_use]
+    pub fn updated(&self, update: &Resources) -> Resources {
+        fn or<T: Default + PartialEq + Clone>(new: &T, old: &T) -> T {
+            if *new == T::default() { old.clone() } else { new.clone() }
+        }
+        Resources {
+            cpu_shares: or(&update.cpu_shares, &self.cpu_shares),
+            cpu_quota: or(&update.cpu_quota, &self.cpu_quota),
+            cpu_period: or(&update.cpu_period, &self.cpu_period),
+            memory_limit: or(&update.memory_limit, &self.memory_limit),
+            pids_limit: or(&update.pids_limit, &self.pids_limit),
+            oom_score_adj: self.oom_score_adj,
+            cpuset_cpus: or(&update.cpuset_cpus, &self.cpuset_cpus),
+        }
+    }
 }
 
 /// A seccomp profile.
@@ -455,6 +501,8 @@ pub struct ContainerStatus {
     pub log_path: PathBuf,
     /// UID, GID and groups of the first process.
     pub user: Option<(u32, u32, Vec<u32>)>,
+    /// Its limits.
+    pub resources: Resources,
     /// As given.
     pub labels: BTreeMap<String, String>,
     /// As given.

@@ -20,8 +20,8 @@ use crate::events::Events;
 use crate::image::{ImageStore, Registries};
 use crate::interface::{
     AttachOptions, ContainerConfig, ContainerStats, ContainerStatus, Credentials, Error, Event, ExecOptions,
-    ExecOutput, Image, Measured, PodIdentity, PortMapping, Runtime, SandboxConfig, SandboxSnapshot,
-    SandboxStatus, Streams,
+    ExecOutput, Image, Measured, MemoryUse, PodIdentity, PortMapping, Resources, Runtime, SandboxConfig,
+    SandboxSnapshot, SandboxStatus, SandboxUpdate, Streams,
 };
 use crate::layout::{Layout, failed};
 use crate::link::Link;
@@ -672,6 +672,33 @@ impl Runtime for Native {
             Ok(_) | Err(crate::image::ImageError::NotFound(_)) => Ok(()),
             Err(error) => Err(error.into()),
         })
+        .boxed()
+    }
+
+    fn update_sandbox<'a>(&'a self, id: &'a str, update: SandboxUpdate) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            let (sandbox, inner) = (self.inner.sandbox(id)?, self.inner.clone());
+            let uid = sandbox.pod_uid().to_owned();
+            let work = blocking(move || sandbox::update::sandbox(&inner, &sandbox, &update));
+            self.inner.make(&uid, work).await
+        }
+        .boxed()
+    }
+
+    fn update_container<'a>(&'a self, id: &'a str, limits: Resources) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            let ((sandbox, container), inner) = (self.inner.container(id)?, self.inner.clone());
+            let work = blocking(move || sandbox::update::container(&inner, &container, &limits));
+            self.inner.make(sandbox.pod_uid(), work).await
+        }
+        .boxed()
+    }
+
+    fn memory_use<'a>(&'a self, sandbox: &'a str) -> BoxFuture<'a, Result<MemoryUse, Error>> {
+        async move {
+            let (sandbox, inner) = (self.inner.sandbox(sandbox)?, self.inner.clone());
+            blocking(move || Ok(sandbox::update::memory_use(&inner, &sandbox))).await
+        }
         .boxed()
     }
 

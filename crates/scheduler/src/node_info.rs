@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint};
 
-use crate::request::{HostPort, Resources, host_ports, requests, requests_for_scoring};
+use crate::request::{HostPort, Resources, host_ports, requests_for_scoring, requests_of};
 use crate::score::with_tag;
 use crate::terms::{Constraint, Terms};
 
@@ -34,7 +34,7 @@ impl PodInfo {
     pub fn new(pod: Arc<Pod>) -> Self {
         let spec = pod.spec.as_ref().unwrap_or(&NO_SPEC);
         Self {
-            requests: requests(spec),
+            requests: requests_of(&pod),
             scored: requests_for_scoring(spec),
             host_ports: host_ports(spec),
             priority: spec.priority.unwrap_or_default(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::quantity::Quantity;
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
 /// Amounts of resources.
@@ -71,6 +71,15 @@ impl Resources {
         self.combine(other, i64::saturating_sub);
     }
 
+    /// Whether any amount is larger than the other's.
+    pub(crate) fn exceeds(&self, other: &Self) -> bool {
+        let mut most = other.clone();
+        most.maximum(self);
+        // A name with nothing of it is no difference.
+        most.scalar.retain(|name, amount| *amount != 0 || other.scalar.contains_key(name));
+        most != *other
+    }
+
     /// Keeps the larger of each amount.
     fn maximum(&mut self, other: &Self) {
         self.combine(other, i64::max);
@@ -112,6 +121,34 @@ pub(crate) fn requests_for_scoring(spec: &PodSpec) -> Resources {
             resources.memory = DEFAULT_MEMORY;
         }
         resources
+    })
+}
+
+/// What a Pod needs at most, whatever becomes of a resize: the most of what it wishes, what its node has set apart
+/// and what its containers have. A wish that its node can never grant does not count (upstream's rule).
+pub(crate) fn requests_of(pod: &Pod) -> Resources {
+    let Some(spec) = &pod.spec else { return Resources::default() };
+    let Some(status) = pod.status.as_ref().filter(|status| status.container_statuses.is_some()) else {
+        return requests(spec);
+    };
+    let infeasible = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|one| one.type_ == "PodResizePending" && one.reason.as_deref() == Some("Infeasible"));
+    total(spec, &|container| {
+        let all = [&status.container_statuses, &status.init_container_statuses];
+        let known = all.into_iter().flatten().flatten().find(|one| one.name == container.name);
+        let actual = known.and_then(|one| one.resources.as_ref()?.requests.as_ref());
+        let set_apart = known.and_then(|one| one.allocated_resources.as_ref());
+        let mut most = Resources::default();
+        for list in actual.into_iter().chain(set_apart) {
+            most.maximum(&Resources::from_list(list));
+        }
+        if !infeasible || actual.is_none() && set_apart.is_none() {
+            most.maximum(&requested(container));
+        }
+        most
     })
 }
 
@@ -207,6 +244,24 @@ mod tests {
         let spec = json!({"containers": [container("300m")], "resources": {"requests": {"cpu": "1"}},
                           "overhead": {"cpu": "50m"}});
         assert_eq!(cpu(spec), 1050);
+    }
+
+    #[test]
+    fn during_a_resize_the_most_of_wished_set_apart_and_actual_counts() {
+        let cpu = |wished: &str, set_apart: &str, actual: &str, reason: &str| {
+            let status = json!({"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "allocatedResources": {"cpu": set_apart}, "resources": {"requests": {"cpu": actual}}});
+            let condition = json!({"type": "PodResizePending", "status": "True", "reason": reason});
+            let pod = json!({"spec": {"containers": [container(wished)]},
+                "status": {"containerStatuses": [status], "conditions": [condition]}});
+            requests_of(&serde_json::from_value(pod).unwrap()).milli_cpu
+        };
+        assert_eq!(cpu("3", "1", "2", "Deferred"), 3000);
+        assert_eq!(cpu("1", "3", "2", "Deferred"), 3000);
+        assert_eq!(cpu("1", "2", "3", "Deferred"), 3000, "it still has it");
+        assert_eq!(cpu("9", "1", "2", "Infeasible"), 2000, "it never gets it");
+        let new = json!({"spec": {"containers": [container("1")]}});
+        assert_eq!(requests_of(&serde_json::from_value(new).unwrap()).milli_cpu, 1000);
     }
 
     #[test]

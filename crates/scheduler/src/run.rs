@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hints::Relief;
 use crate::pending::Pending;
+use crate::request::requests_of;
 use crate::snapshot::{Snapshot, is_finished};
 use crate::volumes::Lookup;
 use crate::workloads::Workloads;
@@ -293,6 +294,14 @@ impl Scheduler {
                 let leaving = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();
                 if old.metadata.labels != new.metadata.labels || leaving(old) != leaving(new) {
                     self.relieve(Relief::Relabelled);
+                }
+                if requests_of(old).exceeds(&requests_of(new)) {
+                    // Resized: what it gives back is as free as what a Pod leaves that goes.
+                    let index = self.snapshot.index_of(uid_of(new));
+                    let before = PodInfo::new(old.clone());
+                    let gone =
+                        Relief::PodGone(&before, index.and_then(|index| self.snapshot.nodes.get(index)));
+                    self.pending.relieve(gone, &self.snapshot.namespaces, self.began.elapsed());
                 }
             }
             Change::Added(pod) | Change::Modified { new: pod, .. } => {

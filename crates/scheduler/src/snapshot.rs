@@ -69,6 +69,11 @@ impl Snapshot {
         }
     }
 
+    /// Where a Pod is counted.
+    pub(crate) fn index_of(&self, uid: &str) -> Option<usize> {
+        self.indices.get(self.placed.get(uid)?).copied()
+    }
+
     /// Counts a Pod no longer; says which it was and where, if it was counted or had room kept for it.
     pub(crate) fn remove_pod(&mut self, uid: &str) -> Option<(Arc<PodInfo>, Option<usize>)> {
         let kept = self.set_nominated(uid, None);

@@ -16,8 +16,8 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use runtime::{
     AttachOptions, ContainerConfig, ContainerState, ContainerStats, ContainerStatus, Credentials, Error,
-    Event, ExecOptions, ExecOutput, Image, Measured, Runtime, SandboxConfig, SandboxSnapshot, SandboxStatus,
-    Streams,
+    Event, ExecOptions, ExecOutput, Image, Measured, MemoryUse, Resources, Runtime, SandboxConfig,
+    SandboxSnapshot, SandboxStatus, SandboxUpdate, Streams,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -42,6 +42,8 @@ struct Inner {
     /// Calls of these names fail, or panic, so many times.
     failing: HashMap<&'static str, u32>,
     panicking: HashMap<&'static str, u32>,
+    /// Memory in use by the names of containers.
+    memory: HashMap<String, u64>,
     count: u32,
 }
 
@@ -96,6 +98,11 @@ impl FakeRuntime {
             pinned: false,
         };
         self.lock().images.insert(reference.into(), image);
+    }
+
+    /// From now on the container of this name uses so much memory.
+    pub fn use_memory(&self, container: &str, bytes: u64) {
+        self.lock().memory.insert(container.into(), bytes);
     }
 
     /// What a command answers in any container.
@@ -212,6 +219,11 @@ fn end(inner: &mut Inner, id: &str, code: i32) {
     }
 }
 
+/// What an update sets.
+fn changed(limits: &Resources) -> String {
+    format!("shares={} quota={} memory={}", limits.cpu_shares, limits.cpu_quota, limits.memory_limit)
+}
+
 fn missing(what: &'static str, id: &str) -> Error {
     Error::NotFound { what, id: id.into() }
 }
@@ -241,6 +253,7 @@ impl Runtime for FakeRuntime {
             ready: true,
             ips: vec![IpAddr::V4(Ipv4Addr::new(10, 42, 0, last))],
             created_at: Timestamp::now(),
+            resources: config.resources,
             labels: config.labels,
             annotations: config.annotations,
         };
@@ -350,6 +363,7 @@ impl Runtime for FakeRuntime {
             image_id: config.image.clone(),
             log_path,
             user: None,
+            resources: config.resources.clone(),
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
         };
@@ -476,6 +490,37 @@ impl Runtime for FakeRuntime {
     fn remove_image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         self.lock().images.remove(reference);
         answer(Ok(()))
+    }
+
+    fn update_sandbox<'a>(&'a self, id: &'a str, update: SandboxUpdate) -> BoxFuture<'a, Result<(), Error>> {
+        let mut inner = self.lock();
+        inner.calls.push(format!("update_sandbox {}", changed(&update.resources)));
+        let Some(sandbox) = inner.sandboxes.get_mut(id) else { return answer(Err(missing("sandbox", id))) };
+        sandbox.status.resources = sandbox.status.resources.updated(&update.resources);
+        answer(Ok(()))
+    }
+
+    fn update_container<'a>(&'a self, id: &'a str, limits: Resources) -> BoxFuture<'a, Result<(), Error>> {
+        let mut inner = self.lock();
+        let Some(container) = inner.containers.get_mut(id) else {
+            return answer(Err(missing("container", id)));
+        };
+        container.status.resources = container.status.resources.updated(&limits);
+        let call = format!("update {} {}", container.config.name, changed(&limits));
+        inner.calls.push(call);
+        answer(Ok(()))
+    }
+
+    fn memory_use<'a>(&'a self, sandbox: &'a str) -> BoxFuture<'a, Result<MemoryUse, Error>> {
+        let inner = self.lock();
+        let used = |name: &str| inner.memory.get(name).copied().unwrap_or(0);
+        let running = inner
+            .containers
+            .values()
+            .filter(|one| one.status.sandbox_id == sandbox && one.status.state == ContainerState::Running);
+        let containers: BTreeMap<String, u64> =
+            running.map(|one| (one.status.id.clone(), used(&one.config.name))).collect();
+        answer(Ok(MemoryUse { sandbox: containers.values().sum(), containers }))
     }
 
     fn stats(&self, _: Measured) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>> {

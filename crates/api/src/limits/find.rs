@@ -51,11 +51,6 @@ fn walk<'a>((place, value): (String, &'a Value), names: &[&str], each: bool) -> 
     found
 }
 
-/// A Pod that a node has taken.
-pub(super) fn on_a_node(pod: &Value) -> Vec<String> {
-    at(pod, "spec.nodeName").into_iter().map(|_| String::new()).collect()
-}
-
 /// Labels of Pod Security Admission that would keep Pods out.
 pub(super) fn enforced_pod_security(namespace: &Value) -> Vec<String> {
     pod_security(namespace, &["enforce"])

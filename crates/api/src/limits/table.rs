@@ -440,21 +440,6 @@ handler: kata
     // Pods.
     part(
         POD,
-        "resize in place",
-        Found::Subresource("resize"),
-        "Pods are not resized in place yet; delete the Pod and make it anew",
-        r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: limits-resize}
-spec:
-  terminationGracePeriodSeconds: 0
-  containers: [{name: c, image: "busybox:1.36", command: [sleep, "3600"], resources: {requests: {cpu: 10m}}}]
-"#,
-    )
-    .shown(REFUSED),
-    part(
-        POD,
         "hostUsers: false",
         Found::At(&["spec.hostUsers=false"]),
         "there are no user namespaces yet: the node refuses the Pod",

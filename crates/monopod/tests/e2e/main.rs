@@ -30,6 +30,7 @@ mod limits;
 mod network;
 mod one_pod;
 mod owners;
+mod resize;
 mod scheduling;
 mod seeds;
 mod side_by_side;

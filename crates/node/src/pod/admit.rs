@@ -1,11 +1,14 @@
 //! The node's own checks before it accepts a Pod.
 
+use std::collections::BTreeMap;
+
 use api::placement::{matches_node, tolerates};
 use api::quantity::Quantity as Amount;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::qos;
+use super::resize::Room;
 use super::spec::spec;
 
 mod confine;
@@ -113,10 +116,45 @@ fn check_taints(pod: &Pod, node: &Node) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Whether there is room for a Pod of the node in the size that its spec wishes; `others` have what was granted
+/// to them.
+pub fn resize(pod: &Pod, node: &Node, others: &[&Pod]) -> Room {
+    let allocatable = allocatable(node);
+    let wanted = qos::requests(spec(pod));
+    // Upstream tells of memory first.
+    for name in ["memory", "cpu"] {
+        let (wanted, capacity) =
+            (amount(wanted.get(name)), amount(allocatable.and_then(|all| all.get(name))));
+        if allocatable.is_some() && wanted > capacity {
+            let (wanted, capacity) = (number(name, &wanted), number(name, &capacity));
+            return Room::Infeasible(format!(
+                "Node didn't have enough capacity: {name}, requested: {wanted}, capacity: {capacity}"
+            ));
+        }
+    }
+    match check_resources(pod, node, others) {
+        Ok(()) => Room::Fits,
+        Err(refusal) => Room::Deferred(refusal.message),
+    }
+}
+
+/// Whether a Pod asks for more cpu or memory than another version of it.
+pub fn takes_more(pod: &Pod, before: &Pod) -> bool {
+    let (new, old) = (qos::requests(spec(pod)), qos::requests(spec(before)));
+    ["cpu", "memory"].iter().any(|name| amount(new.get(*name)) > amount(old.get(*name)))
+}
+
+fn allocatable(node: &Node) -> Option<&BTreeMap<String, Quantity>> {
+    node.status.as_ref()?.allocatable.as_ref()
+}
+
+/// As upstream's messages have it.
+fn number(name: &str, amount: &Amount) -> i64 {
+    if name == "cpu" { amount.milli_value() } else { amount.value() }
+}
+
 fn check_resources(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusal> {
-    let Some(allocatable) = node.status.as_ref().and_then(|status| status.allocatable.as_ref()) else {
-        return Ok(());
-    };
+    let Some(allocatable) = allocatable(node) else { return Ok(()) };
     let places = amount(allocatable.get("pods"));
     let running = others.len() as i64;
     if places.value() > 0 && running + 1 > places.value() {
@@ -135,7 +173,7 @@ fn check_resources(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusa
         let mut sum = used.clone();
         sum.add(&wanted);
         if sum > capacity {
-            let number = |amount: &Amount| if name == "cpu" { amount.milli_value() } else { amount.value() };
+            let number = |amount: &Amount| number(&name, amount);
             return refuse(
                 format!("OutOf{name}"),
                 shortage(&name, number(&wanted), number(&used), number(&capacity)),

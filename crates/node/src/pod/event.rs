@@ -7,8 +7,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
+use super::allocation::Allocation;
 use super::observe::{Because, Observed};
 use super::probe::{Outcome, ProbeKind};
+use super::resize::{Decision, Step};
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -193,6 +195,12 @@ pub enum Event {
     VolumesUnmounted(Result<(), String>),
     /// Sandboxes, containers, logs and directories of the Pod are removed, or could not be.
     Removed(Result<(), String>),
+    /// The node has looked whether there is room for the Pod in the size that it wishes.
+    ResizeDecided(Decision),
+    /// What was granted is on the node's disk, or could not be written.
+    AllocationKept(Result<(), String>),
+    /// The cgroups are written, or could not be.
+    Resized(Result<(), String>),
     /// The API was asked to delete the object, or could not be.
     ObjectDeleted(Result<(), String>),
     /// Time has passed.
@@ -200,7 +208,7 @@ pub enum Event {
 }
 
 /// What is to be done. Each may be done twice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Put all volumes in place.
     MountVolumes,
@@ -302,6 +310,20 @@ pub enum Action {
     UnmountVolumes,
     /// Remove sandboxes, containers, logs and directories.
     RemovePod,
+    /// Ask the node for the size that the spec wishes, or say that it wishes no other.
+    AskResize,
+    /// Write down what was granted.
+    KeepAllocation {
+        /// That.
+        allocation: Allocation,
+    },
+    /// Write the cgroups, one step after the other.
+    ResizePod {
+        /// Sandbox id.
+        sandbox: String,
+        /// In this order.
+        steps: Vec<Step>,
+    },
     /// Delete the object in the API: grace 0, this UID only, after the last status is written.
     DeleteObject,
     /// Tell the user.

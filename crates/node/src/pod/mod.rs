@@ -22,6 +22,7 @@
 //! Start reading at [`state::PodState`], then [`step`].
 
 pub mod admit;
+pub mod allocation;
 pub mod backoff;
 pub mod clock;
 pub mod event;
@@ -29,6 +30,7 @@ pub mod observe;
 pub mod policy;
 pub mod probe;
 pub mod qos;
+pub mod resize;
 pub mod spec;
 pub mod start;
 pub mod state;

@@ -12,16 +12,17 @@
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use runtime::Resources;
 
 use super::backoff::Backoff;
 use super::clock::{Now, Steady};
 use super::event::{Action, Exit, ImageRef};
 use super::probe::Tracker;
-use super::start;
 use super::state::{
     Container, Endpoints, Phase, PodState, Progress, Run, Sandbox, Stage, Termination, Verdict,
 };
 use super::step::{self, Actions};
+use super::{resize, start};
 
 /// Why the runtime was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub struct SeenSandbox {
     pub ready: bool,
     /// Its addresses.
     pub ips: Vec<IpAddr>,
+    /// Limits of the Pod's own cgroup.
+    pub resources: Resources,
     /// What was started in it.
     pub instances: Vec<Instance>,
 }
@@ -71,6 +74,8 @@ pub struct Instance {
     pub attempt: u32,
     /// Image.
     pub image: ImageRef,
+    /// Its limits.
+    pub resources: Resources,
     /// Running, or how it ended.
     pub state: Result<Run, Exit>,
 }
@@ -157,6 +162,8 @@ fn take_up(state: &mut PodState, seen: &Observed, now: Now, actions: &mut Action
         // Somebody may have mounted them: they are mounted again, or unmounted.
         state.volumes = Progress::Absent { retry_at: Some(now.steady) };
     }
+    state.resize.look = true;
+    state.resize.limits = ready.map(|one| one.resources.clone()).unwrap_or_default();
     for at in 0..state.containers.len() {
         take_up_container(state, at, seen, now);
     }
@@ -183,12 +190,15 @@ fn end_as_reported(state: &mut PodState, now: Now) {
 fn take_up_container(state: &mut PodState, at: usize, seen: &Observed, now: Now) {
     let here = state.sandbox.number().filter(|_| matches!(state.sandbox, Sandbox::Ready { .. }));
     let spec = state.spec_of(&state.containers[at].name);
+    let last = seen.instances(&state.containers[at].name).last().map(|(_, one)| one.resources.clone());
+    let given = last.and_then(|seen| resize::actuated(state, &state.containers[at].name, &seen));
     let (pod, heard) = (std::sync::Arc::clone(&state.pod), &state.heard);
     let container = &mut state.containers[at];
     let status = reported(&pod, &container.name);
     let name = container.name.clone();
     let mine = seen.instances(&name);
     for (sandbox, instance) in &mine {
+        container.actuated.clone_from(&given);
         container.attempt = instance.attempt;
         container.image_ref = Some(instance.image.clone());
         container.ran_in = Some(sandbox.attempt);
@@ -330,6 +340,8 @@ fn reconcile_sandbox(
             if let Some(one) = later().find(|one| !dead(one)) {
                 state.sandbox =
                     Sandbox::Ready { attempt: one.attempt, id: one.id.clone(), ips: one.ips.clone() };
+                state.resize.look = true;
+                state.resize.limits = one.resources.clone();
                 state.changed_at = Some(now.steady);
                 found.push("its sandbox was up".into());
             } else if let (Some(last), Sandbox::Absent { attempt, .. }) =

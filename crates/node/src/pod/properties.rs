@@ -17,19 +17,24 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::allocation::Allocation;
 use super::clock::{Now, Steady};
 use super::event::{Action, Event, Exit, HookReport, ImageError, ImageRef, StartFailure};
 use super::observe::{Because, Instance, Observed, SeenSandbox};
 use super::probe::{Outcome, ProbeKind};
+use super::resize::{Decision, Room, Step};
 use super::spec::Role;
 use super::state::{PodState, Run};
 use super::status::status;
 use super::step::{step, wakes_after};
 use super::tests::{World, pod};
+use crate::container::resources;
+use runtime::Resources;
 
 /// Something random that happens to the Pod. Numbers choose among what there is.
 #[derive(Clone, Debug)]
@@ -62,6 +67,8 @@ enum Happening {
     PowerOff(bool),
     Delete(i64),
     Evict,
+    /// Somebody wishes another size.
+    Wish(u8),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -79,7 +86,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::SandboxDies),
         6 => (0..400_i64).prop_map(Happening::Pass),
         3 => (0..5_usize, kind, any::<bool>()).prop_map(|(at, kind, good)| Happening::Probe(at, kind, good)),
-        3 => prop_oneof![Just("image"), Just("start"), Just("config"), Just("hook"), Just("kill"), Just("sandbox"), Just("volumes")]
+        3 => prop_oneof![Just("image"), Just("start"), Just("config"), Just("hook"), Just("kill"), Just("sandbox"), Just("volumes"),
+            Just("room"), Just("keep"), Just("resize")]
             .prop_map(Happening::Fail),
         2 => Just(Happening::Audit),
         1 => Just(Happening::Panic),
@@ -87,13 +95,15 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<bool>().prop_map(Happening::PowerOff),
         1 => prop_oneof![Just(0), Just(5), Just(30)].prop_map(Happening::Delete),
         1 => Just(Happening::Evict),
+        3 => (1..9_u8).prop_map(Happening::Wish),
     ]
 }
 
 const NAMES: [&str; 5] = ["i", "side", "j", "a", "b"];
 
 fn spec(policy: &str) -> Pod {
-    let image = |name: &str| json!({"name": name, "image": "img"});
+    let image =
+        |name: &str| json!({"name": name, "image": "img", "resources": {"requests": {"cpu": "100m"}}});
     let mut side = image("side");
     side["restartPolicy"] = "Always".into();
     side["startupProbe"] = json!({"exec": {}, "failureThreshold": 1});
@@ -102,6 +112,9 @@ fn spec(policy: &str) -> Pod {
     a["lifecycle"] = json!({"preStop": {"exec": {}}});
     b["lifecycle"] = json!({"postStart": {"exec": {}}});
     b["readinessProbe"] = json!({"exec": {}});
+    if policy != "Never" {
+        b["resizePolicy"] = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+    }
     pod(json!({
         "restartPolicy": policy,
         "initContainers": [image("i"), side, image("j")],
@@ -123,6 +136,7 @@ struct Kernel {
 #[derive(Clone, Debug)]
 struct RealSandbox {
     id: String,
+    limits: Resources,
     up: bool,
 }
 
@@ -132,6 +146,7 @@ struct Real {
     name: String,
     attempt: u32,
     id: String,
+    limits: Resources,
     started_at: Option<Timestamp>,
     exit: Option<Exit>,
 }
@@ -175,12 +190,26 @@ impl Kernel {
         told
     }
 
+    fn take(&mut self, sandbox: &str, step: &Step) {
+        let all = self.containers.iter_mut().map(|one| (&one.id, &mut one.limits));
+        let groups = self.sandboxes.values_mut().map(|one| (&one.id, &mut one.limits));
+        let (wanted, update) = match step {
+            Step::CheckMemory { .. } => return,
+            Step::Pod(update) => (sandbox, update),
+            Step::Container { id, resources } => (id.as_str(), resources),
+        };
+        for (_, limits) in all.chain(groups).filter(|(id, _)| id.as_str() == wanted) {
+            *limits = limits.updated(update);
+        }
+    }
+
     fn look(&self, because: Because, asked_at: Steady) -> Event {
         let sandboxes = self.sandboxes.iter().map(|(attempt, one)| SeenSandbox {
             attempt: *attempt,
             id: one.id.clone(),
             ready: one.up,
             ips: vec!["10.42.0.2".parse().unwrap()],
+            resources: one.limits.clone(),
             instances: self.containers.iter().filter(|one| one.sandbox == *attempt).map(seen).collect(),
         });
         Event::Observed(Observed { because, asked_at, sandboxes: sandboxes.collect() })
@@ -193,7 +222,8 @@ fn seen(one: &Real) -> Instance {
         Some(exit) => Err(exit.clone()),
         None => Ok(Run { id: one.id.clone(), started_at, user: None }),
     };
-    Instance { name: one.name.clone(), attempt: one.attempt, image: image(), state }
+    let resources = one.limits.clone();
+    Instance { name: one.name.clone(), attempt: one.attempt, image: image(), resources, state }
 }
 
 fn image() -> ImageRef {
@@ -226,6 +256,10 @@ struct Life {
     wanted: PodStatus,
     written: Option<PodStatus>,
     pod: Pod,
+    /// What is on the node's disk.
+    kept: Option<Allocation>,
+    /// The Pod as it was when this was asked for.
+    given: BTreeMap<(String, u32), Arc<Pod>>,
     gone_from_api: bool,
     fail: BTreeMap<&'static str, u32>,
     log: Vec<String>,
@@ -245,6 +279,8 @@ impl Life {
             wanted: PodStatus::default(),
             written: None,
             pod,
+            kept: None,
+            given: BTreeMap::new(),
             gone_from_api: false,
             fail: BTreeMap::new(),
             log: Vec::new(),
@@ -258,7 +294,7 @@ impl Life {
     fn take_up(&mut self) {
         self.pod.status.clone_from(&self.written);
         let pod = Arc::new(self.pod.clone());
-        self.state = PodState::admitted(Arc::clone(&pod), self.now.time);
+        self.state = PodState::admitted(Arc::clone(&pod), self.now.time).granted(self.kept.clone());
         self.wanted = self.written.clone().unwrap_or_default();
         self.answers.clear();
         self.tasks.push(Task::Look(Because::TakenUp));
@@ -293,6 +329,12 @@ impl Life {
             Task::Act(Action::RunPreStop { container, .. }) => !image && container == name,
             _ => false,
         };
+        let made = match &action {
+            Action::RunSandbox { attempt } => Some((String::new(), *attempt)),
+            Action::StartContainer { container, attempt, .. } => Some((container.clone(), *attempt)),
+            _ => None,
+        };
+        self.given.extend(made.map(|key| (key, Arc::clone(&self.state.pod))));
         match action {
             Action::CancelImage { container } => self.tasks.retain(|task| !cancelled(task, true, &container)),
             Action::CancelPreStop { container } => {
@@ -409,6 +451,19 @@ impl Life {
                 vec![Event::ObjectDeleted(Ok(()))]
             }
             Action::WithdrawEndpoints { .. } => vec![Event::EndpointsWithdrawn],
+            Action::AskResize => self.decide().into_iter().collect(),
+            Action::KeepAllocation { .. } if self.fails("keep") => {
+                vec![Event::AllocationKept(Err("no".into()))]
+            }
+            Action::KeepAllocation { allocation } => {
+                self.kept = Some(allocation);
+                vec![Event::AllocationKept(Ok(()))]
+            }
+            Action::ResizePod { .. } if self.fails("resize") => vec![Event::Resized(Err("no".into()))],
+            Action::ResizePod { sandbox, steps } => {
+                steps.iter().for_each(|step| self.kernel.take(&sandbox, step));
+                vec![Event::Resized(Ok(()))]
+            }
             Action::CancelImage { .. }
             | Action::CancelPreStop { .. }
             | Action::StartProbe { .. }
@@ -428,7 +483,8 @@ impl Life {
         assert!(!others, "a second sandbox beside another: {:#?}", self.log);
         self.kernel.count += 1;
         let id = format!("s-{}", self.kernel.count);
-        self.kernel.sandboxes.insert(attempt, RealSandbox { id: id.clone(), up: true });
+        let limits = resources::pod(&self.given[&(String::new(), attempt)]);
+        self.kernel.sandboxes.insert(attempt, RealSandbox { id: id.clone(), limits, up: true });
         self.kernel.containers.retain(|one| one.sandbox != attempt);
         self.kernel.succeeded.retain(|(sandbox, _)| *sandbox != attempt);
         Event::SandboxReady { attempt, id, ips }
@@ -472,6 +528,7 @@ impl Life {
             name: container.clone(),
             attempt,
             id: id.clone(),
+            limits: self.size(&self.given[&(container.clone(), attempt)], &container),
             started_at: None,
             exit: None,
         };
@@ -492,6 +549,48 @@ impl Life {
         real.started_at = Some(self.now.time);
         self.kernel.containers.push(real);
         Event::ContainerStarted { container, attempt, id, started_at: self.now.time, user: None }
+    }
+
+    /// The numbers of a container.
+    fn size(&self, pod: &Pod, container: &str) -> Resources {
+        let spec = super::spec::container(pod, container).map(|(_, spec)| spec);
+        resources::container(pod, spec.and_then(|spec| spec.resources).as_ref(), 1)
+    }
+
+    /// The node's answer, if the Pod wishes anything.
+    fn decide(&mut self) -> Option<Event> {
+        let allocation = Allocation::of(&self.state.wished);
+        if allocation.matches(&self.state.allocation) {
+            return None;
+        }
+        let generation = self.state.wished.metadata.generation.unwrap_or_default();
+        let room = if self.fails("room") { Room::Deferred("full".into()) } else { Room::Fits };
+        Some(Event::ResizeDecided(Decision { generation, allocation, room }))
+    }
+
+    /// All containers that can be of another size, of the same.
+    fn wish(&mut self, tenths: u8) {
+        if self.gone_from_api {
+            return;
+        }
+        let Some(spec) = &mut self.pod.spec else { return };
+        let side = spec.init_containers.iter_mut().flatten().filter(|one| one.name == "side");
+        for container in spec.containers.iter_mut().chain(side) {
+            let requests = container.resources.as_mut().and_then(|resources| resources.requests.as_mut());
+            requests.unwrap().insert("cpu".into(), Quantity(format!("{tenths}00m")));
+        }
+        self.pod.metadata.generation = self.pod.metadata.generation.map(|generation| generation + 1);
+        self.pod.status.clone_from(&self.written);
+        self.event(Event::PodChanged(Arc::new(self.pod.clone())));
+    }
+
+    /// Whether what runs is of the size that is wished.
+    fn has_its_size(&self) -> bool {
+        let of_containers = ["side", "a", "b"].iter().all(|name| {
+            self.kernel.running(name).is_some_and(|one| one.limits == self.size(&self.pod, name))
+        });
+        let mut up = self.kernel.sandboxes.values().filter(|one| one.up);
+        of_containers && up.all(|one| one.limits == resources::pod(&self.pod))
     }
 
     /// What must hold when a program is executed.
@@ -537,6 +636,8 @@ impl Life {
     /// anything, until somebody looks.
     fn lose(&mut self, answer: Answer) {
         match answer.of {
+            // The node keeps who waits, and answers again.
+            Some(Task::Act(Action::AskResize)) => self.answers.push(answer),
             Some(Task::Act(action)) => {
                 let of = Some(Task::Act(action.clone()));
                 self.answers.extend(lost(&action).map(|event| Answer { event, of }));
@@ -687,6 +788,7 @@ impl Life {
             Happening::Crash(done) => self.crash(*done),
             Happening::PowerOff(nothing_is_left) => self.power_off(*nothing_is_left),
             Happening::Delete(grace) => self.delete(*grace),
+            Happening::Wish(tenths) => self.wish(*tenths),
             Happening::Evict => self.event(Event::Evicted {
                 reason: "Evicted".into(),
                 message: "low".into(),
@@ -713,6 +815,8 @@ impl Life {
             }
             self.probe("side", ProbeKind::Startup, true);
             self.settle();
+            // Time and again the node looks at those who wait for room.
+            self.tasks.push(Task::Act(Action::AskResize));
             self.tasks.push(Task::Look(Because::Audit));
             self.settle();
             self.pass(310);
@@ -743,6 +847,8 @@ fn lost(action: &Action) -> Option<Event> {
         Action::StopSandbox { id } => Event::SandboxStopped { id, result: Err(why()) },
         Action::UnmountVolumes => Event::VolumesUnmounted(Err(why())),
         Action::RemovePod => Event::Removed(Err(why())),
+        Action::KeepAllocation { .. } => Event::AllocationKept(Err(why())),
+        Action::ResizePod { .. } => Event::Resized(Err(why())),
         Action::DeleteObject => Event::ObjectDeleted(Err(why())),
         _ => return None,
     })
@@ -762,7 +868,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: lives(), ..ProptestConfig::default() })]
 
     /// Nothing starts twice, in a Pod that has ended, or before its init containers; restart counts
-    /// never fall and a terminal phase stays; a Pod that is wanted comes up, and one that is deleted goes.
+    /// never fall and a terminal phase stays; a Pod that is wanted comes up in the size that is wished, and
+    /// one that is deleted goes.
     #[test]
     fn random_lives_keep_the_rules(policy in prop_oneof![3 => Just("Always"), 1 => Just("OnFailure"), 1 => Just("Never")],
                                    list in prop::collection::vec(happening(), 1..120)) {
@@ -779,6 +886,7 @@ proptest! {
             for name in ["side", "a", "b"] {
                 prop_assert!(life.kernel.running(name).is_some(), "{name} does not run: {:#?}", life.log);
             }
+            prop_assert!(life.has_its_size(), "{:?} is not the size that is wished: {:#?}", life.kernel, life.log);
         }
         life.delete(30);
         life.calm_down();

@@ -13,7 +13,8 @@ use super::probe::ProbeKind;
 use super::spec::{self, Role};
 use super::state::{Container, Phase, PodState, Progress, Run, Sandbox, Start, Waiting, WaitingReason};
 use super::step::{self, Actions, PULL_ERROR_SHOWN, RETRY, record, warn};
-use super::stop;
+use super::{resize, stop};
+use crate::container::resources;
 
 /// Asks for the next thing that an active Pod misses.
 pub(super) fn advance(state: &mut PodState, now: Now, actions: &mut Actions) {
@@ -44,6 +45,7 @@ fn have_sandbox(state: &mut PodState, now: Now, actions: &mut Actions) -> bool {
             let warn = |message| Action::Record(Record::pod_warning("HostPortNotSupported", message));
             actions.extend(spec::host_ports_of_ipv6(&state.pod).into_iter().map(warn));
         }
+        state.resize.limits = resources::pod(&state.pod);
         state.sandbox = Sandbox::Creating { attempt };
         actions.push(Action::RunSandbox { attempt });
     }
@@ -206,6 +208,7 @@ pub(super) fn image_ready(
         container.phase = Phase::Idle { retry_at: None };
         return;
     };
+    container.actuated = state.allocation.of_container(&container.name).cloned();
     let start = Start { attempt: container.next_attempt(), sandbox: attempt };
     container.phase = Phase::Starting(start);
     actions.push(Action::StartContainer {
@@ -300,6 +303,7 @@ pub(super) fn take_over(
     let container = &mut state.containers[at];
     cancel_pull(container, actions);
     container.image_ref = Some(instance.image.clone());
+    state.containers[at].actuated = resize::actuated(state, &instance.name, &instance.resources);
     begin_run(state, at, Start { attempt: instance.attempt, sandbox }, run, now, actions);
 }
 
@@ -333,6 +337,8 @@ fn begin_run(state: &mut PodState, at: usize, start: Start, run: Run, now: Now, 
     state.changed_at = Some(now.steady);
     let spec = state.spec_of(&state.containers[at].name);
     let container = &mut state.containers[at];
+    // Granted while it was being started.
+    state.resize.look |= container.actuated.as_ref() != state.allocation.of_container(&container.name);
     record(container, actions, "Started", "Container started".into());
     container.attempt = start.attempt;
     container.ran_in = Some(start.sandbox);

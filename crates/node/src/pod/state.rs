@@ -4,20 +4,28 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod};
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, ResourceRequirements};
 
+use super::allocation::Allocation;
 use super::backoff::Backoff;
 use super::clock::Steady;
 use super::event::{Exit, ImageError, ImageRef};
 use super::observe::Heard;
 use super::probe::{ProbeKind, Tracker};
+use super::resize::Resize;
 use super::spec::{self, Role};
 
 /// One Pod on this node.
 #[derive(Clone, Debug)]
 pub struct PodState {
-    /// Latest version; the spec that counts.
+    /// Latest version, with the resources that were granted: what counts.
     pub pod: Arc<Pod>,
+    /// Latest version as the API has it.
+    pub wished: Arc<Pod>,
+    /// What the node has set apart for it.
+    pub allocation: Allocation,
+    /// How far it is on the way to another size.
+    pub resize: Resize,
     /// The API has forgotten the object.
     pub removed_from_api: bool,
     /// What the runtime has of it is known. Nothing is done before.
@@ -181,6 +189,8 @@ pub struct Container {
     pub ran_in: Option<u32>,
     /// Start again whatever the policy says: its definition has changed.
     pub restart_forced: bool,
+    /// What the current or latest instance was given; `None`: it is not known.
+    pub actuated: Option<ResourceRequirements>,
     /// The image of the current or latest instance.
     pub image_ref: Option<ImageRef>,
     /// Waits between restarts.
@@ -328,8 +338,12 @@ impl PodState {
         let start_time =
             pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map_or(now, |time| time.0);
         let containers = spec::containers(&pod).map(|(role, spec)| Container::new(role, &spec)).collect();
+        let allocation = Allocation::reported(&pod);
         Self {
-            pod,
+            wished: Arc::clone(&pod),
+            pod: allocation.given_to(&pod),
+            allocation,
+            resize: Resize::reported(&pod),
             removed_from_api: false,
             observed: false,
             heard: Heard::default(),
@@ -341,6 +355,21 @@ impl PodState {
             containers,
             verdict: None,
         }
+    }
+
+    /// The same Pod with what was granted before.
+    #[must_use]
+    pub fn granted(mut self, allocation: Option<Allocation>) -> Self {
+        if let Some(allocation) = allocation {
+            self.allocate(allocation);
+        }
+        self
+    }
+
+    /// From now on it has these resources.
+    pub(super) fn allocate(&mut self, allocation: Allocation) {
+        self.pod = allocation.given_to(&self.wished);
+        self.allocation = allocation;
     }
 
     /// The container of this name.
@@ -422,6 +451,7 @@ impl Container {
             previous: None,
             ran_in: None,
             restart_forced: false,
+            actuated: None,
             image_ref: None,
             backoff: Backoff::default(),
             pull_backoff: Backoff::default(),

@@ -8,15 +8,22 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::event::Exit;
 use super::policy;
-use super::qos;
 use super::spec::{self, Role};
 use super::state::{Container, Phase, PodState, Sandbox, Stage};
+use super::{qos, resize};
 
 /// Prefix of container ids: the name of the runtime.
 pub const RUNTIME: &str = "monopod://";
-/// Condition types that only the node writes, in upstream's order.
-pub const OWNED: [&str; 5] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+/// Condition types that only the node writes, in upstream's order. The first two come and go.
+pub const OWNED: [&str; 7] = [
+    resize::PENDING,
+    resize::IN_PROGRESS,
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+];
 
 /// Makes the status. `previous` gives the conditions of others and the times of ours.
 pub fn status(
@@ -128,11 +135,16 @@ fn container_status(
             .as_ref()
             .filter(|_| running)
             .and_then(|resources| resources.requests.clone()),
-        resources: running.then(|| spec.resources.clone().unwrap_or_default()),
+        resources: running.then(|| in_effect(container, spec)),
         user: container.phase.run().and_then(|run| run.user.as_ref()).map(user),
         volume_mounts: spec.volume_mounts.as_ref().map(|mounts| mounts.iter().map(mount).collect()),
         ..core::ContainerStatus::default()
     }
+}
+
+/// What a running container has: what was granted, or for as long as that is not done what was before.
+fn in_effect(container: &Container, spec: &core::Container) -> core::ResourceRequirements {
+    container.actuated.clone().or_else(|| spec.resources.clone()).unwrap_or_default()
 }
 
 /// Ephemeral containers have no `started`; of others it is false until they run.
@@ -344,10 +356,31 @@ fn conditions(
     let ready = ready(state, &containers_ready, &all);
     let sandbox = Verdict::bare(matches!(state.sandbox, Sandbox::Ready { .. }));
     let verdicts = [sandbox, initialized(state, phase), ready, containers_ready, Verdict::bare(true)];
-    for (type_, verdict) in OWNED.into_iter().zip(verdicts) {
+    let [pending, in_progress, lasting @ ..] = OWNED;
+    let sizes = [(pending, size_pending(state)), (in_progress, size_in_progress(state))];
+    for (type_, (generation, verdict)) in sizes.into_iter().filter_map(|(type_, size)| Some((type_, size?))) {
+        let condition = condition(state, old, type_, verdict, now);
+        all.push(core::PodCondition { observed_generation: Some(generation), ..condition });
+    }
+    for (type_, verdict) in lasting.into_iter().zip(verdicts) {
         all.push(condition(state, old, type_, verdict, now));
     }
     all
+}
+
+/// Why a resize waits, and of which generation it is.
+fn size_pending(state: &PodState) -> Option<(i64, Verdict)> {
+    let pending = state.resize.pending.as_ref().filter(|_| state.may_start_containers())?;
+    let message = Some(pending.message.clone());
+    Some((pending.generation, Verdict { status: true, reason: Some(pending.reason), message }))
+}
+
+/// What is being done, and of which generation it is.
+fn size_in_progress(state: &PodState) -> Option<(i64, Verdict)> {
+    let progress = state.resize.progress.as_ref().filter(|_| state.may_start_containers())?;
+    let error = (!progress.error.is_empty()).then(|| progress.error.clone());
+    let reason = error.as_ref().map(|_| "Error");
+    Some((progress.generation, Verdict { status: true, reason, message: error }))
 }
 
 /// Conditions of others come from the newest version of the Pod.

@@ -19,7 +19,7 @@ use super::state::{
     Container, Kill, Phase, PodState, Progress, Run, Sandbox, Stage, StopStep, Verdict, Waiting,
     WaitingReason,
 };
-use super::{observe, start, stop};
+use super::{observe, resize, start, stop};
 
 /// Wait after something the node itself could not do (upstream's Pod sync back-off).
 pub const RETRY: SignedDuration = SignedDuration::from_secs(10);
@@ -53,7 +53,7 @@ pub fn wakes_after(state: &PodState, stepped: Now) -> Option<Duration> {
     first.into_iter().chain(too_old).min()
 }
 
-fn waits(state: &PodState) -> [Option<Steady>; 3] {
+fn waits(state: &PodState) -> [Option<Steady>; 4] {
     let stage = match &state.stage {
         Stage::Terminating(termination) => state.has_containers().then_some(termination.deadline),
         Stage::Removing { retry_at, .. } | Stage::Deleting { retry_at } => *retry_at,
@@ -68,7 +68,8 @@ fn waits(state: &PodState) -> [Option<Steady>; 3] {
         Progress::Stuck { retry_at } => Some(*retry_at),
         Progress::Underway | Progress::Present | Progress::Releasing | Progress::Released => None,
     };
-    [stage, sandbox, volumes]
+    let resize = state.resize.retry_at.filter(|_| state.may_start_containers());
+    [stage, sandbox, volumes, resize]
 }
 
 fn container_waits(state: &PodState, container: &Container) -> [Option<Steady>; 2] {
@@ -95,6 +96,7 @@ fn advance(state: &mut PodState, now: Now, actions: &mut Actions) {
     match state.stage {
         Stage::Active => {
             start::advance(state, now, actions);
+            resize::advance(state, now, actions);
             // A start that cannot be (a failed init container) may have ended the Pod.
             stop::end_if_over(state, now, actions);
             if !state.may_start_containers() {
@@ -156,6 +158,9 @@ fn note(state: &mut PodState, event: Event, now: Now, actions: &mut Actions) {
         }
         Event::SandboxStopped { id, result } => stop::sandbox_stopped(state, &id, result, now, actions),
         Event::VolumesUnmounted(result) => stop::volumes_unmounted(state, result, now),
+        Event::ResizeDecided(decision) => resize::decided(state, decision, actions),
+        Event::AllocationKept(result) => resize::kept(state, result, now, actions),
+        Event::Resized(result) => resize::resized(state, result, now, actions),
         Event::Removed(result) => stop::removed(state, result, now),
         Event::ObjectDeleted(result) => stop::object_deleted(state, result, now),
         Event::EndpointsWithdrawn => stop::endpoints_withdrawn(state),
@@ -235,7 +240,8 @@ fn set_if<T: PartialEq>(place: &mut T, expected: &T, value: T) {
 
 /// A new version: new ephemeral containers, another image, a deletion.
 fn pod_changed(state: &mut PodState, pod: Arc<Pod>, now: Now, actions: &mut Actions) {
-    state.pod = pod;
+    state.pod = state.allocation.given_to(&pod);
+    state.wished = pod;
     for (role, spec) in spec::containers(&Arc::clone(&state.pod)) {
         if state.container_mut(&spec.name).is_none() {
             state.containers.push(Container::new(role, &spec));
@@ -320,6 +326,8 @@ fn sandbox_ready(
     }
     state.changed_at = Some(now.steady);
     let dead = state.heard.has_sandbox(&id);
+    // What was granted while it was being made is not in its group.
+    state.resize.look = true;
     state.sandbox = Sandbox::Ready { attempt, id: id.clone(), ips };
     if dead {
         sandbox_died(state, &id, now, actions);

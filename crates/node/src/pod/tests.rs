@@ -7,13 +7,17 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Value, json};
 
+use super::allocation::Allocation;
 use super::clock::{Now, Steady};
 use super::event::{Action, Event, Exit, HookReport, ImageError, ImageRef, StartFailure};
 use super::observe::{Because, Instance, Observed, SeenSandbox};
 use super::probe::{Outcome, ProbeKind};
+use super::resize::{Decision, Room, Step};
 use super::state::{PodState, Run, Stage};
 use super::status::status;
 use super::step::{step, wakes_after};
+use crate::container::resources;
+use runtime::Resources;
 
 /// A runtime made of maps.
 pub(super) struct World {
@@ -31,6 +35,12 @@ pub(super) struct World {
     pub(super) stubborn: bool,
     /// preStop hooks do not end.
     pub(super) slow_hook: bool,
+    /// Of the Pod's own group.
+    pub(super) limits: Resources,
+    /// What the node says to a wish.
+    pub(super) room: Room,
+    /// What is on the node's disk.
+    pub(super) kept: Option<Allocation>,
     sandbox: Option<(u32, String)>,
     sandboxes: u32,
     count: u32,
@@ -63,6 +73,9 @@ impl World {
             fail: fail.iter().copied().collect(),
             stubborn: false,
             slow_hook: false,
+            limits: Resources::default(),
+            room: Room::Fits,
+            kept: None,
             sandbox: None,
             sandboxes: 0,
             count: 0,
@@ -105,6 +118,7 @@ impl World {
             Action::RunSandbox { attempt } => {
                 let id = format!("s{attempt}");
                 self.sandbox = Some((attempt, id.clone()));
+                self.limits = resources::pod(&self.state.pod);
                 self.sandboxes = attempt + 1;
                 Some(Event::SandboxReady { attempt, id, ips: vec!["10.42.0.2".parse().unwrap()] })
             }
@@ -163,6 +177,19 @@ impl World {
                 Some(Event::PodRemoved { grace_period_seconds: Some(0) })
             }
             Action::WithdrawEndpoints { .. } => Some(Event::EndpointsWithdrawn),
+            Action::AskResize => self.decide(),
+            Action::KeepAllocation { .. } if self.fails("keep") => {
+                Some(Event::AllocationKept(Err("disk full".into())))
+            }
+            Action::KeepAllocation { allocation } => {
+                self.kept = Some(allocation);
+                Some(Event::AllocationKept(Ok(())))
+            }
+            Action::ResizePod { .. } if self.fails("resize") => Some(Event::Resized(Err("too low".into()))),
+            Action::ResizePod { steps, .. } => {
+                steps.iter().for_each(|step| self.take(step));
+                Some(Event::Resized(Ok(())))
+            }
             Action::Record(record) => {
                 self.log.push(format!("{}: {}", record.reason(), record.message));
                 None
@@ -170,6 +197,29 @@ impl World {
             held => {
                 self.held.push(held);
                 None
+            }
+        }
+    }
+
+    /// The node's answer, if the Pod wishes anything.
+    pub(super) fn decide(&self) -> Option<Event> {
+        let wished = &self.state.wished;
+        let allocation = Allocation::of(wished);
+        let generation = wished.metadata.generation.unwrap_or_default();
+        (!allocation.matches(&self.state.allocation))
+            .then(|| Event::ResizeDecided(Decision { generation, allocation, room: self.room.clone() }))
+    }
+
+    fn take(&mut self, step: &Step) {
+        self.log.push(format!("{step:?}"));
+        match step {
+            Step::CheckMemory { .. } => {}
+            Step::Pod(update) => self.limits = self.limits.updated(update),
+            Step::Container { id, resources } => {
+                let mut all = self.instances.iter_mut().map(|(_, one)| one);
+                let mine = all.find(|one| one.state.as_ref().is_ok_and(|run| run.id == *id));
+                let mine = mine.expect("a container that runs");
+                mine.resources = mine.resources.updated(resources);
             }
         }
     }
@@ -192,7 +242,9 @@ impl World {
         let run = Run { id: id.clone(), started_at: self.now.time, user: None };
         let (name, image) = (container.clone(), ImageRef::default());
         let sandbox = self.sandbox.as_ref().map_or(0, |(attempt, _)| *attempt);
-        self.instances.push((sandbox, Instance { name, attempt, image, state: Ok(run) }));
+        let own = self.state.spec_of(&name).and_then(|spec| spec.resources);
+        let resources = resources::container(&self.state.pod, own.as_ref(), 1);
+        self.instances.push((sandbox, Instance { name, attempt, image, resources, state: Ok(run) }));
         Event::ContainerStarted { container, attempt, id, started_at: self.now.time, user: None }
     }
 
@@ -265,6 +317,7 @@ impl World {
                 id: format!("s{attempt}"),
                 ready,
                 ips: vec!["10.42.0.2".parse().unwrap()],
+                resources: self.limits.clone(),
                 instances: mine.map(|(_, one)| one.clone()).collect(),
             }
         };
@@ -281,10 +334,10 @@ impl World {
 
     /// The same, and the API has this status.
     fn restart_with(&mut self, status: Option<PodStatus>) {
-        let mut pod = Pod::clone(&self.state.pod);
+        let mut pod = Pod::clone(&self.state.wished);
         pod.status = status;
         let pod = Arc::new(pod);
-        self.state = PodState::admitted(Arc::clone(&pod), self.now.time);
+        self.state = PodState::admitted(Arc::clone(&pod), self.now.time).granted(self.kept.clone());
         self.event(Event::PodChanged(pod));
         let seen = self.look(Because::TakenUp);
         self.event(seen);
@@ -315,7 +368,7 @@ impl World {
         self.status.phase.as_deref().unwrap_or_default()
     }
 
-    fn shown(&self, name: &str) -> Value {
+    pub(super) fn shown(&self, name: &str) -> Value {
         let lists = [&self.status.init_container_statuses, &self.status.container_statuses];
         let found = lists.into_iter().flatten().flatten().find(|one| one.name == name);
         serde_json::to_value(found).unwrap()
@@ -334,7 +387,7 @@ impl World {
         .to_string()
     }
 
-    fn logged(&self, text: &str) -> bool {
+    pub(super) fn logged(&self, text: &str) -> bool {
         self.log.iter().any(|line| line.contains(text))
     }
 }

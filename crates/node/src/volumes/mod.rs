@@ -48,6 +48,11 @@ impl PodDirectory {
         &self.root
     }
 
+    /// What was granted to the Pod, if that is not what it was made with.
+    pub fn allocation(&self) -> PathBuf {
+        self.root.join("allocation.json")
+    }
+
     /// Where a volume lives.
     pub fn volume(&self, plugin: &str, name: &str) -> PathBuf {
         self.root.join("volumes").join(plugin.replace('/', "~")).join(name)

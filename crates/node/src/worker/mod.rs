@@ -7,6 +7,7 @@
 mod images;
 mod kill;
 mod observe;
+mod resize;
 mod start;
 mod status;
 mod tokens;
@@ -38,6 +39,7 @@ use crate::volumes::{Plans, PodDirectory};
 use status::Writer;
 
 pub(crate) use observe::Snapshot;
+pub(crate) use resize::kept as kept_allocation;
 
 /// What a worker is told. Its senders wait when it has 64 of them unread: it reads them
 /// without ever awaiting anything else, so that this does not last.
@@ -270,6 +272,9 @@ impl PodWorker {
                 }
             }
             Action::WithdrawEndpoints { at_most } => self.withdraw_endpoints(at_most),
+            Action::AskResize => self.ask_resize(),
+            Action::KeepAllocation { allocation } => self.keep_allocation(allocation),
+            Action::ResizePod { sandbox, steps } => self.resize_pod(sandbox, steps),
             Action::RemovePod => self.remove_pod(),
             Action::DeleteObject => self.writer.delete_when_written(),
             Action::Record(record) => self.node.record(&self.state.pod, &record),
@@ -349,17 +354,23 @@ impl PodWorker {
     }
 
     /// Tells the others what the Pod is like now.
-    fn show(&self, status: &PodStatus) {
+    fn show(&mut self, status: &PodStatus) {
         let mut pod = Pod::clone(&self.state.pod);
         pod.status = Some(status.clone());
         let sandbox = match &self.state.sandbox {
             crate::pod::state::Sandbox::Ready { id, .. } => Some(id.clone()),
             _ => None,
         };
+        let mut frees = false;
         if let Some(worker) = self.node.workers().get_mut(self.state.uid()) {
+            let took_room = worker.takes_room();
             worker.pod = Arc::new(pod);
             worker.terminated = self.state.is_terminated();
             worker.sandbox = sandbox;
+            frees = took_room && !worker.takes_room();
+        }
+        if frees && self.node.workers().values().any(|worker| worker.wish.is_some()) {
+            self.decide_resizes();
         }
     }
 }

@@ -144,13 +144,15 @@ fn seen(
         };
         let (id, image_id) = (status.image_id.clone(), status.image_id.clone());
         let image = ImageRef { id, name: status.image.clone(), image_id };
-        Some(Instance { name: status.name, attempt: status.attempt, image, state })
+        let resources = status.resources;
+        Some(Instance { name: status.name, attempt: status.attempt, image, resources, state })
     });
     SeenSandbox {
         attempt: sandbox.pod.attempt,
         id: sandbox.id,
         ready: sandbox.ready,
         ips: sandbox.ips,
+        resources: sandbox.resources,
         instances: instances.collect(),
     }
 }

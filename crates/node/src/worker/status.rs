@@ -159,7 +159,7 @@ fn patch(pod: &Pod, old: &PodStatus, new: &PodStatus) -> Option<Value> {
     (!changes.is_empty()).then(|| json!({"metadata": {"uid": pod.metadata.uid}, "status": changes}))
 }
 
-/// Our conditions that differ, and the order of all.
+/// Our conditions that differ or are gone, and the order of all.
 fn conditions(old: &Value, new: &Value) -> Map<String, Value> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let (before, after) = (list(old), list(new));
@@ -172,6 +172,8 @@ fn conditions(old: &Value, new: &Value) -> Map<String, Value> {
             None => changed.push(condition.clone()),
         }
     }
+    let gone = before.iter().filter(ours).filter(|old| !after.iter().any(|one| one["type"] == old["type"]));
+    changed.extend(gone.map(|one| json!({"$patch": "delete", "type": one["type"]})));
     let mut out = Map::new();
     if !changed.is_empty() {
         let order: Vec<Value> = after.iter().map(|condition| json!({"type": condition["type"]})).collect();

@@ -15,7 +15,7 @@ use shim::protocol::{self, Exit, Nanoseconds};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::timestamp;
-use crate::interface::{ContainerConfig, ContainerState, ContainerStatus, PodIdentity};
+use crate::interface::{ContainerConfig, ContainerState, ContainerStatus, PodIdentity, Resources};
 
 /// What is on disk about a container.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -80,6 +80,8 @@ pub(crate) struct Container {
     pub(crate) directory: PathBuf,
     pub(crate) cgroup: String,
     pub(crate) life: watch::Sender<Life>,
+    /// Its limits, which may change while it runs.
+    pub(crate) limits: Mutex<Resources>,
     /// Those who joined its streams and want its exit code.
     attached: Mutex<Vec<oneshot::Sender<i32>>>,
 }
@@ -92,7 +94,8 @@ impl Container {
         cgroup: String,
     ) -> Arc<Self> {
         let life = watch::Sender::new(Life::created());
-        Arc::new(Container { record, pod, directory, cgroup, life, attached: Mutex::default() })
+        let limits = Mutex::new(record.config.resources.clone());
+        Arc::new(Container { record, pod, directory, cgroup, life, limits, attached: Mutex::default() })
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -101,6 +104,10 @@ impl Container {
 
     pub(crate) fn state(&self) -> ContainerState {
         self.life.borrow().state
+    }
+
+    pub(crate) fn limits(&self) -> Resources {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -177,6 +184,7 @@ impl Container {
             image_id: self.record.image_id.clone(),
             log_path: self.record.log_path.clone(),
             user: life.user.map(|user| (user.uid, user.gid, user.groups)),
+            resources: self.limits(),
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
         }

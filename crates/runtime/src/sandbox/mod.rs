@@ -6,6 +6,7 @@ pub(crate) mod forward;
 pub(crate) mod hold;
 pub(crate) mod remove;
 pub(crate) mod run;
+pub(crate) mod update;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -21,7 +22,7 @@ use tokio::sync::{oneshot, watch};
 use crate::clock::timestamp;
 use crate::container::{Container, Life};
 use crate::events::Events;
-use crate::interface::{Error, Event, NamespaceMode, SandboxConfig, SandboxStatus};
+use crate::interface::{Error, Event, NamespaceMode, Resources, SandboxConfig, SandboxStatus};
 use crate::layout::{read_json, remove_directory};
 use crate::link::{Link, Listener};
 use crate::peer::Peer;
@@ -84,6 +85,8 @@ pub(crate) struct Sandbox {
     observed: AtomicBool,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     execs: Mutex<HashMap<String, oneshot::Sender<i32>>>,
+    /// Limits of its own group and the CPU it asks for, which may change while it runs.
+    limits: Mutex<(Resources, u64)>,
     /// Shim, cgroups and mounts are gone, for good: a sandbox does not come back.
     taken_down: AtomicBool,
     /// Its addresses have been given back.
@@ -99,6 +102,7 @@ impl Sandbox {
     pub(crate) fn new(record: SandboxRecord, directory: PathBuf, events: Arc<Events>) -> Arc<Self> {
         Arc::new(Sandbox {
             released: AtomicBool::new(record.released),
+            limits: Mutex::new((record.config.resources.clone(), record.config.cpu_request)),
             record,
             directory,
             phase: watch::Sender::new(Phase::New),
@@ -114,6 +118,18 @@ impl Sandbox {
 
     pub(crate) fn id(&self) -> &str {
         &self.record.id
+    }
+
+    /// As it is to stand on disk now.
+    pub(crate) fn current_record(&self) -> SandboxRecord {
+        let mut record = self.record.clone();
+        (record.config.resources, record.config.cpu_request) = locked(&self.limits).clone();
+        record.released = self.released.load(Ordering::Acquire);
+        record
+    }
+
+    pub(crate) fn set_limits(&self, resources: Resources, cpu_request: u64) {
+        *locked(&self.limits) = (resources, cpu_request);
     }
 
     pub(crate) fn pod_uid(&self) -> &str {
@@ -375,6 +391,7 @@ impl Sandbox {
             ready: self.is_ready(),
             ips: self.record.addresses.clone(),
             created_at: timestamp(self.record.created_at).unwrap_or_default(),
+            resources: locked(&self.limits).0.clone(),
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
         }

@@ -116,7 +116,7 @@ fn release_addresses(inner: &Inner, sandbox: &Sandbox) -> Result<(), Error> {
     let file = record_file(&sandbox.directory);
     if file.exists() {
         // Said first: a daemon that comes after must not reserve what another Pod has by then.
-        write_json(&file, &SandboxRecord { released: true, ..sandbox.record.clone() })?;
+        write_json(&file, &SandboxRecord { released: true, ..sandbox.current_record() })?;
     }
     for address in sandbox.release() {
         // What is left over is replaced by the next Pod at the address.
