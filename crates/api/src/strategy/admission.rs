@@ -70,7 +70,7 @@ fn mirror(pod: &Value) -> Result<(), String> {
     if !spec.str("serviceAccountName").is_empty() {
         return Err("a mirror pod may not reference service accounts".to_owned());
     }
-    if references::secrets(spec) {
+    if references::names(pod, references::Referent::Secret) {
         return Err("a mirror pod may not reference secrets".to_owned());
     }
     let token = |source: View<'_>| source.get("serviceAccountToken").is_set();

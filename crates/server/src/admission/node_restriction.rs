@@ -15,7 +15,7 @@ use api::field::go_quote;
 use api::kinds::{self, Kind};
 use api::meta::{Meta, Object as _};
 use api::status::Status;
-use api::strategy::admission::references::{names_config_maps, names_secrets};
+use api::strategy::admission::references::{Referent, names};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
@@ -186,8 +186,8 @@ fn new_pod(node: &str, named: &str, pod: &Value, known: &Known<'_>) -> Verdict {
     let volumes = pod["spec"]["volumes"].as_array().map_or(&[][..], Vec::as_slice);
     for (referenced, what) in [
         (!account.is_empty(), "a service account"),
-        (names_secrets(pod), "secrets"),
-        (names_config_maps(pod), "configmaps"),
+        (names(pod, Referent::Secret), "secrets"),
+        (names(pod, Referent::ConfigMap), "configmaps"),
         (volumes.iter().any(projects), "clustertrustbundles"),
         (volumes.iter().any(|v| !v["persistentVolumeClaim"].is_null()), "persistentvolumeclaims"),
     ] {

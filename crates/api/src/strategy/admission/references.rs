@@ -1,6 +1,31 @@
-//! Which other objects a Pod's spec names: upstream's VisitPodSecretNames and VisitPodConfigmapNames.
+//! What a Pod names of its namespace, in one place: admission refuses some of it to nodes, and the node
+//! authoriser lets a node read the rest.
+//!
+//! Upstream's VisitPodSecretNames and VisitPodConfigmapNames, and beside them the accounts and claims that its
+//! authoriser follows. Empty names name nothing.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
 
 use crate::validate::view::View;
+
+/// What a Pod may need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Referent {
+    /// The ServiceAccount it runs as.
+    Account,
+    /// A Secret: its contents, or what its images or volumes are got with.
+    Secret,
+    /// A ConfigMap.
+    ConfigMap,
+    /// A PersistentVolumeClaim.
+    Claim,
+    /// A ResourceClaim.
+    ResourceClaim,
+}
+
+use Referent::{Account, Claim, ConfigMap, ResourceClaim, Secret};
 
 /// Volumes that name a Secret, and where: the way to a reference or to the name itself.
 const SECRET_VOLUMES: &[(&[&str], &str)] = &[
@@ -16,49 +41,78 @@ const SECRET_VOLUMES: &[(&[&str], &str)] = &[
     (&["csi", "nodePublishSecretRef"], "name"),
 ];
 
-/// Whether the spec of a Pod names a Secret anywhere.
-pub fn names_secrets(pod: &serde_json::Value) -> bool {
-    secrets(View::new(pod).get("spec"))
+/// Everything that a Pod names, some of it perhaps more than once.
+pub fn named_by(pod: &Value) -> Vec<(Referent, Cow<'_, str>)> {
+    let pod = View::new(pod);
+    let spec = pod.get("spec");
+    let mut named = Named(vec![]);
+    named.see(Account, spec.str("serviceAccountName"));
+    spec.list("imagePullSecrets").for_each(|secret| named.see(Secret, secret.str("name")));
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        spec.list(list).for_each(|container| named.environment(container));
+    }
+    for volume in spec.list("volumes") {
+        named.volume(volume);
+        if volume.get("ephemeral").is_set() {
+            // The claim that is made for it is named after the Pod and the volume.
+            let claim = format!("{}-{}", pod.get("metadata").str("name"), volume.str("name"));
+            named.0.push((Claim, claim.into()));
+        }
+    }
+    let claims = spec.list("resourceClaims").chain(pod.get("status").list("resourceClaimStatuses"));
+    claims.for_each(|claim| named.see(ResourceClaim, claim.str("resourceClaimName")));
+    named.0
 }
 
-/// Whether the spec of a Pod names a ConfigMap anywhere.
-pub fn names_config_maps(pod: &serde_json::Value) -> bool {
-    let spec = View::new(pod).get("spec");
-    containers(spec).any(|container| environment(container, "configMapRef", "configMapKeyRef"))
-        || spec
-            .list("volumes")
-            .any(|volume| volume.get("configMap").is_set() || projects(volume, "configMap"))
+struct Named<'a>(Vec<(Referent, Cow<'a, str>)>);
+
+impl<'a> Named<'a> {
+    fn see(&mut self, what: Referent, name: &'a str) {
+        if !name.is_empty() {
+            self.0.push((what, name.into()));
+        }
+    }
+
+    /// What a container takes its environment from, as a whole or one variable.
+    fn environment(&mut self, container: View<'a>) {
+        for from in container.list("envFrom") {
+            self.see(Secret, from.get("secretRef").str("name"));
+            self.see(ConfigMap, from.get("configMapRef").str("name"));
+        }
+        for from in container.list("env").map(|variable| variable.get("valueFrom")) {
+            self.see(Secret, from.get("secretKeyRef").str("name"));
+            self.see(ConfigMap, from.get("configMapKeyRef").str("name"));
+        }
+    }
+
+    /// What a volume is made of, and the Secret with which the node mounts it.
+    fn volume(&mut self, volume: View<'a>) {
+        SECRET_VOLUMES.iter().for_each(|(way, name)| self.see(Secret, volume.at(way).str(name)));
+        self.see(ConfigMap, volume.get("configMap").str("name"));
+        for source in volume.get("projected").list("sources") {
+            self.see(Secret, source.get("secret").str("name"));
+            self.see(ConfigMap, source.get("configMap").str("name"));
+        }
+        self.see(Claim, volume.get("persistentVolumeClaim").str("claimName"));
+    }
 }
 
-pub(super) fn secrets(spec: View<'_>) -> bool {
-    let of_volume = |volume: View<'_>| {
-        let direct = |(way, name): &(&[&str], &str)| !volume.at(way).str(name).is_empty();
-        SECRET_VOLUMES.iter().any(direct) || projects(volume, "secret")
-    };
-    spec.list("imagePullSecrets").len() > 0
-        || containers(spec).any(|container| environment(container, "secretRef", "secretKeyRef"))
-        || spec.list("volumes").any(of_volume)
-}
-
-fn containers(spec: View<'_>) -> impl Iterator<Item = View<'_>> {
-    ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(move |list| spec.list(list))
-}
-
-fn projects(volume: View<'_>, kind: &str) -> bool {
-    volume.get("projected").list("sources").any(|source| source.get(kind).is_set())
-}
-
-/// Whether a container takes its environment, or a variable of it, from an object of this kind.
-fn environment(container: View<'_>, whole: &str, one: &str) -> bool {
-    container.list("envFrom").any(|from| from.get(whole).is_set())
-        || container.list("env").any(|variable| variable.get("valueFrom").get(one).is_set())
+/// Whether a Pod names anything of this sort.
+pub fn names(pod: &Value, what: Referent) -> bool {
+    named_by(pod).iter().any(|(of, _)| *of == what)
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
+
+    /// What the spec names, told apart from nothing else.
+    fn only(spec: &Value) -> Vec<(Referent, String)> {
+        let pod = json!({"metadata": {"name": "p"}, "spec": spec});
+        named_by(&pod).into_iter().map(|(what, name)| (what, name.into_owned())).collect()
+    }
 
     #[test]
     fn every_way_to_name_a_secret_is_seen() {
@@ -70,11 +124,11 @@ mod tests {
             json!({"ephemeralContainers": [{"envFrom": [{"secretRef": {"name": "s"}}]}]}),
             volume(json!({"secret": {"secretName": "s"}})),
             volume(json!({"azureFile": {"secretName": "s"}})),
+            volume(json!({"cinder": {"secretRef": {"name": "s"}}})),
             volume(json!({"csi": {"nodePublishSecretRef": {"name": "s"}}})),
             volume(json!({"projected": {"sources": [{"secret": {"name": "s"}}]}})),
         ] {
-            assert!(names_secrets(&json!({"spec": spec})), "{spec}");
-            assert!(!names_config_maps(&json!({"spec": spec})), "{spec}");
+            assert_eq!(only(&spec), [(Secret, "s".to_owned())], "{spec}");
         }
     }
 
@@ -86,8 +140,18 @@ mod tests {
             json!({"volumes": [{"configMap": {"name": "m"}}]}),
             json!({"volumes": [{"projected": {"sources": [{"configMap": {"name": "m"}}]}}]}),
         ] {
-            assert!(names_config_maps(&json!({"spec": spec})), "{spec}");
-            assert!(!names_secrets(&json!({"spec": spec})), "{spec}");
+            assert_eq!(only(&spec), [(ConfigMap, "m".to_owned())], "{spec}");
         }
+    }
+
+    #[test]
+    fn claims_and_the_account_are_seen_and_empty_names_are_not() {
+        let spec = json!({"serviceAccountName": "a", "imagePullSecrets": [{"name": ""}, {}], "volumes": [
+            {"name": "x", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "y", "ephemeral": {}}],
+            "resourceClaims": [{"name": "r", "resourceClaimName": "d"}]});
+        let expected = [(Account, "a"), (Claim, "c"), (Claim, "p-y"), (ResourceClaim, "d")];
+        assert_eq!(only(&spec), expected.map(|(what, name)| (what, name.to_owned())));
+        let pod = json!({"spec": spec});
+        assert!(names(&pod, Claim) && !names(&pod, Secret));
     }
 }
