@@ -27,6 +27,7 @@ pub mod auth;
 mod bootstrap;
 mod call;
 mod config;
+mod decoded;
 mod delete;
 mod expiry;
 #[doc(hidden)]

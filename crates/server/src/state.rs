@@ -15,11 +15,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{Auth, KeyError, Settings, TokenKey};
 use crate::config::Config;
+use crate::decoded::Collections;
 use crate::inflight::InFlight;
 use crate::metrics::Measurements;
 use crate::object;
 use crate::registry::Registry;
 use crate::service::Allocator;
+use crate::subresource::eviction::{self, Budgets};
 
 /// Shared by all requests.
 pub(crate) struct State {
@@ -33,6 +35,10 @@ pub(crate) struct State {
     pub(crate) in_flight: InFlight,
     /// The writes on their way, which outlive the requests they came by.
     pub(crate) writes: TaskTracker,
+    /// What is asked for as a whole at each write of something else.
+    pub(crate) collections: Collections,
+    /// The disruption budgets.
+    pub(crate) budgets: Budgets,
     /// What Services hold.
     pub(crate) services: Allocator,
     /// What is served.
@@ -70,6 +76,8 @@ impl State {
         };
         let auth = Auth::new(settings, Arc::clone(&store));
         Ok(Self {
+            collections: Collections::new(Arc::clone(&store)),
+            budgets: eviction::budgets_of(Arc::clone(&store)),
             services: Allocator::new(Arc::clone(&store)),
             registry: Registry::new(config.advertise.to_string()),
             measurements: Measurements::default(),

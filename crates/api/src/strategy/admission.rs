@@ -9,6 +9,8 @@ pub mod limits;
 pub mod quota;
 pub mod references;
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use crate::validate::view::View;
@@ -120,15 +122,19 @@ fn token_volume(name: &str) -> Value {
 }
 
 /// Priority: resolves the class to a number; users may name classes, not numbers.
-pub fn priority(pod: &mut Value, classes: &[Value]) -> Result<(), String> {
+pub fn priority(pod: &mut Value, classes: &[Arc<Value>]) -> Result<(), String> {
     let Some(spec) = spec_of(pod) else { return Ok(()) };
     let named = spec.get("priorityClassName").and_then(Value::as_str).unwrap_or("").to_owned();
     let class = if named.is_empty() {
         // Of several defaults the lowest counts, as upstream decides it.
-        let defaults = classes.iter().map(View::new).filter(|class| class.flag("globalDefault"));
+        let defaults =
+            classes.iter().map(|class| View::new(class)).filter(|class| class.flag("globalDefault"));
         defaults.min_by_key(|class| class.int("value"))
     } else {
-        let class = classes.iter().map(View::new).find(|class| class.get("metadata").str("name") == named);
+        let class = classes
+            .iter()
+            .map(|class| View::new(class))
+            .find(|class| class.get("metadata").str("name") == named);
         Some(class.ok_or_else(|| format!("no PriorityClass with name {named} was found"))?)
     };
     let value = class.map_or(0, |class| class.int("value"));
@@ -258,7 +264,8 @@ mod tests {
     /// The spec that Priority makes of a Pod.
     fn with_priority(spec: Value, classes: &[Value]) -> Result<Value, String> {
         let mut pod = pod(spec);
-        priority(&mut pod, classes).map(|()| pod["spec"].take())
+        let classes: Vec<_> = classes.iter().cloned().map(Arc::new).collect();
+        priority(&mut pod, &classes).map(|()| pod["spec"].take())
     }
 
     fn toleration_keys(pod: &Value) -> Vec<&str> {

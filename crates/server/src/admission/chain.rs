@@ -28,8 +28,8 @@ pub(super) static CHAIN: &[Step] = &[
         name: "LimitRanger",
         operations: &[Create, Update],
         concern: These(&[("", "pods", ""), ("", "pods", "resize"), ("", "persistentvolumeclaims", "")]),
-        mutate: Some(|request| limit_ranger::mutate(request).boxed()),
-        validate: Some(|request, _| limit_ranger::validate(request).boxed()),
+        mutate: Some(|request| ready(limit_ranger::mutate(request)).boxed()),
+        validate: Some(|request, _| ready(limit_ranger::validate(request)).boxed()),
     },
     Step {
         name: "ServiceAccount",
@@ -68,8 +68,8 @@ pub(super) static CHAIN: &[Step] = &[
         name: "Priority",
         operations: &[Create, Update],
         concern: These(&[("", "pods", ""), ("scheduling.k8s.io", "priorityclasses", "")]),
-        mutate: Some(|request| pods::priority(request).boxed()),
-        validate: Some(|request, _| pods::one_default_priority(request).boxed()),
+        mutate: Some(|request| ready(pods::priority(request)).boxed()),
+        validate: Some(|request, _| ready(pods::one_default_priority(request)).boxed()),
     },
     Step {
         name: "DefaultTolerationSeconds",
@@ -85,7 +85,7 @@ pub(super) static CHAIN: &[Step] = &[
         name: "DefaultStorageClass",
         operations: &[Create],
         concern: These(&[("", "persistentvolumeclaims", "")]),
-        mutate: Some(|request| storage::default_storage_class(request).boxed()),
+        mutate: Some(|request| ready(storage::default_storage_class(request)).boxed()),
         validate: None,
     },
     Step {
@@ -137,7 +137,7 @@ pub(super) static CHAIN: &[Step] = &[
         name: "DefaultIngressClass",
         operations: &[Create],
         concern: These(&[("networking.k8s.io", "ingresses", "")]),
-        mutate: Some(|request| storage::default_ingress_class(request).boxed()),
+        mutate: Some(|request| ready(storage::default_ingress_class(request)).boxed()),
         validate: None,
     },
     // Ours: what upstream would enforce and this program does not yet, PodSecurity among it.

@@ -1,5 +1,7 @@
 //! LimitRanger: containers get what the namespace's ranges give, and Pods and claims stay within them.
 
+use std::sync::Arc;
+
 use api::kinds;
 use api::meta::Object as _;
 use api::status::Status;
@@ -14,20 +16,20 @@ fn concerns_containers(request: &Request<'_>) -> bool {
         && (request.operation == Operation::Create || request.subresource() == "resize")
 }
 
-async fn ranges(request: &Request<'_>) -> Result<Vec<Value>, Status> {
+fn ranges(request: &Request<'_>) -> Result<Vec<Arc<Value>>, Status> {
     let ranges = kinds::find("", "v1", "limitranges").ok_or_else(Status::no_such_resource)?;
-    request.all(ranges, request.namespace()).await
+    request.all(ranges, request.namespace())
 }
 
-pub(super) async fn mutate(request: &mut Request<'_>) -> Result<(), Status> {
+pub(super) fn mutate(request: &mut Request<'_>) -> Result<(), Status> {
     if concerns_containers(request) {
-        let ranges = ranges(request).await?;
+        let ranges = ranges(request)?;
         limits::complete(&mut request.object, &ranges);
     }
     Ok(())
 }
 
-pub(super) async fn validate(request: &Request<'_>) -> Result<(), Status> {
+pub(super) fn validate(request: &Request<'_>) -> Result<(), Status> {
     let check = match &*request.resource().kind {
         "Pod" if !concerns_containers(request) => return Ok(()),
         "Pod" => limits::check_pod,
@@ -38,5 +40,5 @@ pub(super) async fn validate(request: &Request<'_>) -> Result<(), Status> {
     if going {
         return Ok(());
     }
-    check(&request.object, &ranges(request).await?).map_err(|why| request.forbidden(why))
+    check(&request.object, &ranges(request)?).map_err(|why| request.forbidden(why))
 }

@@ -23,16 +23,15 @@ mod resource_quota;
 mod storage;
 mod without_effect;
 
+use std::sync::Arc;
+
 use api::kinds::Kind;
 use api::meta::Object as _;
 use api::status::Status;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use store::Range;
 
 use crate::call::Call;
-use crate::object;
-use crate::state::store_failed;
 
 pub(crate) use resource_quota::give_back;
 
@@ -125,11 +124,9 @@ impl<'a> Request<'a> {
         Status::forbidden(&self.call.resource, self.name(), why)
     }
 
-    /// All objects of another kind, in one namespace or everywhere.
-    async fn all(&self, resource: &Kind, namespace: &str) -> Result<Vec<Value>, Status> {
-        let range = Range { prefix: object::prefix(resource, namespace), ..Range::default() };
-        let page = self.call.state.store.range(range).await.map_err(store_failed)?;
-        page.entries.iter().map(|entry| object::read(&entry.value)).collect()
+    /// All objects of another kind, in one namespace or of one that is in none.
+    fn all(&self, resource: &Kind, namespace: &str) -> Result<Vec<Arc<Value>>, Status> {
+        self.call.state.collections.all(resource, namespace)
     }
 }
 

@@ -1,6 +1,8 @@
 //! The plugins of Pods and nodes that look other objects up: ServiceAccount, TaintNodesByCondition, Priority
 //! and RuntimeClass. What they decide is in `api::strategy::admission`.
 
+use std::sync::Arc;
+
 use api::kinds::{self, Kind};
 use api::meta::Object as _;
 use api::names;
@@ -39,7 +41,7 @@ pub(super) fn taint_new_node(node: &mut Value) {
     }
 }
 
-pub(super) async fn priority(request: &mut Request<'_>) -> Result<(), Status> {
+pub(super) fn priority(request: &mut Request<'_>) -> Result<(), Status> {
     if request.resource().kind != "Pod" {
         return Ok(());
     }
@@ -47,17 +49,17 @@ pub(super) async fn priority(request: &mut Request<'_>) -> Result<(), Status> {
         admission::keep_priority(&mut request.object, old);
         return Ok(());
     }
-    let classes = request.all(find("scheduling.k8s.io", "priorityclasses")?, "").await?;
+    let classes = request.all(find("scheduling.k8s.io", "priorityclasses")?, "")?;
     admission::priority(&mut request.object, &classes).map_err(|why| request.forbidden(why))
 }
 
 /// At most one PriorityClass is the default.
-pub(super) async fn one_default_priority(request: &Request<'_>) -> Result<(), Status> {
+pub(super) fn one_default_priority(request: &Request<'_>) -> Result<(), Status> {
     if request.resource().kind != "PriorityClass" || request.object["globalDefault"] != Value::Bool(true) {
         return Ok(());
     }
-    let others = request.all(find("scheduling.k8s.io", "priorityclasses")?, "").await?;
-    let is_other = |other: &&Value| {
+    let others = request.all(find("scheduling.k8s.io", "priorityclasses")?, "")?;
+    let is_other = |other: &&Arc<Value>| {
         other["globalDefault"] == Value::Bool(true) && other.meta().name() != request.object.meta().name()
     };
     let Some(other) = others.iter().find(is_other) else { return Ok(()) };

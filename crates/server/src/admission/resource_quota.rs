@@ -6,11 +6,12 @@
 use std::sync::Arc;
 
 use api::kinds::{self, Kind};
+use api::meta::Object as _;
 use api::status::Status;
 use api::strategy::admission::quota;
 use api::strategy::resources::Amounts;
 use serde_json::Value;
-use store::{Entry, Range};
+use store::Entry;
 
 use super::{Operation, Outcome, Request};
 use crate::call::Call;
@@ -36,9 +37,8 @@ pub(super) async fn validate(request: &Request<'_>, outcome: &mut Outcome) -> Re
         return Ok(());
     }
     let call = request.call;
-    let range = Range { prefix: object::prefix(quotas()?, request.namespace()), ..Range::default() };
-    let page = call.state.store.range(range).await.map_err(store_failed)?;
-    if page.entries.is_empty() {
+    let quotas = call.state.collections.all(quotas()?, request.namespace())?;
+    if quotas.is_empty() {
         return Ok(());
     }
     let mut delta = quota::usage(request.resource(), &request.object);
@@ -48,8 +48,8 @@ pub(super) async fn validate(request: &Request<'_>, outcome: &mut Outcome) -> Re
         delta.retain(|_, amount| amount.sign() > 0);
     }
     outcome.charged.delta = delta;
-    for entry in page.entries {
-        outcome.charged.keys.extend(take_from(request, entry, &outcome.charged.delta).await?);
+    for counting in quotas {
+        outcome.charged.keys.extend(take_from(request, counting, &outcome.charged.delta).await?);
     }
     Ok(())
 }
@@ -61,12 +61,12 @@ fn quotas() -> Result<&'static Kind, Status> {
 /// Charges one quota, however often it changes meanwhile. `None` when it does not count this.
 async fn take_from(
     request: &Request<'_>,
-    mut entry: Arc<Entry>,
+    mut counting: Arc<Value>,
     delta: &Amounts,
 ) -> Result<Option<Arc<str>>, Status> {
     let (resource, object) = (request.resource(), &request.object);
+    let key = object::key(quotas()?, counting.meta().namespace(), counting.meta().name());
     loop {
-        let counting = object::read(&entry.value)?;
         if !quota::applies(&counting, resource, object) {
             return Ok(None);
         }
@@ -77,13 +77,15 @@ async fn take_from(
         if request.dry_run {
             return Ok(None);
         }
-        if write_used(request.call, &entry, counting, &used).await? {
-            return Ok(Some(Arc::clone(&entry.key)));
+        let Some(entry) = request.call.state.get(&key).await? else { return Ok(None) };
+        if counting.meta().revision() == Some(entry.revision)
+            && write_used(request.call, &entry, Value::clone(&counting), &used).await?
+        {
+            return Ok(Some(key));
         }
-        match request.call.state.get(&entry.key).await? {
-            Some(again) => entry = again,
-            None => return Ok(None),
-        }
+        // Somebody else was counted meanwhile.
+        let Some(changed) = request.call.state.get(&key).await? else { return Ok(None) };
+        counting = Arc::new(object::read(&changed.value)?);
     }
 }
 

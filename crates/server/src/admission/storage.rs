@@ -1,6 +1,8 @@
 //! The plugins of volumes, claims and classes: DefaultStorageClass, StorageObjectInUseProtection,
 //! PersistentVolumeClaimResize and, for it chooses as the first does, DefaultIngressClass.
 
+use std::sync::Arc;
+
 use api::kinds::{self, Kind};
 use api::meta::Object as _;
 use api::quantity::Quantity;
@@ -27,35 +29,35 @@ pub(super) fn protect(request: &mut Request<'_>) {
 }
 
 /// The newest of the classes that are marked as default, the first by name among those.
-fn newest_default(classes: Vec<Value>, annotation: &str) -> Option<Value> {
-    let marked = classes.into_iter().filter(|class| class.meta().annotation(annotation) == Some("true"));
-    let newer = |a: &Value, b: &Value| {
+fn newest_default(classes: &[Arc<Value>], annotation: &str) -> Option<Value> {
+    let marked = classes.iter().filter(|class| class.meta().annotation(annotation) == Some("true"));
+    let newer = |a: &&Arc<Value>, b: &&Arc<Value>| {
         let created = a.meta().creation_timestamp().cmp(b.meta().creation_timestamp());
         created.then_with(|| b.meta().name().cmp(a.meta().name()))
     };
     marked.max_by(newer).map(|class| class.meta().name().into())
 }
 
-pub(super) async fn default_storage_class(request: &mut Request<'_>) -> Result<(), Status> {
+pub(super) fn default_storage_class(request: &mut Request<'_>) -> Result<(), Status> {
     let claim = &request.object;
     if !claim["spec"]["storageClassName"].is_null() || claim.meta().annotation(BETA_CLASS).is_some() {
         return Ok(());
     }
-    let classes = request.all(find("storage.k8s.io", "storageclasses")?, "").await?;
-    if let Some(name) = newest_default(classes, DEFAULT_CLASS) {
+    let classes = request.all(find("storage.k8s.io", "storageclasses")?, "")?;
+    if let Some(name) = newest_default(&classes, DEFAULT_CLASS) {
         request.object["spec"]["storageClassName"] = name;
     }
     Ok(())
 }
 
-pub(super) async fn default_ingress_class(request: &mut Request<'_>) -> Result<(), Status> {
+pub(super) fn default_ingress_class(request: &mut Request<'_>) -> Result<(), Status> {
     let ingress = &request.object;
     let old = ingress.meta().annotation("kubernetes.io/ingress.class");
     if !ingress["spec"]["ingressClassName"].is_null() || old.is_some() {
         return Ok(());
     }
-    let classes = request.all(find("networking.k8s.io", "ingressclasses")?, "").await?;
-    if let Some(name) = newest_default(classes, DEFAULT_INGRESS_CLASS) {
+    let classes = request.all(find("networking.k8s.io", "ingressclasses")?, "")?;
+    if let Some(name) = newest_default(&classes, DEFAULT_INGRESS_CLASS) {
         request.object["spec"]["ingressClassName"] = name;
     }
     Ok(())
@@ -102,14 +104,16 @@ mod tests {
 
     #[test]
     fn the_newest_default_class_counts() {
-        let class = |name: &str, time: &str, default: &str| json!({"metadata": {"name": name, "creationTimestamp": time, "annotations": {DEFAULT_CLASS: default}}});
+        let class = |name: &str, time: &str, default: &str| {
+            json!({"metadata": {"name": name, "creationTimestamp": time, "annotations": {DEFAULT_CLASS: default}}}).into()
+        };
         let classes = vec![
             class("a", "1", "true"),
             class("c", "2", "true"),
             class("b", "2", "true"),
             class("d", "3", "false"),
         ];
-        assert_eq!(newest_default(classes, DEFAULT_CLASS), Some(json!("b")));
-        assert_eq!(newest_default(Vec::new(), DEFAULT_CLASS), None);
+        assert_eq!(newest_default(&classes, DEFAULT_CLASS), Some(json!("b")));
+        assert_eq!(newest_default(&[], DEFAULT_CLASS), None);
     }
 }

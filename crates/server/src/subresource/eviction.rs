@@ -7,13 +7,15 @@ use api::meta::Object as _;
 use api::selector::LabelSelector;
 use api::status::Status;
 use serde_json::{Value, json};
-use store::{Entry, Range};
+use store::{Entry, Store};
 use wire::Response;
 
 use super::binding::set_condition;
 use crate::admission;
 use crate::call::Call;
+use crate::decoded::{Decoded, Form};
 use crate::delete::{self, DeleteOptions};
+use crate::materialized::Materialized;
 use crate::object;
 use crate::state::{Draft, seconds, store_failed};
 
@@ -44,8 +46,8 @@ pub(crate) async fn evict(call: &Call, body: &[u8]) -> Result<Response, Status> 
         let pod = object::read(&entry.value)?;
         let uid = pod.meta().uid().to_owned();
         if !may_ignore_budgets(&pod) && taken_for.as_ref() != Some(&uid) {
-            if let Some((budget, entry)) = budget_of(call, &pod).await?
-                && !take(call, &budget, &entry, &pod, options.dry_run).await?
+            if let Some(budget) = budget_of(call, &pod)?
+                && !take(call, &budget, &pod, options.dry_run).await?
             {
                 continue;
             }
@@ -71,18 +73,33 @@ fn budgets() -> Result<&'static Kind, Status> {
     kinds::find("policy", "v1", "poddisruptionbudgets").ok_or_else(Status::no_such_resource)
 }
 
-/// The one budget whose selector matches the Pod.
-async fn budget_of(call: &Call, pod: &Value) -> Result<Option<(Value, Arc<Entry>)>, Status> {
-    let prefix = object::prefix(budgets()?, &call.target.namespace);
-    let page = call.state.store.range(Range { prefix, ..Range::default() }).await.map_err(store_failed)?;
-    let mut matching = Vec::new();
-    for entry in page.entries {
-        let budget = object::read(&entry.value)?;
-        let selector = serde_json::from_value(budget["spec"]["selector"].clone()).ok();
-        if LabelSelector::from_meta(selector.as_ref()).is_ok_and(|selector| selector.matches(pod)) {
-            matching.push((budget, entry));
-        }
+/// A budget with its selector, which each eviction in its namespace asks.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    object: Value,
+    /// `None` when it is not one: it selects nothing.
+    selector: Option<LabelSelector>,
+}
+
+impl Form for Budget {
+    fn of(object: Value) -> Self {
+        let selector = serde_json::from_value(object["spec"]["selector"].clone()).ok();
+        Self { selector: LabelSelector::from_meta(selector.as_ref()).ok(), object }
     }
+}
+
+/// The budgets of all namespaces.
+pub(crate) type Budgets = Materialized<Decoded<Budget>>;
+
+/// Those of this store.
+pub(crate) fn budgets_of(store: Arc<dyn Store>) -> Budgets {
+    Materialized::new(store, budgets().iter().map(|kind| object::prefix(kind, "")).collect())
+}
+
+/// The one budget whose selector matches the Pod.
+fn budget_of(call: &Call, pod: &Value) -> Result<Option<Arc<Budget>>, Status> {
+    let mut matching = call.state.budgets.all(budgets()?, &call.target.namespace)?;
+    matching.retain(|budget| budget.selector.as_ref().is_some_and(|selector| selector.matches(pod)));
     if matching.len() > 1 {
         return Err(Status::internal(
             "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
@@ -94,8 +111,7 @@ async fn budget_of(call: &Call, pod: &Value) -> Result<Option<(Value, Arc<Entry>
 /// Takes one disruption from the budget. False when the budget changed meanwhile.
 async fn take(
     call: &Call,
-    budget: &Value,
-    entry: &Entry,
+    Budget { object: budget, .. }: &Budget,
     pod: &Value,
     dry_run: bool,
 ) -> Result<bool, Status> {
@@ -103,7 +119,12 @@ async fn take(
     if dry_run {
         return Ok(true);
     }
-    match call.state.write(Draft { resource: budgets()?, object: &taken, old: Some(entry) }).await {
+    let key = object::key(budgets()?, budget.meta().namespace(), budget.meta().name());
+    let Some(entry) = call.state.get(&key).await? else { return Ok(false) };
+    if budget.meta().revision() != Some(entry.revision) {
+        return Ok(false);
+    }
+    match call.state.write(Draft { resource: budgets()?, object: &taken, old: Some(&entry) }).await {
         Ok(_) => Ok(true),
         Err(store::Error::Conflict(_)) => Ok(false),
         Err(err) => Err(store_failed(err)),

@@ -1,6 +1,7 @@
 //! LimitRanges: what containers get when they say nothing, and what they may ask for.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -9,7 +10,7 @@ use crate::strategy::resources::{Amounts, amounts, pod_limits, pod_requests};
 use crate::validate::view::View;
 
 /// The items of one type in all ranges.
-fn items<'a>(ranges: &'a [Value], kind: &'a str) -> impl Iterator<Item = View<'a>> {
+fn items<'a>(ranges: &'a [Arc<Value>], kind: &'a str) -> impl Iterator<Item = View<'a>> {
     ranges
         .iter()
         .flat_map(|range| View::new(range).get("spec").list("limits"))
@@ -17,7 +18,7 @@ fn items<'a>(ranges: &'a [Value], kind: &'a str) -> impl Iterator<Item = View<'a
 }
 
 /// Sets the requests and limits that the ranges give to containers without their own.
-pub fn complete(pod: &mut Value, ranges: &[Value]) {
+pub fn complete(pod: &mut Value, ranges: &[Arc<Value>]) {
     let (mut requests, mut limits) = (Amounts::new(), Amounts::new());
     for item in items(ranges, "Container") {
         for (name, amount) in amounts(item, "defaultRequest") {
@@ -70,7 +71,7 @@ struct Measured<'a> {
 }
 
 /// Holds the Pod and its containers against the ranges of its namespace.
-pub fn check_pod(pod: &Value, ranges: &[Value]) -> Result<(), String> {
+pub fn check_pod(pod: &Value, ranges: &[Arc<Value>]) -> Result<(), String> {
     let spec = pod.get("spec").cloned().unwrap_or_default();
     let view = View::new(&spec);
     let mut wrong = Vec::new();
@@ -89,7 +90,7 @@ pub fn check_pod(pod: &Value, ranges: &[Value]) -> Result<(), String> {
 }
 
 /// Holds a PersistentVolumeClaim against the ranges of its namespace.
-pub fn check_claim(claim: &Value, ranges: &[Value]) -> Result<(), String> {
+pub fn check_claim(claim: &Value, ranges: &[Arc<Value>]) -> Result<(), String> {
     let requests = amounts(View::new(claim).at(&["spec", "resources"]), "requests");
     let mut wrong = Vec::new();
     for item in items(ranges, "PersistentVolumeClaim") {
@@ -172,9 +173,10 @@ fn ratio(name: &str, bound: &Quantity, measured: &Measured<'_>, wrong: &mut Vec<
 mod tests {
     use super::*;
 
-    fn range() -> Value {
-        json!({"spec": {"limits": [{"type": "Container", "default": {"cpu": "500m", "memory": "64Mi"},
-            "defaultRequest": {"cpu": "50m", "memory": "32Mi"}, "max": {"memory": "128Mi"}}]}})
+    fn range() -> Arc<Value> {
+        let range = json!({"spec": {"limits": [{"type": "Container", "default": {"cpu": "500m", "memory": "64Mi"},
+            "defaultRequest": {"cpu": "50m", "memory": "32Mi"}, "max": {"memory": "128Mi"}}]}});
+        range.into()
     }
 
     #[test]
@@ -206,7 +208,7 @@ mod tests {
             json!({"spec": {"limits": [{"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}}]}});
         let claim = json!({"spec": {"resources": {"requests": {"storage": "1Mi"}}}});
         assert_eq!(
-            check_claim(&claim, &[range]),
+            check_claim(&claim, &[range.into()]),
             Err("minimum storage usage per PersistentVolumeClaim is 1Gi, but request is 1Mi".to_owned())
         );
     }
