@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, netlink};
+use rustix::net::{SocketFlags, netlink, sockopt};
 
 use super::message::{ANSWER_MAX, Socket, next_attribute, next_message};
 use crate::{Context, Result};
@@ -17,6 +17,8 @@ const FIRST_CHANGE: u16 = SUBSYSTEM;
 const LAST_CHANGE: u16 = SUBSYSTEM | 14;
 /// The end of a transaction.
 const NEW_GENERATION: u16 = SUBSYSTEM | 15;
+/// Room for what was told and not yet read: some ten thousand elements.
+const QUEUE_BYTES: usize = 4 << 20;
 /// The first attribute of all of them is the name of the table.
 const TABLE_NAME: u16 = 1;
 
@@ -45,6 +47,9 @@ impl TableWatch {
     /// The kernel has no nftables, or no permission.
     pub fn open(name: impl Into<String>) -> Result<Self> {
         let socket = Socket::open(Some(netlink::NETFILTER), SocketFlags::NONBLOCK)?;
+        // What a busy neighbour does to his own tables comes here too, and what is lost must be taken for a
+        // change of ours. Who may not have more room keeps what he has.
+        let _ = sockopt::set_socket_recv_buffer_size_force(&socket, QUEUE_BYTES);
         socket.join(GROUP)?;
         Ok(TableWatch { socket, name: name.into(), touched: false })
     }
@@ -126,6 +131,14 @@ mod tests {
             nft("table ip other {\n  chain c {\n    accept\n  }\n}\n");
             nft("delete table ip other\n");
             assert_eq!(count(), 0, "another's");
+            let addresses: Vec<String> = (0..=255).map(|n| format!("192.0.2.{n}, 198.51.100.{n}")).collect();
+            let elements = addresses.join(", ");
+            nft("table ip other {\n  set s {\n    type ipv4_addr\n  }\n}\n");
+            for _ in 0..10 {
+                nft(&format!("add element ip other s {{ {elements} }}\nflush set ip other s\n"));
+            }
+            nft("delete table ip other\n");
+            assert_eq!(count(), 0, "much of another's, while nobody reads");
             for change in [
                 "delete element ip ours s { 192.0.2.1 }\n",
                 "flush chain ip ours c\n",
