@@ -144,7 +144,7 @@ async fn claimed_as<O: Object, K: Object>(
             Claim::Adopt if !fits(&object) => {}
             Claim::Adopt => {
                 if may_adopt.is_none() {
-                    may_adopt = Some(is_there::<O>(client, metadata).await?);
+                    may_adopt = Some(stays::<O>(client, metadata).await?);
                 }
                 if may_adopt == Some(true) && adopt(client, owner, &*object, finalizer).await? {
                     claimed.push(object);
@@ -155,7 +155,9 @@ async fn claimed_as<O: Object, K: Object>(
     Ok(claimed)
 }
 
-async fn is_there<O: Object>(client: &Client, known: &ObjectMeta) -> Result<bool, Error> {
+/// Whether the server still has this very owner, and does not delete it: what an informer says of that may be
+/// older than what it says of the dependents.
+pub(crate) async fn stays<O: Object>(client: &Client, known: &ObjectMeta) -> Result<bool, Error> {
     let (namespace, name) = (known.namespace.as_deref(), known.name.as_deref());
     match client.get::<O>(namespace.unwrap_or_default(), name.unwrap_or_default()).await {
         Ok(owner) => {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::batch::slow_start;
-use crate::ownership::controller_reference;
+use crate::ownership::{controller_reference, stays};
 
 #[derive(Debug, Clone)]
 pub(crate) struct PodControl {
@@ -42,13 +42,17 @@ impl PodControl {
     }
 
     /// Creates a Pod from each of the templates and tells `made` of it, by [`slow_start`]. Where the namespace
-    /// goes, all that follow would fail as well; they go with it, and so does the owner.
+    /// goes, all that follow would fail as well; they go with it, and so does the owner. One that waits for its
+    /// Pods to go gets no others in their place.
     pub(crate) async fn create_each<O: Object, T: Borrow<PodTemplateSpec>>(
         &self,
         owner: &O,
         templates: Vec<T>,
         made: impl Fn(&Pod),
     ) -> Result<(), Error> {
+        if templates.is_empty() || !stays::<O>(&self.client, owner.metadata()).await? {
+            return Ok(());
+        }
         let created = slow_start(templates, |template: T| {
             let made = &made;
             async move {

@@ -58,7 +58,7 @@ enum Standing {
     Solid,
     /// The owner is gone, or another object has its name.
     Dangling,
-    /// The owner is going, and waits for this dependent.
+    /// The owner is going after its dependents.
     Waiting,
 }
 
@@ -134,6 +134,14 @@ impl Collector {
         self.patch(item, "application/strategic-merge-patch+json", &body).await
     }
 
+    /// Makes owners that wait not wait for this one.
+    async fn unblock_owners(&self, uid: &str, item: &Item, owners: &[Owner]) -> Result<(), Error> {
+        let free = owners.iter().map(|owner| json!({"uid": owner.uid, "blockOwnerDeletion": false}));
+        let free: Vec<Value> = free.collect();
+        let body = json!({"metadata": {"ownerReferences": free, "uid": uid}});
+        self.patch(item, "application/strategic-merge-patch+json", &body).await
+    }
+
     async fn patch(&self, item: &Item, media: &str, body: &Value) -> Result<(), Error> {
         let body = body.to_string().into_bytes().into();
         unless_gone(self.client.raw(Method::PATCH, &path_of(item), media, body).await)
@@ -159,8 +167,14 @@ impl Collector {
             let lost: Vec<&str> = lost.map(|(owner, _)| owner.uid.as_str()).collect();
             return if lost.is_empty() { Ok(()) } else { self.forget_owners(uid, item, &lost).await };
         }
-        let has_dependents = !self.graph().dependents(uid).is_empty();
-        self.delete(item, &live, policy(&live, &standings, has_dependents)).await
+        let dependents = self.graph().dependents(uid);
+        let waits = |(_, dependent): &(String, Item)| dependent.state == Waits::Foreground;
+        if standings.contains(&Standing::Waiting) && dependents.iter().any(waits) && blocks_owners(&owners) {
+            // Perhaps a circle, in which each would wait for the next for ever. Upstream cuts it here as well;
+            // the change brings the object back.
+            return self.unblock_owners(uid, item, &owners).await;
+        }
+        self.delete(item, &live, policy(&live, &standings, !dependents.is_empty())).await
     }
 
     async fn standings(&self, item: &Item, owners: &[Owner]) -> Result<Vec<Standing>, Error> {
@@ -189,11 +203,7 @@ impl Collector {
         let live = read(&self.client, &path(kind, &item.namespace, &owner.name)).await?;
         Ok(match live.filter(|live| live.uid == owner.uid) {
             None => Standing::Dangling,
-            Some(live)
-                if owner.block_owner_deletion == Some(true) && Waits::of(&live) == Waits::Foreground =>
-            {
-                Standing::Waiting
-            }
+            Some(live) if Waits::of(&live) == Waits::Foreground => Standing::Waiting,
             Some(_) => Standing::Solid,
         })
     }
@@ -214,6 +224,10 @@ impl Collector {
         let body = body.to_string().into_bytes().into();
         unless_gone(self.client.raw(Method::DELETE, &path_of(item), "application/json", body).await)
     }
+}
+
+fn blocks_owners(owners: &[Owner]) -> bool {
+    owners.iter().any(|owner| owner.block_owner_deletion == Some(true))
 }
 
 /// How an object without a solid owner is deleted: as its finalizers ask, and before its

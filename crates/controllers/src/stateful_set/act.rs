@@ -14,6 +14,7 @@ use super::identity::{POD_INDEX_LABEL, POD_NAME_LABEL, name_of, ordinal_of};
 use super::retention::Owners;
 use crate::batch::slow_start;
 use crate::context::{say, split, unless_gone};
+use crate::ownership::stays;
 use crate::pod_control::words;
 
 impl StatefulSets {
@@ -24,6 +25,10 @@ impl StatefulSets {
         steps: Vec<Vec<Action>>,
         parallel: bool,
     ) -> Result<(), Error> {
+        let creates = steps.iter().flatten().any(|action| matches!(action, Action::CreatePod(_)));
+        if creates && !stays::<StatefulSet>(&self.client, &set.metadata).await? {
+            return Ok(());
+        }
         let step = |actions: Vec<Action>| async move {
             for action in actions {
                 self.perform(set, action).await?;

@@ -4,6 +4,7 @@
 
 mod autoscalers;
 mod cluster;
+mod collector;
 mod cron_jobs;
 mod registered_kind;
 mod stateful_set;
