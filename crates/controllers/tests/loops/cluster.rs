@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Client, InProcess, Informers};
+use client::{Client, InProcess, Informers, Transport};
 use http::Method;
 use serde_json::Value;
 use server::{Config, Nodes, Server};
@@ -12,6 +12,8 @@ use store::{Embedded, History, Store};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wire::Handler;
+
+use crate::faults::{Faults, Faulty};
 
 struct NoNodes;
 
@@ -25,6 +27,7 @@ pub(crate) struct Cluster {
     pub(crate) server: Arc<Server>,
     pub(crate) client: Client,
     store: Arc<Embedded>,
+    faults: Option<Arc<Faults>>,
     running: Running,
     directory: tempfile::TempDir,
 }
@@ -37,6 +40,15 @@ struct Running {
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// The same, with controllers whose way to the server has faults; the test's own has none.
+    pub(crate) async fn start_faulty(faults: Arc<Faults>) -> Self {
+        Self::start_with(Some(faults)).await
+    }
+
+    async fn start_with(faults: Option<Arc<Faults>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Embedded::open(directory.path(), server::stamp, History::default()).unwrap();
         let config = Config {
@@ -52,15 +64,15 @@ impl Cluster {
         };
         let store = Arc::new(store);
         let server = Server::start(store.clone(), config).await.unwrap();
-        let client = Client::new(Arc::new(InProcess::new(server.clone(), "admin", &["system:masters"])));
-        let running = Running::start(&server, &client, directory.path());
-        Self { server, client, store, running, directory }
+        let client = Client::new(Arc::new(transport(&server)));
+        let running = Running::start(&server, faults.clone(), directory.path());
+        Self { server, client, store, faults, running, directory }
     }
 
     /// Ends the controllers in the middle of what they do and starts them anew, with nothing known.
     pub(crate) async fn restart_controllers(&mut self) {
         self.running.tasks.shutdown().await;
-        self.running = Running::start(&self.server, &self.client, self.directory.path());
+        self.running = Running::start(&self.server, self.faults.clone(), self.directory.path());
     }
 
     pub(crate) async fn ask(&self, method: Method, path: &str, body: Value) -> Result<Value, client::Error> {
@@ -99,8 +111,18 @@ impl Cluster {
     }
 }
 
+fn transport(server: &Arc<Server>) -> InProcess {
+    InProcess::new(server.clone(), "admin", &["system:masters"])
+}
+
 impl Running {
-    fn start(server: &Arc<Server>, client: &Client, directory: &Path) -> Self {
+    fn start(server: &Arc<Server>, faults: Option<Arc<Faults>>, directory: &Path) -> Self {
+        let to = transport(server);
+        let transport: Arc<dyn Transport> = match faults {
+            Some(faults) => Arc::new(Faulty::new(to, faults)),
+            None => Arc::new(to),
+        };
+        let client = Client::new(transport);
         let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let settings = controllers::Config {
             authority_pem: "PEM".into(),
@@ -109,7 +131,7 @@ impl Running {
         };
         let kinds = server.registry().subscribe();
         let informers = Informers::spawn(client.clone(), &mut tasks, shutdown.clone());
-        tasks.spawn(controllers::run(client.clone(), kinds, informers, settings, shutdown.clone()));
+        tasks.spawn(controllers::run(client, kinds, informers, settings, shutdown.clone()));
         Self { shutdown, tasks }
     }
 }

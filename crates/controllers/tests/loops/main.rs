@@ -1,11 +1,15 @@
 //! The loops of the controllers against a real server in this process, over a store in a temporary directory.
 
 #![allow(clippy::disallowed_methods, reason = "a test owns what it starts")]
+#![allow(clippy::print_stdout)]
 
 mod autoscalers;
 mod cluster;
 mod collector;
 mod cron_jobs;
+mod faults;
+mod hostile_world;
 mod registered_kind;
 mod stateful_set;
+mod surfaces;
 mod workloads;

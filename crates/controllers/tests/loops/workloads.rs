@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::cluster::Cluster;
+use crate::faults::Chance;
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 const SETS: &str = "/apis/apps/v1/namespaces/default/replicasets";
@@ -92,16 +93,6 @@ async fn until_complete(cluster: &Cluster, replicas: i32) {
         })
     };
     cluster.until(&web(), complete).await;
-}
-
-/// A row of numbers that is the same for the same beginning.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
