@@ -10,6 +10,11 @@ use serde::Deserialize;
 use crate::cli::DEFAULT_DATA_DIR;
 use crate::instance::Cidr;
 
+/// As many as a kubelet takes.
+pub(crate) const MAX_PODS: u32 = 110;
+/// A bridge of the kernel has 1024 ports (`BR_MAX_PORTS`), and a Pod that goes holds its own for a moment.
+const MAX_PODS_MOST: u32 = 1000;
+
 /// Flags of `up`; the same names are the keys of `--config FILE`.
 #[derive(Debug, Default, Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -36,6 +41,9 @@ pub(crate) struct UpFlags {
     /// Addresses of Services [default: 10.43.0.0/16, or the next free range]
     #[arg(long)]
     service_cidr: Option<Cidr>,
+    /// How many Pods the node takes, 1000 at most [default: 110]
+    #[arg(long, value_name = "NUMBER")]
+    max_pods: Option<u32>,
     /// Where objects are kept; only "embedded" is supported
     #[arg(long)]
     store: Option<String>,
@@ -63,6 +71,8 @@ pub(crate) struct Settings {
     /// `None`: the default range or the next free one.
     pub(crate) pod_cidr: Option<Cidr>,
     pub(crate) service_cidr: Option<Cidr>,
+    /// `None`: [`MAX_PODS`].
+    pub(crate) max_pods: Option<u32>,
     pub(crate) registry_mirrors: Vec<(String, String)>,
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) log_level: tracing::Level,
@@ -82,12 +92,16 @@ impl Settings {
             is_dns_subdomain(&node_name),
             "--node-name {node_name:?}: a lowercase RFC 1123 subdomain is needed"
         );
+        if let Some(pods) = merged.max_pods.filter(|pods| !(1..=MAX_PODS_MOST).contains(pods)) {
+            bail!("--max-pods {pods}: from 1 to {MAX_PODS_MOST} are possible");
+        }
         Ok(Settings {
             listen: merged.listen,
             kubeconfig: merged.kubeconfig.map_or_else(|| Ok(data_dir.join("kubeconfig")), absolute)?,
             node_name,
             pod_cidr: merged.pod_cidr,
             service_cidr: merged.service_cidr,
+            max_pods: merged.max_pods,
             registry_mirrors: mirrors(&merged.registry_mirror)?,
             insecure_registries: merged.insecure_registry,
             log_level: merged.log_level.unwrap_or_default().into(),
@@ -124,6 +138,7 @@ fn merge(flags: UpFlags, file: UpFlags) -> UpFlags {
         node_name: flags.node_name.or(file.node_name),
         pod_cidr: flags.pod_cidr.or(file.pod_cidr),
         service_cidr: flags.service_cidr.or(file.service_cidr),
+        max_pods: flags.max_pods.or(file.max_pods),
         store: flags.store.or(file.store),
         registry_mirror: either(flags.registry_mirror, file.registry_mirror),
         insecure_registry: either(flags.insecure_registry, file.insecure_registry),
@@ -205,6 +220,15 @@ mod tests {
         let flags = UpFlags { store: Some("etcd://a:2379".into()), ..UpFlags::default() };
         let err = Settings::resolve(Box::new(flags)).expect_err("refused").to_string();
         assert!(err.contains("etcd://a:2379"), "{err}");
+    }
+
+    #[test]
+    fn more_pods_than_a_bridge_has_ports_are_refused() {
+        for pods in [0, 1001] {
+            let flags = UpFlags { max_pods: Some(pods), ..UpFlags::default() };
+            let err = Settings::resolve(Box::new(flags)).expect_err("refused").to_string();
+            assert_eq!(err, format!("--max-pods {pods}: from 1 to 1000 are possible"));
+        }
     }
 
     #[test]

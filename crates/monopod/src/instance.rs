@@ -102,23 +102,55 @@ impl fmt::Display for Cidr {
 pub(crate) struct Ranges {
     pub(crate) pods: Cidr,
     pub(crate) services: Cidr,
+    /// How long the prefix of the node's part is; what an instance of an earlier release wrote has none.
+    #[serde(default = "node_bits")]
+    node_bits: u8,
+}
+
+/// As upstream cuts ranges for nodes.
+fn node_bits() -> u8 {
+    24
 }
 
 impl Ranges {
-    /// The part of the Pods' range that is this node's: the first /24, as upstream cuts ranges for nodes.
+    /// The part of the Pods' range that is this node's: the first /24, or as much as its Pods need.
     pub(crate) fn node(&self) -> Cidr {
-        Cidr { base: self.pods.base, bits: self.pods.bits.max(24) }
+        Cidr { base: self.pods.base, bits: self.pods.bits.max(self.node_bits) }
+    }
+
+    /// Makes room for so many Pods, and as many that come while others go. The part never shrinks again:
+    /// Pods of the last start may live in all of it.
+    fn hold(&mut self, pods: u32) -> Result<()> {
+        let addresses = (pods.saturating_mul(2)).next_power_of_two();
+        self.node_bits = self.node_bits.min(addresses.leading_zeros() as u8 + 1);
+        let node = self.node();
+        let room = (1_u32 << (32 - u32::from(node.bits))) - ADDRESSES_TAKEN;
+        ensure!(room >= pods, "the Pod range {} has {room} addresses for --max-pods {pods}", self.pods);
+        Ok(())
     }
 }
 
-/// The ranges asked for, those of the last start, or the first free pair from 10.42/10.43 upward.
-pub(crate) fn choose_ranges(state: &Path, pods: Option<Cidr>, services: Option<Cidr>) -> Result<Ranges> {
+/// The network's own address, the gateway's and the broadcast one.
+const ADDRESSES_TAKEN: u32 = 3;
+
+/// The ranges asked for, those of the last start, or the first free pair from 10.42/10.43 upward; with room
+/// for as many Pods of this node as were asked for.
+pub(crate) fn choose_ranges(
+    state: &Path,
+    pods: Option<Cidr>,
+    services: Option<Cidr>,
+    max_pods: Option<u32>,
+) -> Result<Ranges> {
     let file = state.join("ranges.json");
     let before: Option<Ranges> = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let table = fs::read_to_string("/proc/net/route").unwrap_or_default();
     let bridge = format!("mp{}", id(state.parent().unwrap_or(state)));
     let free = still_free(before.as_ref(), &table, &bridge)?;
-    let ranges = Ranges { pods: pods.unwrap_or(free.pods), services: services.unwrap_or(free.services) };
+    let mut ranges =
+        Ranges { pods: pods.unwrap_or(free.pods), services: services.unwrap_or(free.services), ..free };
+    if let Some(max_pods) = max_pods {
+        ranges.hold(max_pods)?;
+    }
     ensure!(
         !ranges.pods.overlaps(ranges.services),
         "Pod range {} and Service range {} overlap",
@@ -143,13 +175,14 @@ fn still_free(before: Option<&Ranges>, table: &str, bridge: &str) -> Result<Rang
     }
     let free = first_free(&[taken, vec![before.services]].concat())?;
     tracing::warn!(before = %before.pods, now = %free.pods, "the range of the Pods was taken by another meanwhile");
-    Ok(Ranges { pods: free.pods, services: before.services })
+    Ok(Ranges { pods: free.pods, ..before.clone() })
 }
 
 fn first_free(taken: &[Cidr]) -> Result<Ranges> {
     let pair = |second: u32| Ranges {
         pods: Cidr { base: 10 << 24 | second << 16, bits: 16 },
         services: Cidr { base: 10 << 24 | (second + 1) << 16, bits: 16 },
+        node_bits: node_bits(),
     };
     let free = |range: &Cidr| !taken.iter().any(|route| route.overlaps(*range));
     let found = (42..252).step_by(2).map(pair).find(|ranges| free(&ranges.pods) && free(&ranges.services));
@@ -279,9 +312,24 @@ mod tests {
     #[test]
     fn ranges_stay_the_same_after_the_first_start() {
         let state = tempfile::tempdir().expect("a temporary directory");
-        let first =
-            choose_ranges(state.path(), Some("10.9.0.0/16".parse().expect("valid")), None).expect("chosen");
-        assert_eq!(choose_ranges(state.path(), None, None).expect("read"), first);
+        let first = choose_ranges(state.path(), Some("10.9.0.0/16".parse().expect("valid")), None, None)
+            .expect("chosen");
+        assert_eq!(choose_ranges(state.path(), None, None, None).expect("read"), first);
+    }
+
+    #[test]
+    fn the_part_of_the_node_has_room_for_its_pods_and_never_shrinks() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let node = |pods: Option<&str>, most: Option<u32>| {
+            let pods = pods.map(|pods| pods.parse().expect("valid"));
+            choose_ranges(state.path(), pods, None, most).map(|ranges| ranges.node().to_string())
+        };
+        assert_eq!(node(Some("10.9.0.0/16"), None).expect("chosen"), "10.9.0.0/24");
+        assert_eq!(node(None, Some(110)).expect("chosen"), "10.9.0.0/24");
+        assert_eq!(node(None, Some(1000)).expect("chosen"), "10.9.0.0/21");
+        assert_eq!(node(None, Some(10)).expect("chosen"), "10.9.0.0/21", "Pods may live in it");
+        let small = node(Some("10.9.0.0/28"), Some(14)).expect_err("too small").to_string();
+        assert_eq!(small, "the Pod range 10.9.0.0/28 has 13 addresses for --max-pods 14");
     }
 
     #[test]

@@ -182,7 +182,8 @@ impl Ground {
         let data_dir = prepare_directories(&settings.data_dir)?;
         let state = data_dir.join("state");
         let running = instance::lock(&state)?;
-        let ranges = instance::choose_ranges(&state, settings.pod_cidr, settings.service_cidr)?;
+        let ranges =
+            instance::choose_ranges(&state, settings.pod_cidr, settings.service_cidr, settings.max_pods)?;
         let listener = listen(settings.listen).await?;
         let authority = Arc::new(Authority::open(&data_dir.join("pki"), "kubernetes", Timestamp::now())?);
         let names = certificate_names(settings, &ranges, listener.local_addr()?);
@@ -257,7 +258,7 @@ pub(crate) fn remove_everything(data_dir: &Path) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let _running = instance::lock(&state)?;
-    let ranges = instance::choose_ranges(&state, None, None)?;
+    let ranges = instance::choose_ranges(&state, None, None, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let config = runtime_config(data_dir, &ranges)?;
     let mut removed = Vec::new();
@@ -309,7 +310,7 @@ fn node_config(settings: &Settings, ground: &Ground, address: SocketAddr) -> nod
         cluster_dns: Some(network::dns_address(&ground.ranges)),
         cluster_domain: network::CLUSTER_DOMAIN.to_owned(),
         api_server: SocketAddr::new(ground.ranges.services.address(1).into(), 443),
-        max_pods: 110,
+        max_pods: settings.max_pods.unwrap_or(crate::config::MAX_PODS),
         allowed_sysctls: Vec::new(),
         labels: Vec::new(),
         taints: Vec::new(),

@@ -4,23 +4,11 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{Instance, program, test_image};
+use crate::harness::{Instance, PATIENCE, Random, number, program, test_image};
 use crate::host::{Traces, instance_id, power_off, shims_of};
 
 /// Host ports from here on are the test's.
 const FIRST_PORT: u64 = 23_000;
-
-/// A generator good enough to choose instants; its seed is printed, so a failure can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % below
-    }
-}
 
 /// What every Pod of the test refers to.
 const SOURCES: &str = r#"apiVersion: v1
@@ -51,13 +39,8 @@ const FLAPPING: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"fl
 /// MONOPOD_CRASH_ROUNDS says how many rounds; ten by default, to keep the suite short.
 #[test]
 fn nothing_acknowledged_is_lost_whenever_the_daemon_dies() {
-    let rounds: u64 = std::env::var("MONOPOD_CRASH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(10);
-    let seed = std::env::var("MONOPOD_CRASH_SEED")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(0x9e37_79b9_7f4a_7c15);
-    println!("MONOPOD_CRASH_SEED={seed}");
-    let mut random = Random(seed);
+    let rounds = number("MONOPOD_CRASH_ROUNDS").unwrap_or(10);
+    let mut random = Random::of("MONOPOD_CRASH_SEED");
     let mut instance = Instance::start(&["busybox.tar"]);
     instance.apply(SOURCES);
     instance.apply(&pod("steady", FIRST_PORT));
@@ -126,7 +109,7 @@ fn nothing_acknowledged_is_lost_whenever_the_daemon_dies() {
         instance.wait("condition=Ready", &format!("pod/{name}"));
     }
     instance.kubectl(&["delete", "pods", "--all"]).ok();
-    nothing_of_pods_is_left(&instance);
+    nothing_of_pods_is_left(&instance, PATIENCE);
     let images = instance.monopod(&["image", "import", &test_image("busybox.tar")]).ok();
     assert!(images.contains("busybox:1.36"), "{images}");
 }
@@ -144,7 +127,7 @@ enum Victim {
 /// those of the last would wait ever longer for their next restart.
 #[test]
 fn every_pod_comes_back_whatever_is_killed() {
-    let rounds: u64 = std::env::var("MONOPOD_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let rounds = number("MONOPOD_KILL_ROUNDS").unwrap_or(4);
     let mut random = Random(0x1234_5678_9abc_def1);
     let mut instance = Instance::start(&["busybox.tar"]);
     let id = instance_id(instance.dir.path());
@@ -186,7 +169,7 @@ fn every_pod_comes_back_whatever_is_killed() {
             .kubectl(&[&["delete", "pod"], &*pods.iter().map(|name| &**name).collect::<Vec<_>>()].concat())
             .ok();
     }
-    nothing_of_pods_is_left(&instance);
+    nothing_of_pods_is_left(&instance, PATIENCE);
 }
 
 /// What identifies the instances of a Pod's containers.
@@ -283,9 +266,9 @@ fn exists(instance: &Instance, what: &str) -> bool {
 }
 
 /// With all Pods gone only the daemon itself, its bridge and its own tables may show.
-fn nothing_of_pods_is_left(instance: &Instance) {
+pub fn nothing_of_pods_is_left(instance: &Instance, patience: Duration) {
     let id = instance_id(instance.dir.path());
-    instance.eventually("what the Pods left", || {
+    instance.eventually_within(patience, "what the Pods left", || {
         let traces = Traces::of(&id, instance.dir.path());
         let (mounts, processes, links) =
             (traces.count("mount"), traces.count("process"), traces.count("link"));

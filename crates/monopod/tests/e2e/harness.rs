@@ -20,6 +20,30 @@ pub fn program(variable: &str) -> PathBuf {
     PathBuf::from(value.unwrap_or_else(|| panic!("{variable} is not set: run `cargo xtask test e2e`")))
 }
 
+/// A number given by the environment.
+pub fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// A generator good enough to choose instants and victims.
+pub struct Random(pub u64);
+
+impl Random {
+    /// The seed is printed, so that a failure can be repeated: `variable` sets it.
+    pub fn of(variable: &str) -> Self {
+        let seed = number(variable).filter(|seed| *seed != 0).unwrap_or(0x9e37_79b9_7f4a_7c15);
+        println!("{variable}={seed}");
+        Random(seed)
+    }
+
+    pub fn next(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % below
+    }
+}
+
 /// A running Monopod with its data directory.
 pub struct Instance {
     pub dir: TempDir,
@@ -252,13 +276,24 @@ impl Instance {
     pub fn eventually<T: std::fmt::Debug>(
         &self,
         what: &str,
+        attempt: impl FnMut() -> Result<T, String>,
+    ) -> T {
+        self.eventually_within(PATIENCE, what, attempt)
+    }
+
+    /// The same for what may take longer than others.
+    #[track_caller]
+    pub fn eventually_within<T: std::fmt::Debug>(
+        &self,
+        patience: Duration,
+        what: &str,
         mut attempt: impl FnMut() -> Result<T, String>,
     ) -> T {
         let start = Instant::now();
         loop {
             match attempt() {
                 Ok(value) => return value,
-                Err(last) if start.elapsed() > PATIENCE => {
+                Err(last) if start.elapsed() > patience => {
                     panic!("{what}: {last}\n{}", self.log_tail())
                 }
                 // Polls a state that nothing announces; the state decides, not the time.

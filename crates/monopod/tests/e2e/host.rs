@@ -34,6 +34,11 @@ impl Traces {
         self.0.is_empty()
     }
 
+    /// All of them.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// How many traces of a kind there are.
     pub fn count(&self, kind: &str) -> usize {
         self.0.iter().filter(|line| line.starts_with(kind)).count()
