@@ -161,6 +161,11 @@ impl Error {
         Error::with(ErrorType::Invalid, path, Some(value.into()), detail)
     }
 
+    /// The value as a whole breaks the rule that `detail` states, and is not shown.
+    pub fn invalid_whole(path: &Path<'_>, detail: impl Into<String>) -> Error {
+        Error::with(ErrorType::Invalid, path, None, detail)
+    }
+
     /// The value has the wrong type.
     pub fn type_invalid(path: &Path<'_>, value: impl Into<Value>, detail: impl Into<String>) -> Error {
         Error::with(ErrorType::TypeInvalid, path, Some(value.into()), detail)

@@ -33,7 +33,8 @@ pub(super) fn kinds() -> Vec<Kind> {
             .generation(Generation::Wishes)
             .kept_by_status(&["ownerReferences"])
             .prepare_create(job::prepare_create)
-            .validate(apps::job)
+            .validate(job::validate)
+            .validate_status(job::validate_status)
             .warnings(apps::template_warnings)
             .unlisted_field(field::unlisted_of_job)
             .cells(workload::job),

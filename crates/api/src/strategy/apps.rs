@@ -1,4 +1,4 @@
-//! The workloads: Deployment, ReplicaSet, StatefulSet, DaemonSet, Job, ReplicationController.
+//! The workloads: Deployment, ReplicaSet, StatefulSet, DaemonSet, ReplicationController.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use super::prepare;
 use crate::field::{Error, ErrorList, Path};
 use crate::kinds::{Kind, Object};
 use crate::selector::LabelSelector;
-use crate::validate::meta::{self, IMMUTABLE, SelectorValues, immutable, same};
+use crate::validate::meta::{self, SelectorValues, immutable, same};
 use crate::validate::view::View;
 use crate::validate::{is_valid_percent, non_negative};
 
@@ -331,71 +331,6 @@ fn stateful_set_update(new: View<'_>, old: View<'_>, errors: &mut ErrorList) {
     }
 }
 
-pub(crate) fn job(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
-    let spec = new.get("spec");
-    if spec.get("selector").is_set() {
-        meta::label_selector(spec.get("selector"), SelectorValues::Checked, &SPEC.child("selector"), errors);
-    }
-    super::job::validate(new, old.is_none(), errors);
-    job_spec(spec, &SPEC, errors);
-    if let Some(old) = old {
-        job_update(spec, old.get("spec"), errors);
-    }
-}
-
-pub(super) fn job_spec(spec: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
-    numbers(
-        spec,
-        &["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"],
-        path,
-        errors,
-    );
-    let modes = ["NonIndexed", "Indexed"];
-    let mode = spec.get("completionMode");
-    if mode.is_set() && !modes.contains(&mode.text()) {
-        errors.push(Error::not_supported(&path.child("completionMode"), mode.text(), &modes));
-    }
-    if mode.text() == "Indexed" && !spec.get("completions").is_set() {
-        let words = "when completion mode is Indexed";
-        errors.push(Error::required(&path.child("completions"), words));
-    }
-    let at = path.child("template");
-    pod::template(spec.get("template"), &at, errors);
-    let policy = spec.at(&["template", "spec", "restartPolicy"]).text();
-    if !matches!(policy, "OnFailure" | "Never") {
-        // A policy that was left open has become the default, which Jobs do not have.
-        let field = at.child("spec.restartPolicy");
-        match policy {
-            "Always" | "" => errors.push(Error::required(&field, "valid values: \"OnFailure\", \"Never\"")),
-            other => errors.push(Error::not_supported(&field, other, &["OnFailure", "Never"])),
-        }
-    }
-    if spec.get("podFailurePolicy").is_set() && policy != "Never" {
-        let words = "only \"Never\" is supported when podFailurePolicy is specified";
-        errors.push(Error::invalid(&at.child("spec.restartPolicy"), policy, words));
-    }
-}
-
-fn job_update(new: View<'_>, old: View<'_>, errors: &mut ErrorList) {
-    let indexed = new.str("completionMode") == "Indexed";
-    let scaled_together = new.get("completions").as_int() == new.get("parallelism").as_int();
-    let unchanged = same(new.get("completions").value(), old.get("completions").value());
-    if !(unchanged || indexed && scaled_together) {
-        errors.push(Error::invalid(&SPEC.child("completions"), new.get("completions").json(), IMMUTABLE));
-    }
-    fixed(new, old, &["selector"], errors);
-    // A suspended Job that has not begun may still be told where to run.
-    if !old.flag("suspend") {
-        fixed(new, old, &["template"], errors);
-    }
-    fixed(
-        new,
-        old,
-        &["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"],
-        errors,
-    );
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -483,23 +418,6 @@ mod tests {
         assert_eq!(
             validate_update(resource, None, &new, &old).to_string(),
             "[spec.template.metadata.labels: Invalid value: {\"app\":\"app\"}: `selector` does not match template `labels`, spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"other\"}}: field is immutable]"
-        );
-    }
-
-    #[test]
-    fn jobs_do_not_run_for_ever_and_keep_their_completions() {
-        assert_eq!(
-            created("batch/v1", "Job", json!({"template": template("a")})),
-            "spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""
-        );
-        let mut spec = json!({"template": template("a")});
-        spec["template"]["spec"]["restartPolicy"] = json!("Never");
-        let old = made("batch/v1", "Job", spec);
-        let mut new = old.clone();
-        new["spec"]["completions"] = json!(5);
-        assert_eq!(
-            validate_update(by_kind("batch/v1", "Job").expect("known"), None, &new, &old).to_string(),
-            "spec.completions: Invalid value: 5: field is immutable"
         );
     }
 

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::apps::{job_spec, numbers};
-use super::pod;
+use super::apps::numbers;
+use super::{job, pod};
 use crate::field::{Error, ErrorList, Path};
 use crate::schedule::{self, Schedule};
 use crate::validate::view::View;
@@ -95,13 +95,13 @@ fn may_be_in_zone(part: &str) -> bool {
         && part.bytes().all(spelt)
 }
 
-fn job_template(job: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
-    job_spec(job, path, errors);
-    if job.get("selector").is_set() {
+fn job_template(spec: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
+    job::spec(spec, path, errors);
+    if spec.get("selector").is_set() {
         let words = "`selector` will be auto-generated";
-        errors.push(Error::invalid(&path.child("selector"), job.get("selector").json(), words));
+        errors.push(Error::invalid(&path.child("selector"), spec.get("selector").json(), words));
     }
-    if job.flag("manualSelector") {
+    if spec.flag("manualSelector") {
         errors.push(Error::not_supported(&path.child("manualSelector"), true, &["nil", "false"]));
     }
 }

@@ -4,20 +4,22 @@ use serde_json::{Map, Value, json};
 
 use crate::field::{Error, ErrorList, Path};
 use crate::selector::LabelSelector;
+use crate::validate::meta::{self, SelectorValues};
 use crate::validate::view::View;
 
 type Object = Map<String, Value>;
 
+const SPEC: Path<'static> = Path::new("spec");
 const UID: &str = "batch.kubernetes.io/controller-uid";
 
-/// The labels by which the Pods of a Job are found: the new names and the old ones.
+/// The labels by which the Pods of a Job are found: the old names and the new ones.
 fn labels(name: &str, uid: &str) -> [(&'static str, String); 4] {
     let (name, uid) = (name.to_owned(), uid.to_owned());
     [
-        ("job-name", name.clone()),
-        ("batch.kubernetes.io/job-name", name),
         ("controller-uid", uid.clone()),
+        ("job-name", name.clone()),
         (UID, uid),
+        ("batch.kubernetes.io/job-name", name),
     ]
 }
 
@@ -57,41 +59,53 @@ pub(crate) fn prepare_create(job: &mut Object) {
     }
 }
 
-/// The selector is there, and is the generated one or chooses the template.
-pub(super) fn validate(job: View<'_>, is_new: bool, errors: &mut ErrorList) {
-    let (metadata, spec) = (job.get("metadata"), job.get("spec"));
-    let path = Path::new("spec");
-    if !spec.get("selector").is_set() {
-        // One that was stored without is left as it is: nothing acts on it, and it can be deleted.
-        if is_new {
-            errors.push(Error::required(&path.child("selector"), ""));
-        }
+/// What was generated is what it would be made of the name and the uid. A Job that is older than the labels with
+/// a prefix does not get them.
+pub(super) fn generated(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
+    let (metadata, spec) = (new.get("metadata"), new.get("spec"));
+    if spec.flag("manualSelector") || !spec.get("selector").is_set() {
         return;
     }
-    let template = spec.at(&["template", "metadata", "labels"]);
-    let at = path.child("template.metadata.labels");
-    let Some(Ok(selector)) = spec.get("selector").value().map(LabelSelector::from_value) else { return };
-    if spec.flag("manualSelector") {
-        if !selector.matches(&template.value().and_then(Value::as_object)) {
-            let words = "`selector` does not match template `labels`";
-            errors.push(Error::invalid(&at, template.json(), words));
-        }
-        return;
-    }
-    if !is_new {
-        return;
-    }
-    let expected = labels(metadata.str("name"), metadata.str("uid"));
+    let before = old.map(|old| old.at(&["spec", "template", "metadata", "labels"]));
+    let is_expected =
+        |label: &str| !label.contains('/') || before.is_none_or(|before| before.get(label).is_set());
+    let mut expected = labels(metadata.str("name"), metadata.str("uid")).to_vec();
+    expected.retain(|(label, _)| is_expected(label));
+    let labels = spec.at(&["template", "metadata", "labels"]);
+    let path = SPEC.child("template.metadata.labels");
     for (label, value) in &expected {
-        if template.str(label) != value {
-            errors.push(Error::invalid(&at, template.json(), format!("must be '{value}'")));
+        let (found, words) = (labels.get(label), format!("must be '{value}'"));
+        if !found.is_set() {
+            errors.push(Error::required(&path.key(label), words));
+        } else if found.text() != value {
+            errors.push(Error::invalid(&path.key(label), labels.json(), words));
         }
     }
+    let Some(Ok(selector)) = spec.get("selector").value().map(LabelSelector::from_value) else { return };
     let expected: Object =
         expected.into_iter().map(|(label, value)| (label.to_owned(), json!(value))).collect();
     if !selector.matches(&Some(&expected)) {
         let words = "`selector` not auto-generated";
-        errors.push(Error::invalid(&path.child("selector"), spec.get("selector").json(), words));
+        errors.push(Error::invalid(&SPEC.child("selector"), spec.get("selector").json(), words));
+    }
+}
+
+/// There is one, and it chooses the template.
+pub(super) fn chooses(spec: View<'_>, errors: &mut ErrorList) {
+    let (selector, path) = (spec.get("selector"), SPEC.child("selector"));
+    if !selector.is_set() {
+        errors.push(Error::required(&path, ""));
+    }
+    meta::label_selector(selector, SelectorValues::Checked, &path, errors);
+    let labels = spec.at(&["template", "metadata", "labels"]);
+    let chosen = match selector.value().map(LabelSelector::from_value) {
+        Some(Ok(selector)) => selector.matches(&labels.value().and_then(Value::as_object)),
+        Some(Err(_)) => return,
+        None => false,
+    };
+    if !chosen {
+        let words = "`selector` does not match template `labels`";
+        errors.push(Error::invalid(&SPEC.child("template.metadata.labels"), labels.json(), words));
     }
 }
 
@@ -138,8 +152,12 @@ mod tests {
         let (job, errors) = created(json!({"selector": own, "manualSelector": true, "template": template}));
         assert_eq!((errors.as_str(), &job["spec"]["selector"]), ("", &own));
         let (_, errors) = created(json!({"manualSelector": true, "template": template}));
-        assert_eq!(errors, "spec.selector: Required value");
+        assert_eq!(
+            errors,
+            "[spec.selector: Required value, spec.template.metadata.labels: Invalid value: {\"app\":\"x\"}: `selector` does not match template `labels`]"
+        );
         let (_, errors) = created(json!({"template": {"metadata": {"labels": {"job-name": "b"}}}}));
+        assert!(errors.starts_with("spec.template.metadata.labels[job-name]: Invalid value: {"), "{errors}");
         assert!(errors.ends_with("must be 'a'"), "{errors}");
     }
 }
