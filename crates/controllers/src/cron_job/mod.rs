@@ -12,7 +12,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -22,12 +22,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::context::{Context, say, split};
 use crate::controller::Controller;
+use crate::job::end_of;
 use crate::ownership::{controller_of, owner_key};
 use crate::pod_control::words;
-use crate::workqueue::Next;
+use crate::workqueue::{Keys, Next};
 use decide::{Run, View, active, decide};
 
 struct CronJobs {
@@ -45,7 +47,12 @@ struct Memory {
     version: u64,
     scheduled_since: Option<Timestamp>,
     missed: Option<Timestamp>,
+    /// When to look again.
+    due: Option<Timestamp>,
 }
+
+/// How often clocks are compared.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
 
 pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
     let this = Arc::new(CronJobs {
@@ -59,6 +66,11 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
     let controller = Controller::new("cronjob")
         .watches(&this.cron_jobs, move |change| of_cron_jobs.changed(change))
         .watches(&this.jobs, job_changed);
+    let (of_clock, keys, shutdown) = (this.clone(), controller.keys(), context.shutdown.clone());
+    tasks.spawn(async move {
+        // Cancel-safe: what is due stays due.
+        shutdown.run_until_cancelled(of_clock.look_at_clock(&keys)).await;
+    });
     controller.run(tasks, context.shutdown.clone(), move |key| {
         let this = this.clone();
         async move { this.sync(&key).await }
@@ -72,6 +84,12 @@ fn job_changed(change: &Change<Job>) -> Vec<String> {
         old.into_iter().chain([&change.object().metadata]).filter_map(owner_key::<CronJob>).collect();
     keys.dedup();
     keys
+}
+
+/// The UIDs of those whose time has come.
+fn overdue(memories: &HashMap<String, Memory>, now: Timestamp) -> HashSet<String> {
+    let due = memories.iter().filter(|(_, memory)| memory.due.is_some_and(|due| due <= now));
+    due.map(|(uid, _)| uid.clone()).collect()
 }
 
 fn uid(metadata: &ObjectMeta) -> &str {
@@ -111,6 +129,21 @@ impl CronJobs {
         vec![key_of(&**change.object())]
     }
 
+    /// Timers run by a clock that nobody sets, and that stands still while the machine sleeps; schedules are of
+    /// the one on the wall. What is due by that one and was not begun by a timer is begun from here.
+    async fn look_at_clock(&self, keys: &Keys) {
+        let mut ticks = interval(LOOK_AT_CLOCK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let due = overdue(&self.memories(), Timestamp::now());
+            let late = self.cron_jobs.filter(|cron_job| due.contains(uid(&cron_job.metadata)));
+            for cron_job in late {
+                let _ = keys.send(key_of(&*cron_job));
+            }
+        }
+    }
+
     async fn sync(&self, key: &str) -> Result<Next, Error> {
         let (namespace, name) = split(key);
         let Some(cron_job) = self.cron_jobs.get(namespace, name) else { return Ok(Next::Done) };
@@ -131,7 +164,10 @@ impl CronJobs {
         for note in plan.notes {
             say(&self.recorder, &*cron_job, note.kind, note.reason, note.message);
         }
-        self.remember(&cron_job, |memory| memory.missed = plan.missed);
+        self.remember(&cron_job, |memory| {
+            memory.missed = plan.missed;
+            memory.due = plan.again.and_then(|pause| view.now.checked_add(pause).ok());
+        });
         let mut status = plan.status;
         let begun = match &plan.run {
             Some(run) => self.begin(&cron_job, run, &mut status).await,
@@ -208,9 +244,12 @@ impl CronJobs {
             decide::remove(status, uid(&job.metadata));
         }
         let Some(job) = self.create(cron_job, &template::job(cron_job, run.at)).await? else { return Ok(()) };
-        decide::remove(status, uid(&job.metadata));
-        status.active.get_or_insert_default().push(reference(&job));
         status.last_schedule_time = Some(Time(run.at));
+        decide::remove(status, uid(&job.metadata));
+        // One that was there already may have ended by now.
+        if end_of(&job).is_none() {
+            status.active.get_or_insert_default().push(reference(&job));
+        }
         Ok(())
     }
 

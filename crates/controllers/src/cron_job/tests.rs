@@ -1,6 +1,6 @@
 //! CronJobs over days that pass as fast as they are decided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use api::schedule::{Schedule, zone};
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::decide::{Plan, View, decide, remove};
-use super::{template, uid};
+use super::{Memory, overdue, template, uid};
 use crate::job::end_of;
 
 fn time(text: &str) -> Timestamp {
@@ -346,6 +346,17 @@ fn those_that_failed_and_those_that_succeeded_have_histories_of_their_own() {
     days.set("failedJobsHistoryLimit", json!(0)).set("successfulJobsHistoryLimit", json!(0));
     days.until("2026-07-01T01:06:00Z");
     assert!(days.jobs.is_empty());
+}
+
+#[test]
+fn what_a_set_clock_makes_due_is_found() {
+    let due = |at: &str| Memory { due: Some(time(at)), ..Memory::default() };
+    let memories = HashMap::from([
+        ("past".to_owned(), due("2026-07-01T00:00:00Z")),
+        ("coming".to_owned(), due("2026-07-01T00:00:01Z")),
+        ("never".to_owned(), Memory::default()),
+    ]);
+    assert_eq!(overdue(&memories, time("2026-07-01T00:00:00Z")), HashSet::from(["past".to_owned()]));
 }
 
 #[test]
