@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::error::X509Error;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -41,8 +42,12 @@ pub struct SigningRequest {
 impl SigningRequest {
     /// Reads `spec.request`: PEM, in base64 as JSON carries bytes.
     pub fn parse(request: &str) -> Result<Self, String> {
-        let pem = BASE64.decode(request).unwrap_or_default();
-        let block = Pem::iter_from_buffer(&pem).next().and_then(Result::ok);
+        Self::parse_pem(&BASE64.decode(request).unwrap_or_default())
+    }
+
+    /// Reads a request in PEM.
+    pub fn parse_pem(pem: &[u8]) -> Result<Self, String> {
+        let block = Pem::iter_from_buffer(pem).next().and_then(Result::ok);
         let block = block.filter(|block| block.label == "CERTIFICATE REQUEST");
         let der = block.ok_or("PEM block type must be CERTIFICATE REQUEST")?.contents;
         let parsed = read(&der)?;
@@ -87,6 +92,13 @@ impl SigningRequest {
             _ => "x509: signature verification failure".to_owned(),
         })
     }
+}
+
+/// The end of the first certificate of a chain in PEM, unless it is none.
+pub fn not_after(pem: &[u8]) -> Option<Timestamp> {
+    let block = Pem::iter_from_buffer(pem).next()?.ok()?;
+    let seconds = block.parse_x509().ok()?.validity().not_after.timestamp();
+    Timestamp::from_second(seconds).ok()
 }
 
 fn read(der: &[u8]) -> Result<X509CertificationRequest<'_>, String> {

@@ -10,11 +10,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates::Sign;
+
 /// What the controllers cannot read from the API.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The authority's certificate, for `kube-root-ca.crt`.
     pub authority_pem: String,
+    /// Signs certificates with the authority's key.
+    pub sign: Sign,
     /// Where volumes of the class `standard` are made, on every node.
     pub volumes_dir: PathBuf,
     /// Removes such a volume with all below it, whatever its users have put there; one that is gone

@@ -9,6 +9,7 @@
 //!
 //! - `namespace` empties and finalizes namespaces that are being deleted.
 //! - `service_account` keeps `default` and `kube-root-ca.crt` in each namespace.
+//! - `certificates` approves kubelets' certificate requests, signs what is approved, and cleans up.
 //! - `node_lifecycle` turns conditions and missing heartbeats into taints.
 //! - `taint_eviction` deletes Pods from nodes whose taints they do not bear.
 //! - `pod_gc` deletes Pods that nobody will ever finish.
@@ -32,6 +33,7 @@
 
 mod batch;
 mod census;
+mod certificates;
 mod conditions;
 mod context;
 mod controller;
@@ -61,5 +63,6 @@ mod ttl_after_finished;
 mod volume;
 mod workqueue;
 
+pub use certificates::{Order, Sign};
 pub use context::Config;
 pub use run::run;

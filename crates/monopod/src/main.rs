@@ -29,6 +29,7 @@ mod notify;
 mod progress;
 mod pull;
 mod rooms;
+mod signer;
 mod status;
 mod up;
 

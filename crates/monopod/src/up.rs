@@ -106,6 +106,7 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     rooms.run("scheduler", scheduler::run(scheduler, informers.clone(), shutdown.clone()));
     let volumes = controllers::Config {
         authority_pem: ground.authority.certificate_pem().to_owned(),
+        sign: crate::signer::of(ground.authority.clone()),
         volumes_dir: ground.data_dir.join("volumes"),
         remove_tree: |path| sys::beneath::remove_tree(path).map_err(|error| error.to_string()),
     };

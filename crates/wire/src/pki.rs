@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <pki>/ca.crt, ca.key ── Authority ─┬─ ServingCertificate ── TLS listener
-//!                                    └─ client certificates (user, groups)
+//!                                    ├─ client certificates (user, groups)
+//!                                    └─ certificates for keys of others
 //! ```
 //!
 //! The authority lives ten years, everything it signs one. A serving
@@ -30,6 +31,10 @@ use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::Identity;
+
+mod request;
+
+pub use request::Order;
 
 /// How long an authority is valid.
 pub const AUTHORITY_LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 365 * 10);
@@ -74,6 +79,12 @@ pub enum Error {
     /// A client certificate was asked for with more groups than can be written.
     #[error("a certificate carries at most two groups, not {0}")]
     Groups(usize),
+    /// The authority itself is no longer valid.
+    #[error("the signer has expired: NotAfter={0}")]
+    Expired(Timestamp),
+    /// The kernel gives no random bytes.
+    #[error("the kernel gives no random bytes")]
+    Random,
     /// The TLS library refused the configuration.
     #[error("failed to configure TLS: {0}")]
     Tls(String),
@@ -302,12 +313,12 @@ fn issue_current(
     Ok(Current { key: Arc::new(CertifiedKey::new(chain, signer)), not_after: issued.not_after })
 }
 
-/// Who a client certificate speaks for: common name and organisations, as the
-/// API server's x509 authenticator reads them. `None` without a common name.
+/// Who a client certificate speaks for: common name (the last, as Go reads names) and organisations,
+/// as the API server's x509 authenticator reads them. `None` without a common name.
 pub fn identity(certificate: &CertificateDer<'_>) -> Option<Identity> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let subject = parsed.subject();
-    let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let user = subject.iter_common_name().last()?.as_str().ok()?.to_owned();
     let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
     let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
     let certificate_sha256 = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();

@@ -243,20 +243,6 @@ kind: Namespace
 metadata: {name: limits, labels: {pod-security.kubernetes.io/warn: baseline}}
 "#,
     ),
-    kind(
-        "certificates.k8s.io",
-        "CertificateSigningRequest",
-        "stored, and nothing signs it yet: approved, it stays without a certificate",
-        r#"
-apiVersion: certificates.k8s.io/v1
-kind: CertificateSigningRequest
-metadata: {name: limits}
-spec:
-  signerName: example.com/limits
-  usages: [client auth]
-  request: LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlJQkZUQ0J2QUlCQURBZ01RNHdEQVlEVlFRS0RBVm1aWEp5ZVRFT01Bd0dBMVVFQXd3RlkyeGxjbXN3V1RBVApCZ2NxaGtqT1BRSUJCZ2dxaGtqT1BRTUJCd05DQUFSQ2NwalpOVXlsYXFXeWVRN1JuTGt0Vm9nemprempsL0Y2CkVoQmE0Y0NNY0NwbjFiaFNOWmV4dDNvVS9ONGQyUFQrVjhRbkhzT29DckhYNE9YaXNqS2RvRG93T0FZSktvWkkKaHZjTkFRa09NU3N3S1RBbkJnTlZIUkVFSURBZWdoWmtaWE5yTG1abGNuSjVMbVY0WVcxd2JHVXVZMjl0aHdUQQpBQUlKTUFvR0NDcUdTTTQ5QkFNQ0EwZ0FNRVVDSUZtRmZReWZMSUkzeW1YRzlDZW1XMjdhbU9jc2phMlk2RXhFCnlDZlB6RDRiQWlFQTFMbGllckJLTkEwcm0yZTBIOWgyckVrVHFnaXV6QS9hQmp1RUhzOFZDUE09Ci0tLS0tRU5EIENFUlRJRklDQVRFIFJFUVVFU1QtLS0tLQo=
-"#,
-    ),
     part(
         ("", "Secret"),
         "Secret for a ServiceAccount's token",

@@ -106,6 +106,7 @@ mod tests {
     async fn only_directories_right_below_the_root_are_removed() {
         let root = tempfile::tempdir().unwrap();
         let config = Config {
+            sign: crate::certificates::Sign::new(|_| Err("no authority here".to_owned())),
             authority_pem: String::new(),
             volumes_dir: root.path().to_owned(),
             remove_tree: |path| std::fs::remove_dir(path).map_err(|error| error.to_string()),

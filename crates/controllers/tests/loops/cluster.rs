@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use client::{Client, InProcess, Informers, Transport};
 use http::Method;
+use jiff::Timestamp;
 use serde_json::Value;
 use server::{Config, Nodes, Server};
 use store::{Embedded, History, Store};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wire::Handler;
+use wire::pki::Authority;
 
 use crate::faults::{Faults, Faulty};
 
@@ -54,7 +56,7 @@ impl Cluster {
         let config = Config {
             service_cidr: "10.43.0.0/16".into(),
             advertise: "127.0.0.1:6443".parse().unwrap(),
-            authority_pem: "PEM".into(),
+            authority_pem: authority(directory.path()).certificate_pem().to_owned(),
             service_account_key: server::auth::TokenKey::generate().unwrap(),
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             anonymous: true,
@@ -67,6 +69,11 @@ impl Cluster {
         let client = Client::new(Arc::new(transport(&server)));
         let running = Running::start(&server, faults.clone(), directory.path());
         Self { server, client, store, faults, running, directory }
+    }
+
+    /// Somebody else who talks to the server.
+    pub(crate) fn client_of(&self, user: &str, groups: &[&str]) -> Client {
+        Client::new(Arc::new(InProcess::new(self.server.clone(), user, groups)))
     }
 
     /// Ends the controllers in the middle of what they do and starts them anew, with nothing known.
@@ -115,6 +122,11 @@ fn transport(server: &Arc<Server>) -> InProcess {
     InProcess::new(server.clone(), "admin", &["system:masters"])
 }
 
+/// The authority of the cluster, made when it is asked for first.
+fn authority(directory: &Path) -> Authority {
+    Authority::open(&directory.join("pki"), "kubernetes", Timestamp::now()).unwrap()
+}
+
 impl Running {
     fn start(server: &Arc<Server>, faults: Option<Arc<Faults>>, directory: &Path) -> Self {
         let to = transport(server);
@@ -124,8 +136,19 @@ impl Running {
         };
         let client = Client::new(transport);
         let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let authority = authority(directory);
         let settings = controllers::Config {
-            authority_pem: "PEM".into(),
+            authority_pem: authority.certificate_pem().to_owned(),
+            sign: controllers::Sign::new(move |order: &controllers::Order| {
+                let order = wire::pki::Order {
+                    request: &order.request,
+                    key_usage: order.key_usage,
+                    extended_key_usages: &order.extended_key_usages,
+                    not_before: order.not_before,
+                    not_after: order.not_after,
+                };
+                authority.certify(&order, Timestamp::now()).map_err(|error| error.to_string())
+            }),
             volumes_dir: directory.join("volumes"),
             remove_tree: |_: &Path| Ok(()),
         };

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout)]
 
 mod autoscalers;
+mod certificates;
 mod cluster;
 mod collector;
 mod cron_jobs;

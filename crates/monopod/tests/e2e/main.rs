@@ -13,6 +13,7 @@
 mod adoption;
 mod archives;
 mod bad_input;
+mod certificates;
 mod churn;
 mod commands;
 mod crash;
