@@ -1,8 +1,6 @@
 //! RBAC as pure functions: what a rule allows, what rules cover other rules, and
 //! what aggregated ClusterRoles consist of.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 
 use crate::field::go_quote;
@@ -191,27 +189,23 @@ pub fn quoted_list(list: &[String]) -> String {
     format!("[{}]", quoted.join(" "))
 }
 
-/// The rules an aggregated ClusterRole must have: those of all it selects, in the order of
-/// their names, none twice. `None` when it aggregates nothing and keeps its own rules.
+/// The rules an aggregated ClusterRole must have: those of all it selects, selector by selector in the
+/// order of their names, none twice. `None` when it aggregates nothing and keeps its own rules.
 pub fn aggregate<'a>(
     role: &ClusterRole,
     all: impl IntoIterator<Item = &'a ClusterRole>,
 ) -> Option<Vec<PolicyRule>> {
     let selectors = role.aggregation_rule.as_ref()?.cluster_role_selectors.as_deref().unwrap_or_default();
-    let selectors: Vec<LabelSelector> =
-        selectors.iter().filter_map(|s| LabelSelector::from_meta(Some(s)).ok()).collect();
-    let mut selected: BTreeMap<&str, &ClusterRole> = BTreeMap::new();
-    for other in all {
-        let name = other.metadata.name.as_deref().unwrap_or_default();
-        let is_self = role.metadata.name.as_deref() == Some(name);
-        if !is_self && selectors.iter().any(|s| s.matches(&other.metadata.labels)) {
-            selected.insert(name, other);
-        }
-    }
+    let mut others: Vec<&ClusterRole> =
+        all.into_iter().filter(|other| other.metadata.name != role.metadata.name).collect();
+    others.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     let mut rules: Vec<PolicyRule> = Vec::new();
-    for rule in selected.values().flat_map(|r| r.rules.iter().flatten()) {
-        if !rules.contains(rule) {
-            rules.push(rule.clone());
+    for selector in selectors.iter().filter_map(|s| LabelSelector::from_meta(Some(s)).ok()) {
+        let selected = others.iter().filter(|other| selector.matches(&other.metadata.labels));
+        for rule in selected.flat_map(|other| other.rules.iter().flatten()) {
+            if !rules.contains(rule) {
+                rules.push(rule.clone());
+            }
         }
     }
     Some(rules)

@@ -10,6 +10,7 @@
 //! - `namespace` empties and finalizes namespaces that are being deleted.
 //! - `service_account` keeps `default` and `kube-root-ca.crt` in each namespace.
 //! - `certificates` approves kubelets' certificate requests, signs what is approved, and cleans up.
+//! - `cluster_role_aggregation` gives ClusterRoles the rules of those that they select.
 //! - `node_lifecycle` turns conditions and missing heartbeats into taints.
 //! - `taint_eviction` deletes Pods from nodes whose taints they do not bear.
 //! - `pod_gc` deletes Pods that nobody will ever finish.
@@ -34,6 +35,7 @@
 mod batch;
 mod census;
 mod certificates;
+mod cluster_role_aggregation;
 mod conditions;
 mod context;
 mod controller;

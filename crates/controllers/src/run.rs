@@ -11,16 +11,17 @@ use tokio_util::sync::CancellationToken;
 use crate::census::{self, Census};
 use crate::context::{Config, Context};
 use crate::{
-    certificates, cron_job, daemon_set, deployment, disruption, endpoint_slice, garbage_collector,
-    horizontal_pod_autoscaler, job, namespace, node_lifecycle, pod_gc, replica_set, resource_quota,
-    service_account, stateful_set, taint_eviction, ttl_after_finished, volume,
+    certificates, cluster_role_aggregation, cron_job, daemon_set, deployment, disruption, endpoint_slice,
+    garbage_collector, horizontal_pod_autoscaler, job, namespace, node_lifecycle, pod_gc, replica_set,
+    resource_quota, service_account, stateful_set, taint_eviction, ttl_after_finished, volume,
 };
 
 /// Those that need nothing but the context.
-const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 17] = [
+const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 18] = [
     namespace::spawn,
     service_account::spawn,
     certificates::spawn,
+    cluster_role_aggregation::spawn,
     node_lifecycle::spawn,
     taint_eviction::spawn,
     volume::spawn,

@@ -255,18 +255,6 @@ metadata: {name: limits, annotations: {kubernetes.io/service-account.name: defau
 type: kubernetes.io/service-account-token
 "#,
     ),
-    part(
-        ("rbac.authorization.k8s.io", "ClusterRole"),
-        "aggregationRule",
-        Found::At(&["aggregationRule"]),
-        "its rules count, and are not shown in the object yet",
-        r#"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: limits}
-aggregationRule: {clusterRoleSelectors: [{matchLabels: {limits: example}}]}
-"#,
-    ),
     // Network.
     part(
         ("", "Endpoints"),

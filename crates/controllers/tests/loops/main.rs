@@ -6,6 +6,7 @@
 mod autoscalers;
 mod certificates;
 mod cluster;
+mod cluster_roles;
 mod collector;
 mod cron_jobs;
 mod faults;
