@@ -92,22 +92,24 @@ impl Settings {
             is_dns_subdomain(&node_name),
             "--node-name {node_name:?}: a lowercase RFC 1123 subdomain is needed"
         );
-        if let Some(pods) = merged.max_pods.filter(|pods| !(1..=MAX_PODS_MOST).contains(pods)) {
-            bail!("--max-pods {pods}: from 1 to {MAX_PODS_MOST} are possible");
-        }
         Ok(Settings {
             listen: merged.listen,
             kubeconfig: merged.kubeconfig.map_or_else(|| Ok(data_dir.join("kubeconfig")), absolute)?,
             node_name,
             pod_cidr: merged.pod_cidr,
             service_cidr: merged.service_cidr,
-            max_pods: merged.max_pods,
+            max_pods: merged.max_pods.map(max_pods).transpose()?,
             registry_mirrors: mirrors(&merged.registry_mirror)?,
             insecure_registries: merged.insecure_registry,
             log_level: merged.log_level.unwrap_or_default().into(),
             data_dir,
         })
     }
+}
+
+fn max_pods(pods: u32) -> Result<u32> {
+    ensure!((1..=MAX_PODS_MOST).contains(&pods), "--max-pods {pods}: from 1 to {MAX_PODS_MOST} are possible");
+    Ok(pods)
 }
 
 /// `NAME=URL` pairs.

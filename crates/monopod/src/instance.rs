@@ -148,15 +148,9 @@ pub(crate) fn choose_ranges(
     let free = still_free(before.as_ref(), &table, &bridge)?;
     let mut ranges =
         Ranges { pods: pods.unwrap_or(free.pods), services: services.unwrap_or(free.services), ..free };
-    if let Some(max_pods) = max_pods {
-        ranges.hold(max_pods)?;
-    }
-    ensure!(
-        !ranges.pods.overlaps(ranges.services),
-        "Pod range {} and Service range {} overlap",
-        ranges.pods,
-        ranges.services
-    );
+    max_pods.map_or(Ok(()), |pods| ranges.hold(pods))?;
+    let Ranges { pods, services, .. } = &ranges;
+    ensure!(!pods.overlaps(*services), "Pod range {pods} and Service range {services} overlap");
     if before.as_ref() != Some(&ranges) {
         fs::write(&file, serde_json::to_vec(&ranges)?)
             .with_context(|| format!("cannot write {}", file.display()))?;

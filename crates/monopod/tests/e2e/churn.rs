@@ -16,7 +16,7 @@ use crate::crash::nothing_of_pods_is_left;
 use crate::harness::{Instance, PATIENCE, Random, number};
 use crate::host::{Traces, instance_id, shims_of};
 
-/// Of each Deployment.
+/// Of each Deployment, as the manifest says.
 const REPLICAS: u64 = 2;
 /// Old ReplicaSets that each may keep.
 const HISTORY: usize = 2;
@@ -29,38 +29,38 @@ const HISTORY_BYTES: i64 = 64 << 20;
 const KEPT_OF_A_POD: i64 = 32 << 10;
 
 /// A Deployment with a Service over it; its Pods have a volume of memory, one of the API, and a token.
-fn manifest(name: &str, version: &str) -> String {
-    format!(
-        r#"
+const MANIFEST: &str = r#"
 apiVersion: apps/v1
 kind: Deployment
-metadata: {{name: {name}}}
+metadata: {name: NAME}
 spec:
-  replicas: {REPLICAS}
-  revisionHistoryLimit: {HISTORY}
+  replicas: 2
+  revisionHistoryLimit: 2
   paused: false
-  selector: {{matchLabels: {{app: {name}}}}}
+  selector: {matchLabels: {app: NAME}}
   template:
-    metadata: {{labels: {{app: {name}, churned: "true"}}}}
+    metadata: {labels: {app: NAME, churned: "true"}}
     spec:
       terminationGracePeriodSeconds: 1
       volumes:
-      - {{name: scratch, emptyDir: {{medium: Memory}}}}
-      - {{name: root, configMap: {{name: kube-root-ca.crt}}}}
+      - {name: scratch, emptyDir: {medium: Memory}}
+      - {name: root, configMap: {name: kube-root-ca.crt}}
       containers:
       - name: c
         image: docker.io/library/busybox:1.36
         command: [sh, -c, "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"]
-        env: [{{name: VERSION, value: "{version}"}}]
-        volumeMounts: [{{name: scratch, mountPath: /scratch}}, {{name: root, mountPath: /root-ca}}]
+        env: [{name: VERSION, value: "VERSION_NOW"}]
+        volumeMounts: [{name: scratch, mountPath: /scratch}, {name: root, mountPath: /root-ca}]
 ---
 apiVersion: v1
 kind: Service
-metadata: {{name: {name}}}
-spec: {{selector: {{app: {name}}}, ports: [{{port: 80}}]}}
+metadata: {name: NAME}
+spec: {selector: {app: NAME}, ports: [{port: 80}]}
 ---
-"#
-    )
+"#;
+
+fn manifest(name: &str, version: &str) -> String {
+    MANIFEST.replace("NAME", name).replace("VERSION_NOW", version)
 }
 
 fn manifests(names: &[String], version: &str) -> String {
