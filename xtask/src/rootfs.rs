@@ -35,6 +35,18 @@ impl Rootfs {
         rootfs
     }
 
+    /// Adds a user and the group of its name and number.
+    pub(crate) fn user(&mut self, name: &str, id: u32) {
+        self.append("etc/passwd", &format!("{name}:x:{id}:{id}::/:/bin/sh\n"));
+        self.append("etc/group", &format!("{name}:x:{id}:\n"));
+    }
+
+    fn append(&mut self, path: &str, text: &str) {
+        if let Some(Entry::File(content, _)) = self.0.get_mut(path) {
+            content.extend_from_slice(text.as_bytes());
+        }
+    }
+
     pub(crate) fn directory(&mut self, path: &str, mode: u32) {
         self.0.insert(path.to_owned(), Entry::Directory(mode));
     }

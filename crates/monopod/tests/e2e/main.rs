@@ -32,6 +32,7 @@ mod limits;
 mod network;
 mod one_pod;
 mod owners;
+mod postgres;
 mod resize;
 mod scheduling;
 mod seeds;
