@@ -11,6 +11,7 @@
 
 mod arrows;
 mod check;
+mod conformance;
 mod demo;
 mod fuzz;
 mod helm;
@@ -50,6 +51,8 @@ enum Task {
     Images,
     /// Write docs/limits.md and the README's section from the table of limits.
     Limits,
+    /// Write docs/conformance.md from the table of upstream's conformance tests.
+    Conformance,
     /// Measure (see bench/README.md); the arguments go to the bench program.
     Bench {
         /// Which benchmarks, and their flags.
@@ -87,6 +90,7 @@ fn main() -> Result<()> {
         Task::Check => check::run(),
         Task::Images => images::build_all().map(|dir| println!("images are in {}", dir.display())),
         Task::Limits => limits::write(),
+        Task::Conformance => conformance::write(),
         Task::Bench { args } => test::bench(&args),
         Task::Openapi { definitions } => openapi::run(&definitions, &host::root()),
         Task::Fuzz { seconds, targets } => fuzz::fuzz(seconds, &targets),

@@ -9,6 +9,8 @@ mod cluster;
 mod cluster_roles;
 mod collector;
 mod cron_jobs;
+mod daemon_set;
+mod disruption;
 mod faults;
 mod hostile_world;
 mod registered_kind;

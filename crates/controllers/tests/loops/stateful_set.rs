@@ -100,3 +100,64 @@ async fn a_pod_of_its_name_is_adopted_and_one_of_another_is_not() {
     cluster.until(&format!("{PODS}/web-0"), released).await;
     cluster.stop().await;
 }
+
+async fn scale(cluster: &Cluster, replicas: i64) {
+    cluster.ask(Method::PATCH, WEB, json!({"spec": {"replicas": replicas}})).await.unwrap();
+    let seen = |answer: &Result<Value, client::Error>| {
+        answer.as_ref().is_ok_and(|web| web["status"]["observedGeneration"] == web["metadata"]["generation"])
+    };
+    cluster.until(WEB, seen).await;
+}
+
+async fn names(cluster: &Cluster) -> Vec<String> {
+    let list = cluster.ask(Method::GET, PODS, Value::Null).await.unwrap();
+    let pods = list["items"].as_array().unwrap().iter();
+    pods.map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_pod_that_is_not_ready_halts_scaling_either_way_and_one_that_failed_is_made_again() {
+    let cluster = Cluster::start().await;
+    cluster.post(SETS, set()).await;
+    for name in ["web-0", "web-1"] {
+        cluster.until(&format!("{PODS}/{name}"), is_there).await;
+        phase(&cluster, name, "Running").await;
+    }
+    until_ready(&cluster, 2).await;
+    let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    cluster.ask(Method::PATCH, &format!("{PODS}/web-0/status"), unready).await.unwrap();
+    until_ready(&cluster, 1).await;
+    scale(&cluster, 3).await;
+    assert_eq!(names(&cluster).await, ["web-0", "web-1"], "nothing is added while one is not ready");
+    scale(&cluster, 1).await;
+    assert_eq!(names(&cluster).await, ["web-0", "web-1"], "and nothing taken away");
+    phase(&cluster, "web-0", "Running").await;
+    cluster.until_gone(&format!("{PODS}/web-1")).await;
+
+    let evicted = pod(&cluster, "web-0").await["metadata"]["uid"].clone();
+    phase(&cluster, "web-0", "Failed").await;
+    let again = |answer: &Result<Value, client::Error>| {
+        answer.as_ref().is_ok_and(|pod| pod["metadata"]["uid"] != evicted)
+    };
+    cluster.until(&format!("{PODS}/web-0"), again).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_parallel_set_waits_for_no_pod_on_its_way_up_and_down() {
+    let cluster = Cluster::start().await;
+    let mut parallel = set();
+    parallel["spec"]["podManagementPolicy"] = "Parallel".into();
+    cluster.post(SETS, parallel).await;
+    let count = |wanted: usize| {
+        move |answer: &Result<Value, client::Error>| {
+            answer.as_ref().unwrap()["items"].as_array().unwrap().len() == wanted
+        }
+    };
+    cluster.until(PODS, count(2)).await;
+    scale(&cluster, 4).await;
+    cluster.until(PODS, count(4)).await;
+    scale(&cluster, 0).await;
+    cluster.until(PODS, count(0)).await;
+    cluster.stop().await;
+}

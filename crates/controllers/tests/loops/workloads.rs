@@ -15,6 +15,9 @@ const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 const SETS: &str = "/apis/apps/v1/namespaces/default/replicasets";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
+/// An image that does not come up.
+const NEVER: &str = "never";
+
 /// Makes each Pod ready, and keeps the greatest number of Pods with an owner that there ever were at once.
 fn kubelet(client: Client) -> JoinHandle<usize> {
     tokio::spawn(async move {
@@ -38,7 +41,8 @@ fn kubelet(client: Client) -> JoinHandle<usize> {
             most = most.max(owned.len());
             let ready = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"phase": "Running", "conditions":
                 [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
-            if !gone && pod.status.and_then(|status| status.phase).as_deref() == Some("Pending") {
+            let comes_up = pod.spec.is_some_and(|spec| spec.containers[0].image.as_deref() != Some(NEVER));
+            if comes_up && !gone && pod.status.and_then(|status| status.phase).as_deref() == Some("Pending") {
                 // It may be gone by now.
                 let _ = client.patch::<Pod>("default", &name, &Patch::status(PatchKind::Merge, ready)).await;
             }
@@ -189,6 +193,33 @@ async fn a_new_template_waits_for_the_old_pods_to_go_when_all_are_recreated() {
         cluster.ask(Method::PATCH, &path, json!({"metadata": {"finalizers": null}})).await.unwrap();
     }
     until_complete(&cluster, 2).await;
+    end(&cluster, kubelet).await;
+    cluster.stop().await;
+}
+
+/// With upstream's numbers: 10 with 3 more and 2 fewer allowed stand at 8 and 5 when the new image never
+/// comes up; of 30 these get 20 and 13.
+#[tokio::test]
+async fn a_size_that_changes_in_the_middle_of_a_rollout_is_shared_in_proportion() {
+    let cluster = Cluster::start().await;
+    let kubelet = kubelet(cluster.client.clone());
+    let mut web = deployment(10);
+    web["spec"]["strategy"] = json!({"rollingUpdate": {"maxSurge": 3, "maxUnavailable": 2}});
+    cluster.post(DEPLOYMENTS, web).await;
+    until_complete(&cluster, 10).await;
+    let sizes = |wanted: [i64; 2]| {
+        move |sets: &Result<Value, client::Error>| {
+            let sets = sets.as_ref().unwrap()["items"].as_array().unwrap();
+            let mut sizes: Vec<i64> =
+                sets.iter().filter_map(|set| set["spec"]["replicas"].as_i64()).collect();
+            sizes.sort_unstable();
+            sizes == wanted
+        }
+    };
+    patch(&cluster, image(NEVER)).await;
+    cluster.until(SETS, sizes([5, 8])).await;
+    patch(&cluster, json!({"spec": {"replicas": 30}})).await;
+    cluster.until(SETS, sizes([13, 20])).await;
     end(&cluster, kubelet).await;
     cluster.stop().await;
 }

@@ -142,7 +142,10 @@ fn the_more_important_pod_takes_the_room_and_a_gated_or_foreign_one_waits() {
         pod(name, "app: seat", spec)
             .replace("name: c,", "name: c, ports: [{containerPort: 80, hostPort: 30999}],")
     };
-    instance.apply(&seat("taker", "  priorityClassName: low"));
+    // Held after its end, so that one can read why.
+    let taker = seat("taker", "  priorityClassName: low")
+        .replace("name: taker,", "name: taker, finalizers: [example.com/hold],");
+    instance.apply(&taker);
     instance.wait("condition=Ready", "pod/taker");
     instance.apply(&seat("polite", "  priorityClassName: polite"));
     says(
@@ -154,6 +157,13 @@ fn the_more_important_pod_takes_the_room_and_a_gated_or_foreign_one_waits() {
     instance.kubectl(&["delete", "pod", "polite"]).ok();
     instance.apply(&seat("important", "  priorityClassName: high"));
     instance.wait("condition=Ready", "pod/important");
+    let why = "{.status.conditions[?(@.type==\"DisruptionTarget\")]['status','reason','message']}";
+    assert_eq!(
+        instance.field("pod/taker", why),
+        "True PreemptionByScheduler default-scheduler: preempting to accommodate a higher priority pod"
+    );
+    let open = r#"{"metadata":{"finalizers":null}}"#;
+    instance.kubectl(&["patch", "pod", "taker", "--type=merge", "-p", open]).ok();
     instance.kubectl(&["wait", "--for=delete", "pod/taker", "--timeout=30s"]).ok();
     let uid = instance.field("pod/important", "{.metadata.uid}");
     let events = instance
