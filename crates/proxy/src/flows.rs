@@ -1,47 +1,61 @@
-//! Which flows of UDP go on to where no new one would go.
+//! Which flows go on to where no new one would go.
 //!
-//! A flow follows its first packet. When the Pod behind it is gone, or was not there yet, a sender that
-//! never pauses would never reach the one that is there now: such flows are forgotten, as kube-proxy does.
+//! A flow follows its first packet. When the Pod behind it is gone, or was not there yet, a sender of UDP that
+//! never pauses would never reach the one that is there now, and neither would a connection of TCP that nobody
+//! has answered: such flows are forgotten. kube-proxy does so for UDP alone, and loses the later connections
+//! from the same address and port.
 
-use sys::netlink::conntrack::UdpFlow;
+use sys::netlink::conntrack::{Flow, Transport, Which};
 
 use crate::{Entry, Family, Match, Protocol, Ruleset, Target};
 
-/// Whether a change of the rules may have left such flows.
-pub(crate) fn may_be_stale(before: Option<&Ruleset>, now: &Ruleset) -> bool {
-    let Some(before) = before else { return udp(now).next().is_some() };
+/// Whether a change of the rules may have left such flows, and among which.
+pub(crate) fn may_be_stale(before: Option<&Ruleset>, now: &Ruleset) -> Option<Which> {
+    let Some(before) = before else { return which(tracked(now).map(|(protocol, ..)| protocol)) };
     // A target more harms nobody, unless it is the first.
     let kept = |old: &Entry, new: &Entry| {
         (old.targets.is_empty() == new.targets.is_empty())
             && old.targets.iter().all(|target| new.targets.contains(target))
     };
-    udp(before).any(|(matched, old)| now.entries.get(matched).is_none_or(|new| !kept(old, new)))
-        || udp(now).any(|(matched, _)| !before.entries.contains_key(matched))
+    let changed = tracked(before)
+        .filter(|(_, matched, old)| now.entries.get(matched).is_none_or(|new| !kept(old, new)))
+        .chain(tracked(now).filter(|(_, matched, _)| !before.entries.contains_key(matched)));
+    which(changed.map(|(protocol, ..)| protocol))
 }
 
-fn udp(ruleset: &Ruleset) -> impl Iterator<Item = (&Match, &Entry)> {
-    let is_udp = |matched: &Match| {
-        matches!(matched, Match::Address(_, Protocol::Udp, _) | Match::NodePort(_, Protocol::Udp, _))
-    };
-    ruleset.entries.iter().filter(move |(matched, _)| is_udp(matched))
+fn which(protocols: impl Iterator<Item = Protocol>) -> Option<Which> {
+    let of = |protocol| if protocol == Protocol::Udp { Which::All } else { Which::Unanswered };
+    protocols.map(of).reduce(|one, other| if one == Which::All { one } else { other })
+}
+
+/// The entries whose flows the kernel lets us forget.
+fn tracked(ruleset: &Ruleset) -> impl Iterator<Item = (Protocol, &Match, &Entry)> {
+    ruleset.entries.iter().filter_map(|(matched, entry)| {
+        let (Match::Address(_, protocol, _) | Match::NodePort(_, protocol, _)) = *matched;
+        (protocol != Protocol::Sctp).then_some((protocol, matched, entry))
+    })
 }
 
 /// Whether a flow goes where it should not: past the Pods of the Service that it is addressed to, or to a
 /// Pod of a Service that is no more.
-pub(crate) fn is_stale(flow: &UdpFlow, before: Option<&Ruleset>, now: &Ruleset) -> bool {
+pub(crate) fn is_stale(flow: &Flow, before: Option<&Ruleset>, now: &Ruleset) -> bool {
     let (address, port) = flow.original.destination;
+    let protocol = match flow.transport {
+        Transport::Udp => Protocol::Udp,
+        Transport::UnansweredTcp => Protocol::Tcp,
+    };
     let leads = |entry: &Entry| {
         let (address, port) = flow.reply.source;
         entry.targets.contains(&Target { address, port })
     };
-    let by_address = Match::Address(address, Protocol::Udp, port);
+    let by_address = Match::Address(address, protocol, port);
     if let Some(entry) = now.entries.get(&by_address) {
         return !leads(entry);
     }
     // Others may send to the same port of whatever host: only what was led was ours.
     let led_by =
         |ruleset: &Ruleset, matched: &Match| flow.is_led() && ruleset.entries.get(matched).is_some_and(leads);
-    let by_port = Match::NodePort(Family::of(address), Protocol::Udp, port);
+    let by_port = Match::NodePort(Family::of(address), protocol, port);
     let gone = |matched| {
         let before = before.is_some_and(|before| led_by(before, matched));
         before && !led_by(now, matched)
@@ -77,12 +91,14 @@ mod tests {
         Ruleset { instance, entries }
     }
 
-    fn flow(to: &str, really: &str) -> UdpFlow {
+    fn flow(to: &str, really: &str) -> Flow {
+        flow_of(Transport::Udp, to, really)
+    }
+
+    fn flow_of(transport: Transport, to: &str, really: &str) -> Flow {
         let client = at("10.42.0.9:5000");
-        UdpFlow::new(
-            Tuple { source: client, destination: at(to) },
-            Tuple { source: at(really), destination: client },
-        )
+        let original = Tuple { source: client, destination: at(to) };
+        Flow::new(transport, original, Tuple { source: at(really), destination: client })
     }
 
     fn dns() -> Match {
@@ -93,14 +109,14 @@ mod tests {
     fn flows_to_pods_that_are_gone_or_that_came_late_are_stale() {
         let before = rules(&[(dns(), &["10.42.0.2:53", "10.42.0.3:53"])]);
         let now = rules(&[(dns(), &["10.42.0.3:53"])]);
-        assert!(may_be_stale(Some(&before), &now));
+        assert_eq!(may_be_stale(Some(&before), &now), Some(Which::All));
         let stale = |to, really| is_stale(&flow(to, really), Some(&before), &now);
         assert!(stale("10.43.0.10:53", "10.42.0.2:53"));
         assert!(stale("10.43.0.10:53", "10.43.0.10:53"), "sent before there was a rule");
         assert!(!stale("10.43.0.10:53", "10.42.0.3:53"));
         assert!(!stale("8.8.8.8:53", "8.8.8.8:53"));
         let none = rules(&[]);
-        assert!(may_be_stale(Some(&now), &none));
+        assert_eq!(may_be_stale(Some(&now), &none), Some(Which::All));
         assert!(is_stale(&flow("10.43.0.10:53", "10.42.0.3:53"), Some(&now), &none));
     }
 
@@ -115,11 +131,29 @@ mod tests {
     }
 
     #[test]
-    fn one_pod_more_and_changes_of_tcp_are_no_reason_to_look() {
+    fn one_pod_more_is_no_reason_to_look() {
         let one = rules(&[(dns(), &["10.42.0.2:53"])]);
         let two = rules(&[(dns(), &["10.42.0.2:53", "10.42.0.3:53"])]);
-        assert!(!may_be_stale(Some(&one), &two));
-        let tcp = rules(&[(Match::Address(at("10.43.0.1:443").0, Protocol::Tcp, 443), &["10.42.0.1:6443"])]);
-        assert!(!may_be_stale(Some(&rules(&[])), &tcp) && !may_be_stale(None, &tcp));
+        assert_eq!(may_be_stale(Some(&one), &two), None);
+        assert_eq!(may_be_stale(Some(&two), &two), None);
+    }
+
+    #[test]
+    fn of_tcp_only_what_nobody_has_answered_is_looked_at() {
+        let web = Match::Address(at("10.43.0.5:80").0, Protocol::Tcp, 80);
+        let (before, now) =
+            (rules(&[(web, &["10.42.0.2:80", "10.42.0.3:80"])]), rules(&[(web, &["10.42.0.3:80"])]));
+        assert_eq!(may_be_stale(Some(&before), &now), Some(Which::Unanswered));
+        assert_eq!(may_be_stale(Some(&now), &before), None);
+        assert_eq!(
+            may_be_stale(None, &now),
+            Some(Which::Unanswered),
+            "a daemon of before may have led there"
+        );
+        let stale =
+            |transport, really| is_stale(&flow_of(transport, "10.43.0.5:80", really), Some(&before), &now);
+        assert!(stale(Transport::UnansweredTcp, "10.42.0.2:80"));
+        assert!(!stale(Transport::UnansweredTcp, "10.42.0.3:80"));
+        assert!(!stale(Transport::Udp, "10.42.0.2:80"), "another protocol's port");
     }
 }

@@ -12,7 +12,7 @@
 //! by [`Programmed`], so that a Pod is only stopped when nobody is sent to it.
 //!
 //! The table `monopod-<instance>` is ours alone; [`cleanup`] deletes it, and when others do, it is programmed
-//! again. Flows of UDP that lead to Pods of before are forgotten after each change (`flows.rs`). Not
+//! again. Flows that lead to Pods of before are forgotten after each change (`flows.rs`). Not
 //! here: session affinity, and the masquerading of what leaves the Pod
 //! network, which is the runtime's as it owns the bridge.
 //!

@@ -197,17 +197,15 @@ async fn changed(watch: &mut Option<AsyncFd<TableWatch>>) {
 
 /// After the rules have changed: no packet of such a flow is led anew before it is forgotten.
 async fn forget_stale_flows(before: Option<Ruleset>, now: &Ruleset) {
-    if !may_be_stale(before.as_ref(), now) {
-        return;
-    }
+    let Some(which) = may_be_stale(before.as_ref(), now) else { return };
     let now = now.clone();
     let forgotten = tokio::task::spawn_blocking(move || {
-        conntrack::forget_udp(|flow| is_stale(flow, before.as_ref(), &now))
+        conntrack::forget(which, |flow| is_stale(flow, before.as_ref(), &now))
     });
     match forgotten.await {
-        Ok(Ok(count)) if count > 0 => tracing::debug!(count, "forgot flows of UDP to Pods that are gone"),
+        Ok(Ok(count)) if count > 0 => tracing::debug!(count, "forgot flows to Pods that are gone"),
         Ok(Ok(_)) | Err(_) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "flows of UDP may go on to Pods that are gone"),
+        Ok(Err(error)) => tracing::warn!(%error, "flows may go on to Pods that are gone"),
     }
 }
 

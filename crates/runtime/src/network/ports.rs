@@ -4,7 +4,8 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
-use sys::netlink::{Link, conntrack, mac_of};
+use sys::netlink::conntrack::{self, Transport, Which};
+use sys::netlink::{Link, mac_of};
 
 use super::Subnet;
 use crate::interface::PortMapping;
@@ -123,18 +124,23 @@ fn lead_rule(address: Ipv4Addr, mapping: &PortMapping) -> Option<String> {
     Some(format!("{on}{protocol} dport {host_port} dnat to {address}:{container_port}"))
 }
 
-/// Forgets the flows of UDP to these ports of the node but those that go to one of `to`. Blocks.
+/// Forgets the flows to these ports of the node but those that go to one of `to`, or that somebody of TCP has
+/// answered. Blocks.
 pub(crate) fn forget_flows(to: &[IpAddr], mappings: &[PortMapping]) -> sys::Result<()> {
     let own: Vec<IpAddr> = Link::open()?.addresses()?.into_iter().map(|(_, address, _)| address).collect();
-    let forgotten = conntrack::forget_udp(|flow| {
+    let forgotten = conntrack::forget(Which::All, |flow| {
         let (address, port) = flow.original.destination;
-        let meant = |mapping: &PortMapping| mapping.protocol == "UDP" && mapping.host_port == port;
+        let protocol = match flow.transport {
+            Transport::Udp => "UDP",
+            Transport::UnansweredTcp => "TCP",
+        };
+        let meant = |mapping: &PortMapping| mapping.protocol == protocol && mapping.host_port == port;
         // All of 127.0.0.0/8 is the node's.
         let ours = own.contains(&address) || address.is_loopback();
         ours && mappings.iter().any(meant) && !to.contains(&flow.reply.source.0)
     })?;
     if forgotten > 0 {
-        tracing::debug!(forgotten, "forgot flows of UDP to host ports");
+        tracing::debug!(forgotten, "forgot flows to host ports");
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Connections that the kernel tracks, to forget those that lead to nobody.
 //!
-//! Where a connection goes is decided by its first packet. Of TCP a new connection decides anew, but UDP has
-//! no connections: as long as a sender goes on, its packets follow the first one's way.
+//! Where a connection goes is decided by its first packet. Of TCP a new connection decides anew, but its first
+//! packet is repeated, and the same ports may come again within minutes: as long as nobody has answered, they
+//! follow the way of the first. UDP has no connections at all: while a sender goes on, its packets follow it.
 
 use std::net::IpAddr;
 
@@ -19,7 +20,12 @@ const DELETE: u16 = SUBSYSTEM | 2;
 const NESTED: u16 = 0x8000;
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const STATUS: u16 = 3;
+const PROTOCOL_INFO: u16 = 4;
 const ID: u16 = 12;
+const STATUS_MASK: u16 = 26;
+const INFO_TCP: u16 = 1;
+const TCP_STATE: u16 = 1;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTOCOL: u16 = 2;
 const V4_SOURCE: u16 = 1;
@@ -30,6 +36,11 @@ const PROTOCOL_NUMBER: u16 = 1;
 const SOURCE_PORT: u16 = 2;
 const DESTINATION_PORT: u16 = 3;
 const UDP: u8 = 17;
+const TCP: u8 = 6;
+/// `TCP_CONNTRACK_SYN_SENT`
+const SYN_SENT: u8 = 1;
+/// `IPS_SEEN_REPLY`
+const SEEN_REPLY: u32 = 2;
 
 /// Addresses and ports of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +51,20 @@ pub struct Tuple {
     pub destination: (IpAddr, u16),
 }
 
-/// A flow of UDP packets, as the kernel tracks it.
+/// What of the packets' protocol matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UdpFlow {
+pub enum Transport {
+    /// UDP.
+    Udp,
+    /// A connection of TCP that nobody has answered.
+    UnansweredTcp,
+}
+
+/// A flow of packets, as the kernel tracks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Of which protocol.
+    pub transport: Transport,
     /// As the sender sends.
     pub original: Tuple,
     /// As the answers are expected: their source is where the packets really go.
@@ -51,10 +73,10 @@ pub struct UdpFlow {
     id: u32,
 }
 
-impl UdpFlow {
+impl Flow {
     /// A flow with no entry in the kernel, for those who decide about flows.
-    pub fn new(original: Tuple, reply: Tuple) -> Self {
-        UdpFlow { original, reply, id: 0 }
+    pub fn new(transport: Transport, original: Tuple, reply: Tuple) -> Self {
+        Flow { transport, original, reply, id: 0 }
     }
 
     /// Whether its destination was translated.
@@ -63,21 +85,36 @@ impl UdpFlow {
     }
 }
 
-/// Forgets the flows of UDP for which `stale` says so, and says how many. Their next packets are led anew.
+/// Which flows are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All.
+    All,
+    /// Those that nobody has answered. From Linux 5.15 on the kernel leaves out the others, which may be many.
+    Unanswered,
+}
+
+/// Forgets the flows for which `stale` says so, and says how many. Their next packets are led anew.
 ///
 /// # Errors
-/// The kernel cannot list connections (`nf_conntrack_netlink`).
-pub fn forget_udp(stale: impl Fn(&UdpFlow) -> bool) -> Result<usize> {
+/// The kernel cannot list connections: it says EINVAL without `nf_conntrack_netlink`.
+pub fn forget(which: Which, stale: impl Fn(&Flow) -> bool) -> Result<usize> {
     let socket = Socket::open(Some(netlink::NETFILTER), SocketFlags::empty())?;
     let mut found = Vec::new();
     let all = Builder::new(GET, DUMP).header(&[0; 4]);
+    let request = match which {
+        Which::All => all,
+        Which::Unanswered => {
+            all.attribute(STATUS, &0u32.to_be_bytes()).attribute(STATUS_MASK, &SEEN_REPLY.to_be_bytes())
+        }
+    };
     socket
-        .talk(all, |kind, body| {
+        .talk(request, |kind, body| {
             if kind == NEW {
                 found.extend(parse(body).filter(&stale));
             }
         })
-        .attempt(|| "list tracked connections")?;
+        .attempt(|| "list tracked connections (nf_conntrack_netlink)")?;
     for flow in &found {
         match socket.ask(deletion(flow)) {
             // It ended by itself.
@@ -88,10 +125,14 @@ pub fn forget_udp(stale: impl Fn(&UdpFlow) -> bool) -> Result<usize> {
     Ok(found.len())
 }
 
-fn deletion(flow: &UdpFlow) -> Builder {
+fn deletion(flow: &Flow) -> Builder {
     let Tuple { source, destination } = flow.original;
     let (from, to) =
         if source.0.is_ipv4() { (V4_SOURCE, V4_DESTINATION) } else { (V6_SOURCE, V6_DESTINATION) };
+    let protocol = match flow.transport {
+        Transport::Udp => UDP,
+        Transport::UnansweredTcp => TCP,
+    };
     Builder::new(DELETE, ACK)
         .header(&[family(source.0), 0, 0, 0])
         .nest(TUPLE_ORIGINAL | NESTED, |tuple| {
@@ -99,9 +140,9 @@ fn deletion(flow: &UdpFlow) -> Builder {
                 .nest(TUPLE_IP | NESTED, |ip| {
                     ip.attribute(from, &octets(source.0)).attribute(to, &octets(destination.0))
                 })
-                .nest(TUPLE_PROTOCOL | NESTED, |protocol| {
-                    protocol
-                        .attribute(PROTOCOL_NUMBER, &[UDP])
+                .nest(TUPLE_PROTOCOL | NESTED, |ports| {
+                    ports
+                        .attribute(PROTOCOL_NUMBER, &[protocol])
                         .attribute(SOURCE_PORT, &source.1.to_be_bytes())
                         .attribute(DESTINATION_PORT, &destination.1.to_be_bytes())
                 })
@@ -109,19 +150,41 @@ fn deletion(flow: &UdpFlow) -> Builder {
         .attribute(ID, &flow.id.to_be_bytes())
 }
 
-/// A flow of UDP; `None` for anything else.
-fn parse(body: &[u8]) -> Option<UdpFlow> {
-    let (mut original, mut reply, mut id) = (None, None, None);
+/// A flow of UDP, or of TCP that is unanswered; `None` for anything else.
+fn parse(body: &[u8]) -> Option<Flow> {
+    let (mut original, mut reply, mut id, mut state) = (None, None, None, None);
     for_each(body.get(4..)?, |kind, value| match kind {
         TUPLE_ORIGINAL => original = parse_tuple(value),
         TUPLE_REPLY => reply = parse_tuple(value),
+        PROTOCOL_INFO => state = tcp_state(value),
         ID => id = value.first_chunk().map(|chunk| u32::from_be_bytes(*chunk)),
         _ => {}
     });
-    Some(UdpFlow { original: original?, reply: reply?, id: id? })
+    let (protocol, original) = original?;
+    let transport = match (protocol, state) {
+        (UDP, _) => Transport::Udp,
+        (TCP, Some(SYN_SENT)) => Transport::UnansweredTcp,
+        _ => return None,
+    };
+    Some(Flow { transport, original, reply: reply?.1, id: id? })
 }
 
-fn parse_tuple(tuple: &[u8]) -> Option<Tuple> {
+fn tcp_state(info: &[u8]) -> Option<u8> {
+    let mut state = None;
+    for_each(info, |kind, value| {
+        if kind == INFO_TCP {
+            for_each(value, |kind, value| {
+                if kind == TCP_STATE {
+                    state = value.first().copied();
+                }
+            });
+        }
+    });
+    state
+}
+
+/// Its protocol too.
+fn parse_tuple(tuple: &[u8]) -> Option<(u8, Tuple)> {
     let (mut addresses, mut ports, mut protocol) = ((None, None), (None, None), None);
     for_each(tuple, |kind, value| match kind {
         TUPLE_IP => for_each(value, |kind, value| match kind {
@@ -137,8 +200,7 @@ fn parse_tuple(tuple: &[u8]) -> Option<Tuple> {
         }),
         _ => {}
     });
-    (protocol? == UDP).then_some(())?;
-    Some(Tuple { source: (addresses.0?, ports.0?), destination: (addresses.1?, ports.1?) })
+    Some((protocol?, Tuple { source: (addresses.0?, ports.0?), destination: (addresses.1?, ports.1?) }))
 }
 
 fn for_each(mut attributes: &[u8], mut see: impl FnMut(u16, &[u8])) {
@@ -186,11 +248,65 @@ mod tests {
             lead_to(ports[1]);
             client.send_to(b"22", "127.0.0.2:53").unwrap();
             assert_eq!(servers[0].recv(&mut bytes).unwrap(), 2, "it follows the first packet");
-            let to_first = |flow: &UdpFlow| flow.is_led() && flow.reply.source.1 == ports[0];
-            assert_eq!(forget_udp(to_first).unwrap(), 1);
-            assert_eq!(forget_udp(to_first).unwrap(), 0);
+            let to_first = |flow: &Flow| flow.is_led() && flow.reply.source.1 == ports[0];
+            assert_eq!(forget(Which::All, to_first).unwrap(), 1);
+            assert_eq!(forget(Which::All, to_first).unwrap(), 0);
             client.send_to(b"333", "127.0.0.2:53").unwrap();
             assert_eq!(servers[1].recv(&mut bytes).unwrap(), 3);
+        })
+        .join()
+        .unwrap();
+    }
+
+    const SYN_RULES: &str = "table ip t\ndelete table ip t\ntable ip t {\n  chain c {\n    \
+        type nat hook output priority -100; policy accept;\n    \
+        tcp dport 80 dnat to 127.0.0.1:PORT\n  }\n  \
+        chain silent {\n    type filter hook input priority 0; policy accept;\n    \
+        tcp dport SILENT drop\n  }\n}\n";
+
+    /// Who answers nobody, and then another is in its place: the same connection reaches that one.
+    #[test]
+    fn a_connection_that_nobody_has_answered_is_led_anew() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        std::thread::spawn(|| {
+            namespace::unshare(Namespaces::NETWORK).unwrap();
+            Link::open().unwrap().set_up(1).unwrap();
+            let servers = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+            let [gone, new] = [0, 1].map(|n: usize| servers[n].local_addr().unwrap().port());
+            let lead = |port: u16| {
+                let script =
+                    SYN_RULES.replace("PORT", &port.to_string()).replace("SILENT", &gone.to_string());
+                crate::command::run("nft", &["-f", "-"], script.as_bytes()).unwrap();
+            };
+            lead(gone);
+            let unanswered =
+                |flow: &Flow| flow.transport == Transport::UnansweredTcp && flow.reply.source.1 == gone;
+            // The first packet is dropped, and repeated each second.
+            let address = "127.0.0.2:80".parse().unwrap();
+            let client = std::thread::spawn(move || {
+                std::net::TcpStream::connect_timeout(&address, Duration::from_secs(30))
+            });
+            let seen = || {
+                let seen = std::cell::Cell::new(false);
+                let look = |flow: &Flow| {
+                    seen.set(seen.get() || unanswered(flow));
+                    false
+                };
+                forget(Which::Unanswered, look).unwrap();
+                seen.get()
+            };
+            let start = std::time::Instant::now();
+            while !seen() {
+                assert!(start.elapsed() < Duration::from_secs(20), "no such flow");
+                std::thread::yield_now();
+            }
+            lead(new);
+            assert_eq!(forget(Which::Unanswered, unanswered).unwrap(), 1);
+            servers[1].accept().unwrap();
+            client.join().unwrap().unwrap();
         })
         .join()
         .unwrap();
