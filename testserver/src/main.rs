@@ -1,9 +1,11 @@
 //! The program inside the test images: an HTTP server that misbehaves on request.
 //!
 //! ```text
-//! testserver [serve] [--port N]… [--slow-start SECONDS] [--slow-stop SECONDS] [--exit-code N]
+//! testserver [serve] [--port N]… [--udp N]… [--slow-start SECONDS] [--slow-stop SECONDS] [--drain 1] [--exit-code N]
 //! testserver exit N            end at once with N
 //! testserver fetch URL         GET over plain HTTP, print the body (a curl for images without one)
+//! testserver reach TARGET…     who answers of tcp/HOST:PORT, udp/HOST:PORT, icmp/HOST:0
+//! testserver talk HOST:PORT    ask again and again over one connection, say ok or lost
 //! ```
 //!
 //! | path | answer |
@@ -19,8 +21,11 @@
 //! | `/log?line=L` | writes L to standard output |
 //! | `/echo` | the request's body |
 //!
-//! On TERM it stops listening, waits `--slow-stop` seconds for what is under
-//! way, and ends with `--exit-code` (0).
+//! On TERM it waits `--slow-stop` seconds and ends with `--exit-code` (0). With `--drain 1` it first does
+//! what Go's `Shutdown` does: it stops listening and finishes the requests that are open, and no more.
+
+mod drain;
+mod reach;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -35,8 +40,10 @@ const BODY_LIMIT: usize = 16 << 20;
 #[derive(Debug, Default)]
 struct Options {
     ports: Vec<u16>,
+    udp: Vec<u16>,
     slow_start: Duration,
     slow_stop: Duration,
+    drain: bool,
     exit_code: i32,
 }
 
@@ -44,6 +51,13 @@ struct Options {
 struct Shared {
     healthy: AtomicBool,
     eaten: Mutex<Vec<Vec<u8>>>,
+    open: Arc<drain::Open>,
+}
+
+impl Shared {
+    fn new() -> Self {
+        Shared { healthy: AtomicBool::new(true), eaten: Mutex::default(), open: Arc::default() }
+    }
 }
 
 fn main() -> ExitCode {
@@ -51,6 +65,8 @@ fn main() -> ExitCode {
     let outcome = match args.first().map(String::as_str) {
         Some("exit") => exit(args.get(1).and_then(|n| n.parse().ok()).unwrap_or(0)),
         Some("fetch") => fetch(args.get(1).map_or("", String::as_str)),
+        Some("reach") => reach::reach(&args[1..]),
+        Some("talk") => reach::talk(args.get(1).map_or("", String::as_str)),
         Some("serve") => parse(&args[1..]).and_then(serve),
         _ => parse(&args).and_then(serve),
     };
@@ -74,8 +90,10 @@ fn parse(args: &[String]) -> Result<Options, String> {
             .ok_or_else(|| format!("{flag} needs a number"))?;
         match flag.as_str() {
             "--port" => options.ports.push(value as u16),
+            "--udp" => options.udp.push(value as u16),
             "--slow-start" => options.slow_start = Duration::from_secs_f64(value),
             "--slow-stop" => options.slow_stop = Duration::from_secs_f64(value),
+            "--drain" => options.drain = value > 0.0,
             "--exit-code" => options.exit_code = value as i32,
             _ => return Err(format!("unknown flag {flag}")),
         }
@@ -88,15 +106,22 @@ fn parse(args: &[String]) -> Result<Options, String> {
 
 fn serve(options: Options) -> Result<(), String> {
     std::thread::sleep(options.slow_start);
-    let shared = Arc::new(Shared { healthy: AtomicBool::new(true), eaten: Mutex::default() });
+    let shared = Arc::new(Shared::new());
+    let mut accepting = Vec::new();
     for port in &options.ports {
         let listener = TcpListener::bind(("0.0.0.0", *port)).map_err(|err| format!("port {port}: {err}"))?;
         let shared = shared.clone();
-        std::thread::spawn(move || accept(&listener, &shared));
+        accepting.push(std::thread::spawn(move || accept(listener, &shared)));
     }
+    options.udp.iter().try_for_each(|port| reach::answer_datagrams(*port))?;
     say(&format!("listening on {:?}", options.ports));
     wait_for_term()?;
     say("got TERM");
+    if options.drain {
+        shared.open.close(&options.ports);
+        accepting.into_iter().for_each(|thread| drop(thread.join()));
+        shared.open.wait_for_the_end();
+    }
     std::thread::sleep(options.slow_stop);
     say("stopped");
     exit(options.exit_code)
@@ -119,30 +144,41 @@ fn wait_for_term() -> Result<(), String> {
     })
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    for connection in listener.incoming().flatten() {
+fn accept(listener: TcpListener, shared: &Arc<Shared>) {
+    while let Ok((connection, _)) = listener.accept() {
+        if shared.open.is_closing() {
+            // What the kernel has accepted is served; after that there is nobody to connect to.
+            let _ = listener.set_nonblocking(true);
+        }
+        let _ = connection.set_nonblocking(false);
+        // Before anything is read: whoever connects means to ask.
+        let request = shared.open.begin();
         let shared = shared.clone();
         std::thread::spawn(move || {
             // A client that goes away mid-request is its own business.
-            let _ = converse(&connection, &shared);
+            let _ = converse(&connection, &shared, request);
             let _ = connection.shutdown(Shutdown::Both);
         });
     }
 }
 
-fn converse(connection: &TcpStream, shared: &Shared) -> io::Result<()> {
+fn converse(connection: &TcpStream, shared: &Shared, first: drain::Request) -> io::Result<()> {
     let mut reader = BufReader::new(connection);
-    while let Some(request) = read_request(&mut reader)? {
+    let mut under_way = Some(first);
+    while !reader.fill_buf()?.is_empty() {
+        let _open = under_way.take().unwrap_or_else(|| shared.open.begin());
+        let Some(request) = read_request(&mut reader)? else { break };
         let (code, body) = answer(&request, shared);
         let reason = if code == 200 { "OK" } else { "Error" };
-        let mut writer = connection;
-        write!(
-            writer,
-            "HTTP/1.1 {code} {reason}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
+        let close = request.close || shared.open.is_closing();
+        let how = if close { "Connection: close\r\n" } else { "" };
+        let head = format!(
+            "HTTP/1.1 {code} {reason}\r\nContent-Type: text/plain\r\n{how}Content-Length: {}\r\n\r\n",
             body.len()
-        )?;
-        writer.write_all(&body)?;
-        if request.close {
+        );
+        let mut writer = connection;
+        writer.write_all(&[head.into_bytes(), body].concat())?;
+        if close {
             break;
         }
     }
@@ -301,7 +337,7 @@ mod tests {
 
     #[test]
     fn the_switch_changes_the_health() {
-        let shared = Shared { healthy: AtomicBool::new(true), eaten: Mutex::default() };
+        let shared = Shared::new();
         assert_eq!(health(&shared).0, 200);
         switch(&shared, false);
         assert_eq!(health(&shared).0, 503);

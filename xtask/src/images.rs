@@ -30,6 +30,9 @@ const NGINX_PROGRAMS: [&str; 9] = [
     "usr/bin/env",
 ];
 
+/// These hold a program of this repository, and are made anew when it changes.
+const WITH_TESTSERVER: [&str; 2] = ["testserver.tar", "tomcat.tar"];
+
 /// Makes one image into a file.
 type Maker = fn(&Path) -> Result<()>;
 
@@ -37,6 +40,7 @@ type Maker = fn(&Path) -> Result<()>;
 pub(crate) fn build_all() -> Result<PathBuf> {
     let dir = target().join("images");
     std::fs::create_dir_all(&dir)?;
+    let program = build_for_tests("testserver")?;
     let makers: [(&str, Maker); 6] = [
         ("busybox.tar", busybox),
         ("testserver.tar", testserver),
@@ -47,12 +51,18 @@ pub(crate) fn build_all() -> Result<PathBuf> {
     ];
     for (name, make) in makers {
         let file = dir.join(name);
-        if !file.exists() {
+        if !file.exists() || WITH_TESTSERVER.contains(&name) && is_older(&file, &program) {
             println!("making {}", file.display());
             make(&file).with_context(|| format!("cannot make {name}"))?;
         }
     }
     Ok(dir)
+}
+
+/// Whether the program in the images has been built since.
+fn is_older(image: &Path, program: &Path) -> bool {
+    let changed = |path: &Path| std::fs::metadata(path).and_then(|metadata| metadata.modified());
+    matches!((changed(image), changed(program)), (Ok(image), Ok(program)) if image < program)
 }
 
 /// Only busybox: what the demo needs.

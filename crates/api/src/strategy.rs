@@ -16,6 +16,7 @@ pub(crate) mod config;
 pub(crate) mod cron_job;
 pub(crate) mod endpoints;
 pub(crate) mod job;
+pub(crate) mod network_policy;
 pub(crate) mod pod;
 pub(crate) mod prepare;
 pub(crate) mod quota;

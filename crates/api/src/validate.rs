@@ -253,6 +253,24 @@ pub fn ip_for_legacy_field(value: &str, path: &Path<'_>, errors: &mut ErrorList)
     }
 }
 
+/// A range as old fields accept it: the address that is written, and how many bits are the network's.
+pub fn parse_cidr_sloppy(value: &str) -> Option<(IpAddr, u8)> {
+    let (address, bits) = value.split_once('/')?;
+    let address = parse_ip_sloppy(address)?;
+    let whole = if address.is_ipv4() { 32 } else { 128 };
+    let plain = !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit());
+    let bits = bits.parse().ok().filter(|bits| plain && *bits <= whole)?;
+    Some((address, bits))
+}
+
+/// Refuses what is no range, in fields older than the strict rule; what the object had before is kept.
+pub fn cidr_for_legacy_field(value: &str, kept: &[&str], path: &Path<'_>, errors: &mut ErrorList) {
+    if !kept.contains(&value) && parse_cidr_sloppy(value).is_none() {
+        let words = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+        errors.push(Error::invalid(path, value, words));
+    }
+}
+
 /// A key of a ConfigMap or Secret.
 pub fn is_config_map_key(value: &str) -> Vec<String> {
     let mut errors = Vec::new();

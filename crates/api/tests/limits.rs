@@ -21,9 +21,9 @@ silence: whoever writes something that has no effect hears of it in one of these
 - **Warning**: it is stored, and the answer has a `Warning` header, which kubectl prints. A dry run keeps
   nothing and has no such warnings.
 - **Refused**: 403 Forbidden, also for a dry run. This is for what would look like protection and be none: a
-  stored NetworkPolicy that nobody enforces is worse than an error. A manifest of many objects is applied but for
-  these (`kubectl apply` exits with 1); a chart is installed with the value that leaves them out
-  (`networkPolicy.enabled=false`, `webhook.enabled=false`, or what the chart calls it).
+  stored webhook that nobody calls is worse than an error. A manifest of many objects is applied but for these
+  (`kubectl apply` exits with 1); a chart is installed with the value that leaves them out
+  (`webhook.enabled=false`, or what the chart calls it).
 - **Pending**, **Failed**, or a waiting container: the Pod's status and Events say why.
 ";
 

@@ -10,11 +10,13 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use client::events::Recorder;
 use client::{Client, Informers};
+use k8s_openapi::api::core::v1::Pod;
 use proxy::Programmed;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
@@ -37,7 +39,7 @@ pub(crate) struct Config<'a> {
     pub(crate) ranges: &'a Ranges,
     /// What the proxy says of its table.
     pub(crate) programmed: Programmed,
-    /// Services and EndpointSlices come from it.
+    /// Services, EndpointSlices and what policies are about come from it.
     pub(crate) informers: Informers,
     /// Writes the proxy's Events.
     pub(crate) client: Client,
@@ -59,6 +61,11 @@ pub(crate) fn start(rooms: &mut Rooms, config: Config<'_>, shutdown: Cancellatio
         node: config.node.to_owned(),
         pod_cidrs: vec![range(config.ranges.pods)],
         service_cidrs: vec![range(config.ranges.services)],
+        dns: Some(proxy::policy::Dns {
+            address: listening.udp.ip(),
+            udp: listening.udp.port(),
+            tcp: listening.tcp.port(),
+        }),
     };
     let service = config.ranges.services.address(DNS_ADDRESS);
     let names = dns::Config {
@@ -73,8 +80,7 @@ pub(crate) fn start(rooms: &mut Rooms, config: Config<'_>, shutdown: Cancellatio
     let recorder =
         Recorder::spawn(config.client, "kube-proxy", &instance.node, &mut recording, shutdown.clone());
     rooms.run("Events of the proxy", client::tasks::finish(recording));
-    let proxy =
-        proxy::run(services.clone(), slices.clone(), instance, programmed, recorder, shutdown.clone());
+    let proxy = proxy::run(config.informers, instance, programmed, recorder, shutdown.clone());
     rooms.run("proxy", proxy);
     rooms.run("DNS", async move {
         let publish = dns::publish(manager, service, listening, shutdown.clone());
@@ -133,5 +139,16 @@ impl node::ConfirmEndpoints for Confirmed {
         at_most: Duration,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(self.0.withdrawn(uid, at_most))
+    }
+}
+
+impl node::ConfirmPolicies for Confirmed {
+    fn admitted(
+        &self,
+        pod: Arc<Pod>,
+        addresses: Vec<IpAddr>,
+        at_most: Duration,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
+        Box::pin(self.0.admitted(pod, addresses, at_most))
     }
 }

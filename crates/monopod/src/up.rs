@@ -124,7 +124,9 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     network::start(&mut rooms, services, shutdown.clone())?;
     let node_client = client(&format!("system:node:{}", settings.node_name), &["system:nodes"]);
     let mut config = node_config(settings, &ground, address);
-    config.endpoints = Some(Arc::new(Confirmed(programmed)));
+    let confirmed = Arc::new(Confirmed(programmed));
+    config.endpoints = Some(confirmed.clone());
+    config.policies = Some(confirmed);
     config.not_ready = Some(Arc::new(health));
     config.pulses = pulses;
     let mut node = Node::start(node_client, informers, Arc::new(native), config);
@@ -317,6 +319,7 @@ fn node_config(settings: &Settings, ground: &Ground, address: SocketAddr) -> nod
         taints: Vec::new(),
         pod_cidr: Some(ground.ranges.node().to_string()),
         endpoints: None,
+        policies: None,
         not_ready: None,
         pulses: Pulses::default(),
     }

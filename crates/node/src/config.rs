@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use client::Pulse;
 use futures_util::future::BoxFuture;
+use k8s_openapi::api::core::v1::Pod;
 
 /// Settings of a node.
 #[derive(Clone)]
@@ -49,6 +50,8 @@ pub struct Config {
     pub pod_cidr: Option<String>,
     /// Asked before the containers of a Pod that goes away are told; `None`: nobody confirms.
     pub endpoints: Option<Arc<dyn ConfirmEndpoints>>,
+    /// Asked before a container of a Pod is started; `None`: there are no network policies.
+    pub policies: Option<Arc<dyn ConfirmPolicies>>,
     /// Asked at each look at the node: why Pods cannot be run here, as far as whoever built the node
     /// knows more than the node (its store, its proxy). `None`: nobody knows more.
     pub not_ready: Option<Arc<dyn NotReady>>,
@@ -85,4 +88,17 @@ pub trait ConfirmEndpoints: Send + Sync + 'static {
     /// Called once when a ready Pod begins to terminate. Returns when all proxies have
     /// programmed a state without the Pod, or after `at_most`.
     fn withdrawn(&self, namespace: &str, pod: &str, uid: &str, at_most: Duration) -> BoxFuture<'static, ()>;
+}
+
+/// Knows when the network policies that select a Pod hold for its addresses.
+pub trait ConfirmPolicies: Send + Sync + 'static {
+    /// Called before each start of a container of a Pod with addresses of its own: nothing in it may be
+    /// reached, or reach out, before. Returns at once when there is nothing to wait for, and after
+    /// `at_most` with the reason.
+    fn admitted(
+        &self,
+        pod: Arc<Pod>,
+        addresses: Vec<IpAddr>,
+        at_most: Duration,
+    ) -> BoxFuture<'static, Result<(), String>>;
 }

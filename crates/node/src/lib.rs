@@ -37,5 +37,5 @@ mod threads;
 pub mod volumes;
 mod worker;
 
-pub use config::{Config, ConfirmEndpoints, NotReady, Pulses};
+pub use config::{Config, ConfirmEndpoints, ConfirmPolicies, NotReady, Pulses};
 pub use node::Node;

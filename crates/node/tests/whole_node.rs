@@ -166,6 +166,7 @@ impl Cluster {
             taints: Vec::new(),
             pod_cidr: None,
             endpoints: self.endpoints.clone(),
+            policies: None,
             not_ready: None,
             pulses: self.pulses.clone(),
         };

@@ -78,8 +78,13 @@ mod tests {
     }
 
     fn rules(entries: &[(Match, &[&str])]) -> Ruleset {
-        let instance =
-            Instance { id: "x".into(), node: "n".into(), pod_cidrs: Vec::new(), service_cidrs: Vec::new() };
+        let instance = Instance {
+            id: "x".into(),
+            node: "n".into(),
+            pod_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
+            dns: None,
+        };
         let target = |text: &&str| Target { address: at(text).0, port: at(text).1 };
         let entry = |targets: &[&str]| Entry {
             comment: String::new(),
@@ -88,7 +93,7 @@ mod tests {
             from_outside: false,
         };
         let entries = entries.iter().map(|(matched, targets)| (*matched, entry(targets))).collect();
-        Ruleset { instance, entries }
+        Ruleset { instance, entries, policies: std::sync::Arc::default() }
     }
 
     fn flow(to: &str, really: &str) -> Flow {

@@ -1,11 +1,15 @@
 //! What the node's table leads to now, for those who wait until it no longer leads to a Pod.
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use client::{Informer, Pulse};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::watch;
+
+use crate::policy::Admission;
 
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The controller whose slices follow the Pods. Slices that people write are left out: nobody
@@ -21,12 +25,14 @@ pub struct Programmed {
     table: watch::Sender<Slices>,
     /// What is known now and will be in a transaction.
     known: Arc<OnceLock<Informer<EndpointSlice>>>,
+    admission: Admission,
     pulse: Pulse,
 }
 
 impl Default for Programmed {
     fn default() -> Self {
-        Programmed { table: watch::Sender::new(Vec::new()), known: Arc::default(), pulse: Pulse::default() }
+        let (known, admission, pulse) = (Arc::default(), Admission::default(), Pulse::default());
+        Programmed { table: watch::Sender::new(Vec::new()), known, admission, pulse }
     }
 }
 
@@ -47,6 +53,21 @@ impl Programmed {
                 tracing::warn!(uid, ?at_most, "a Pod that leaves is still led to");
             }
         }
+    }
+
+    /// Returns when the table knows that the Pod has these addresses, so that its policies hold for it and
+    /// it counts as a peer in those of others. At once when there is no policy; after `at_most` it says why not.
+    pub fn admitted(
+        &self,
+        pod: Arc<Pod>,
+        addresses: Vec<IpAddr>,
+        at_most: Duration,
+    ) -> impl Future<Output = Result<(), String>> + Send + use<> {
+        self.admission.clone().admitted(pod, addresses, at_most)
+    }
+
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     /// Rests while the table is as it should be.

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
+use crate::policy::render as policy;
 use crate::{Entry, Family, Instance, Match, Protocol, Ruleset, Target};
 
 /// The bit that says "masquerade", the same that kube-proxy uses by default.
@@ -58,15 +60,15 @@ impl Ruleset {
     }
 
     fn has(&self, family: Family) -> bool {
-        self.entries.keys().any(|matched| matched.family() == family)
+        self.entries.keys().any(|matched| matched.family() == family) || self.policies.has(family)
     }
 
     fn table(&self, family: Family) -> String {
         let (name, word) = (table_name(&self.instance.id), family.word());
         let parts = Parts::of(self, family);
         let mut script = format!("table {word} {name}\ndelete table {word} {name}\ntable {word} {name} {{\n");
-        for (number, collection) in COLLECTIONS.iter().enumerate() {
-            declare(&mut script, family, collection, parts.elements[number].iter());
+        for (name, collection) in &parts.collections {
+            declare(&mut script, family, name, collection, collection.elements.iter());
         }
         script.extend(parts.chains.iter().map(|(name, rules)| chain(name, rules)));
         script.push_str(&HOOKS.replace("FAMILY", word));
@@ -77,53 +79,89 @@ impl Ruleset {
     fn table_change(&self, before: &Ruleset, family: Family) -> String {
         let table = format!("{} {}", family.word(), table_name(&self.instance.id));
         let (old, new) = (Parts::of(before, family), Parts::of(self, family));
-        let (mut first, mut then) = (String::new(), format!("table {table} {{\n"));
-        for (number, collection) in COLLECTIONS.iter().enumerate() {
-            let (old, new) = (&old.elements[number], &new.elements[number]);
-            let gone: Vec<&str> = old.difference(new).map(|element| key(element)).collect();
-            if !gone.is_empty() {
-                let collection = collection.name;
-                let _ = writeln!(first, "delete element {table} {collection} {{ {} }}", gone.join(", "));
-            }
-            declare(&mut then, family, collection, new.difference(old));
-        }
-        for (chain, rules) in &old.chains {
-            match new.chains.get(chain) {
-                None => {
-                    first.push_str(&format!("flush chain {table} {chain}\ndelete chain {table} {chain}\n"))
-                }
-                Some(now) if now != rules => first.push_str(&format!("flush chain {table} {chain}\n")),
-                Some(_) => {}
+        let mut then = format!("table {table} {{\n");
+        let nothing = BTreeSet::new();
+        for (name, collection) in &new.collections {
+            let known = old.collections.get(name).map_or(&nothing, |old| &old.elements);
+            let mut added = collection.elements.difference(known).peekable();
+            if added.peek().is_some() || !old.collections.contains_key(name) {
+                declare(&mut then, family, name, collection, added);
             }
         }
         let differing = new.chains.iter().filter(|(name, rules)| old.chains.get(*name) != Some(rules));
         then.extend(differing.map(|(name, rules)| chain(name, rules)));
         then.push_str("}\n");
-        first + &then
+        removals(&table, &old, &new) + &then
     }
 }
 
-/// A map or set of the table. `ADDRESS` is the family's type of addresses.
+/// What is not as it was, taken away. Nothing can be deleted while something else names it, so elements,
+/// which name chains, go first, then rules, which name both, then chains, and then what held elements.
+fn removals(table: &str, old: &Parts, new: &Parts) -> String {
+    let (mut elements, mut rules, mut rest) = (String::new(), String::new(), String::new());
+    let (nothing, mut collections) = (BTreeSet::new(), String::new());
+    for (name, collection) in &old.collections {
+        let kept = new.collections.get(name).map_or(&nothing, |new| &new.elements);
+        let gone: Vec<&str> = collection.elements.difference(kept).map(|element| key(element)).collect();
+        if !gone.is_empty() {
+            let _ = writeln!(elements, "delete element {table} {name} {{ {} }}", gone.join(", "));
+        }
+        if !new.collections.contains_key(name) {
+            let _ = writeln!(collections, "delete {} {table} {name}", collection.kind.word());
+        }
+    }
+    for (chain, was) in &old.chains {
+        let now = new.chains.get(chain);
+        if now != Some(was) {
+            let _ = writeln!(rules, "flush chain {table} {chain}");
+        }
+        if now.is_none() {
+            let _ = writeln!(rest, "delete chain {table} {chain}");
+        }
+    }
+    elements + &rules + &rest + &collections
+}
+
+/// What holds elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Map,
+    Set,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Map => "map",
+            Kind::Set => "set",
+        }
+    }
+}
+
+/// A map or set of the table.
+#[derive(Debug)]
 struct Collection {
-    kind: &'static str,
-    name: &'static str,
-    elements: &'static str,
+    kind: Kind,
+    /// `ADDRESS` is the family's type of addresses.
+    types: &'static str,
+    elements: BTreeSet<String>,
 }
 
 const ADDRESS_MAP: &str = "type ADDRESS . inet_proto . inet_service : verdict;";
 const PORT_MAP: &str = "type inet_proto . inet_service : verdict;";
-const COLLECTIONS: [Collection; 5] = [
-    Collection { kind: "map", name: "services", elements: ADDRESS_MAP },
-    Collection { kind: "map", name: "node-ports", elements: PORT_MAP },
-    Collection { kind: "map", name: "refused", elements: ADDRESS_MAP },
-    Collection { kind: "map", name: "refused-ports", elements: PORT_MAP },
-    Collection { kind: "set", name: "hairpins", elements: "type ADDRESS . ADDRESS;" },
+const SERVICES: &str = "services";
+const NODE_PORTS: &str = "node-ports";
+const REFUSED: &str = "refused";
+const REFUSED_PORTS: &str = "refused-ports";
+const HAIRPINS: &str = "hairpins";
+/// Those that the hooks name, which are always there.
+const ALWAYS: [(&str, Kind, &str); 5] = [
+    (SERVICES, Kind::Map, ADDRESS_MAP),
+    (NODE_PORTS, Kind::Map, PORT_MAP),
+    (REFUSED, Kind::Map, ADDRESS_MAP),
+    (REFUSED_PORTS, Kind::Map, PORT_MAP),
+    (HAIRPINS, Kind::Set, "type ADDRESS . ADDRESS;"),
 ];
-const SERVICES: usize = 0;
-const NODE_PORTS: usize = 1;
-const REFUSED: usize = 2;
-const REFUSED_PORTS: usize = 3;
-const HAIRPINS: usize = 4;
 
 /// What of a map's element names it.
 fn key(element: &str) -> &str {
@@ -174,10 +212,10 @@ const HOOKS: &str = r#"  chain rejecting {
 "#;
 
 /// What a table holds besides its hooks.
-#[derive(Default)]
-struct Parts {
-    /// In the order of [`COLLECTIONS`].
-    elements: [BTreeSet<String>; 5],
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    /// Maps and sets by name.
+    collections: BTreeMap<String, Collection>,
     /// Rules by the name of the chain.
     chains: BTreeMap<String, String>,
 }
@@ -185,19 +223,41 @@ struct Parts {
 impl Parts {
     fn of(ruleset: &Ruleset, family: Family) -> Self {
         let mut parts = Parts::default();
+        for (name, kind, types) in ALWAYS {
+            parts.collection(name, kind, types);
+        }
         for (matched, entry) in ruleset.entries.iter().filter(|(matched, _)| matched.family() == family) {
             parts.add(matched, entry, &ruleset.instance);
         }
+        policy::add(&mut parts, &ruleset.policies, family);
         parts
+    }
+
+    /// Declares a map or set.
+    pub(crate) fn collection(&mut self, name: &str, kind: Kind, types: &'static str) {
+        let empty = || Collection { kind, types, elements: BTreeSet::new() };
+        self.collections.entry(name.to_owned()).or_insert_with(empty);
+    }
+
+    /// Adds an element to what was declared.
+    pub(crate) fn element(&mut self, collection: &str, element: String) {
+        let known = self.collections.get_mut(collection);
+        known.expect("a collection is declared before it has elements").elements.insert(element);
+    }
+
+    pub(crate) fn chain(&mut self, name: &str, rules: String) {
+        self.chains.insert(name.to_owned(), rules);
+    }
+
+    pub(crate) fn has_chain(&self, name: &str) -> bool {
+        self.chains.contains_key(name)
     }
 
     fn add(&mut self, matched: &Match, entry: &Entry, instance: &Instance) {
         let (key, chain, led, refused) = match matched {
             Match::Address(address, protocol, port) => {
                 let protocol = word(*protocol);
-                // A colon would end the chain's name.
-                let name = address.to_string().replace(':', "_");
-                let chain = format!("service-{name}-{protocol}-{port}");
+                let chain = format!("service-{}-{protocol}-{port}", chain_name(*address));
                 (format!("{address} . {protocol} . {port}"), chain, SERVICES, REFUSED)
             }
             Match::NodePort(_, protocol, port) => {
@@ -207,16 +267,22 @@ impl Parts {
             }
         };
         if entry.drop {
-            self.elements[refused].insert(format!("{key} : drop"));
+            self.element(refused, format!("{key} : drop"));
         } else if entry.targets.is_empty() {
-            self.elements[refused].insert(format!("{key} : goto rejecting"));
+            self.element(refused, format!("{key} : goto rejecting"));
         } else {
-            self.elements[led].insert(format!("{key} : goto {chain}"));
-            let pairs = entry.targets.iter().map(|target| format!("{0} . {0}", target.address));
-            self.elements[HAIRPINS].extend(pairs);
-            self.chains.insert(chain, rules(matched, entry, instance));
+            self.element(led, format!("{key} : goto {chain}"));
+            for target in &entry.targets {
+                self.element(HAIRPINS, format!("{0} . {0}", target.address));
+            }
+            self.chain(&chain, rules(matched, entry, instance));
         }
     }
+}
+
+/// An address in the name of a chain, which a colon would end.
+pub(crate) fn chain_name(address: IpAddr) -> String {
+    address.to_string().replace(':', "_")
 }
 
 fn chain(name: &str, rules: &str) -> String {
@@ -239,7 +305,7 @@ fn rules(matched: &Match, entry: &Entry, instance: &Instance) -> String {
         _ => {}
     }
     // Names of Kubernetes objects cannot hold a quote.
-    let (comment, lead) = (&entry.comment, dnat(family, &entry.targets));
+    let (comment, lead) = (policy::comment(&entry.comment), dnat(family, &entry.targets));
     let _ = writeln!(rules, "    meta l4proto {} {lead} comment \"{comment}\"", word(*protocol));
     rules
 }
@@ -257,11 +323,12 @@ fn dnat(family: Family, targets: &[Target]) -> String {
 fn declare<'a>(
     script: &mut String,
     family: Family,
+    name: &str,
     collection: &Collection,
     elements: impl Iterator<Item = &'a String>,
 ) {
-    let types = collection.elements.replace("ADDRESS", family.address_type());
-    let _ = writeln!(script, "  {} {} {{\n    {types}", collection.kind, collection.name);
+    let types = collection.types.replace("ADDRESS", family.address_type());
+    let _ = writeln!(script, "  {} {name} {{\n    {types}", collection.kind.word());
     let elements: Vec<&str> = elements.map(String::as_str).collect();
     if !elements.is_empty() {
         let _ = writeln!(script, "    elements = {{ {} }}", elements.join(", "));
@@ -269,7 +336,7 @@ fn declare<'a>(
     script.push_str("  }\n");
 }
 
-fn word(protocol: Protocol) -> &'static str {
+pub(crate) fn word(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",
@@ -292,6 +359,7 @@ mod tests {
             node: "n1".into(),
             pod_cidrs: vec![range("10.42.0.0")],
             service_cidrs: vec![range("10.43.0.0")],
+            dns: None,
         }
     }
 

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
 use crate::outer::{Host, Refusal, refusal};
+use crate::policy::{Dns, Policies};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -22,6 +23,8 @@ pub struct Instance {
     pub pod_cidrs: Vec<Range>,
     /// Addresses of Services.
     pub service_cidrs: Vec<Range>,
+    /// Where this node answers for names.
+    pub dns: Option<Dns>,
 }
 
 /// A range of addresses in CIDR notation.
@@ -148,6 +151,8 @@ pub struct Ruleset {
     /// By match. A cluster IP comes before addresses that Services claim for themselves; among equals
     /// the first Service has it.
     pub entries: BTreeMap<Match, Entry>,
+    /// Who may reach whom.
+    pub policies: Arc<Policies>,
 }
 
 /// Computes the rules of a node, and what Services may not have.
@@ -183,7 +188,7 @@ pub fn ruleset(
             None => drop(entries.entry(matched).or_insert(entry)),
         }
     }
-    (Ruleset { instance: instance.clone(), entries }, refusals)
+    (Ruleset { instance: instance.clone(), entries, policies: Arc::default() }, refusals)
 }
 
 /// Who has decided that a Service has an address.

@@ -1,9 +1,10 @@
 //! The loop that keeps the node's table as it should be.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::events::{EventType, Recorder, reference};
-use client::{Changes, Informer};
+use client::{Changes, Informer, Informers};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sys::command::{self, CommandError};
@@ -13,6 +14,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::flows::{is_stale, may_be_stale};
+use crate::policy::{Feed, Known};
 use crate::render::table_name;
 use crate::{Family, Host, Instance, Programmed, Refusal, Ruleset, ruleset};
 
@@ -41,92 +43,183 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// times a second, and each transaction is a process.
 const INTERVAL_MIN: Duration = Duration::from_millis(20);
 
-/// Programs Services until `shutdown`. The table stays then: Pods go on, and
+/// Programs Services and NetworkPolicies until `shutdown`. The table stays then: Pods go on, and
 /// so do their connections. [`cleanup`] removes it.
 pub async fn run(
-    services: Informer<Service>,
-    slices: Informer<EndpointSlice>,
+    informers: Informers,
     instance: Instance,
     programmed: Programmed,
     recorder: Recorder,
     shutdown: CancellationToken,
 ) {
+    let (services, slices) = (informers.of(), informers.of());
     programmed.follow(slices.clone());
+    let feed = Feed::new(informers, programmed.admission().clone());
     let ready = async {
         // A table from half the Services would cut the connections of the others.
         services.synced().await;
         slices.synced().await;
     };
     if shutdown.run_until_cancelled(ready).await.is_some() {
+        let sources = Sources::new(services, slices, feed);
+        let keeper = Keeper::new(instance, programmed, recorder);
         // Cancel-safe: a transaction that began is finished by its own thread.
-        shutdown.run_until_cancelled(keep(&services, &slices, &instance, &programmed, &recorder)).await;
+        shutdown.run_until_cancelled(keeper.keep(sources)).await;
     }
 }
 
-async fn keep(
-    services: &Informer<Service>,
-    slices: &Informer<EndpointSlice>,
-    instance: &Instance,
-    programmed: &Programmed,
-    recorder: &Recorder,
-) {
-    // Before the first transaction, so that no end of the table goes unheard.
-    let mut watch = watch(&table_name(&instance.id));
-    let mut told = Told::default();
-    let (mut service_changes, mut slice_changes) = (services.subscribe(), slices.subscribe());
-    let (mut applied, mut backoff): (Option<Ruleset>, _) = (None, BACKOFF_MIN);
-    let mut by_others = false;
-    loop {
-        if std::mem::take(&mut by_others) {
-            tracing::warn!("the nftables table of Services was changed by others, programming it again");
-            applied = None;
-        }
-        drain(&mut service_changes);
-        drain(&mut slice_changes);
-        let listed = slices.list();
-        let known = services.list();
-        let (wanted, refusals) = ruleset(&known, &listed, instance, &Host::look(&known));
-        told.tell(refusals, recorder);
-        if applied.as_ref() == Some(&wanted) {
-            programmed.publish(listed);
-        } else {
-            programmed.pulse().begin(Instant::now());
-            // Taken: after a failure nobody knows what is there, and the table is replaced.
-            let before = applied.take();
-            match program(&wanted, before.as_ref()).await {
-                Ok(()) => {
-                    by_others = changed_beside(&mut watch);
-                    forget_stale_flows(before, &wanted).await;
-                    (applied, backoff) = (Some(wanted), BACKOFF_MIN);
-                }
-                Err(error) => {
-                    tracing::warn!(error = %chain(&error), retry = ?backoff, "Services not programmed");
-                    programmed.pulse().failed(chain(&error), Instant::now());
-                    sleep(backoff).await;
-                    backoff = (backoff * 2).min(BACKOFF_MAX);
-                    continue;
-                }
-            }
-            programmed.pulse().rest();
-            programmed.publish(listed);
-            sleep(INTERVAL_MIN).await;
-        }
-        if by_others {
-            continue;
-        }
-        // Cancel-safe: a change not taken stays in its channel, a message in its socket.
-        let more = tokio::select! {
-            change = service_changes.next() => change.is_some(),
-            change = slice_changes.next() => change.is_some(),
-            () = changed(&mut watch) => {
-                by_others = true;
-                true
-            }
-        };
-        if !more {
-            return;
+/// What the table is made of.
+struct Sources {
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+    service_changes: Changes<Service>,
+    slice_changes: Changes<EndpointSlice>,
+    feed: Feed,
+}
+
+/// All of it at one time.
+struct Seen {
+    ruleset: Ruleset,
+    refusals: Vec<Refusal>,
+    slices: Vec<Arc<EndpointSlice>>,
+    /// Whose addresses the policies in it know.
+    known: Known,
+}
+
+impl Sources {
+    fn new(services: Informer<Service>, slices: Informer<EndpointSlice>, feed: Feed) -> Self {
+        let (service_changes, slice_changes) = (services.subscribe(), slices.subscribe());
+        Self { services, slices, service_changes, slice_changes, feed }
+    }
+
+    /// Takes what is there now; what changes after that is the reason for another turn.
+    async fn look(&mut self, instance: &Instance) -> Seen {
+        drain(&mut self.service_changes);
+        drain(&mut self.slice_changes);
+        self.feed.synced().await;
+        let (policies, known) = self.feed.compiled(&instance.node, instance.dns);
+        let (services, slices) = (self.services.list(), self.slices.list());
+        let (mut ruleset, refusals) = ruleset(&services, &slices, instance, &Host::look(&services));
+        ruleset.policies = policies;
+        Seen { ruleset, refusals, slices, known }
+    }
+
+    /// Returns when something has changed; false when nothing will any more. Cancel-safe.
+    async fn changed(&mut self) -> bool {
+        // Each arm is cancel-safe: a change that is not taken stays in its channel.
+        tokio::select! {
+            change = self.service_changes.next() => change.is_some(),
+            change = self.slice_changes.next() => change.is_some(),
+            more = self.feed.changed() => more,
         }
     }
+}
+
+/// The table as this process has left it.
+struct Keeper {
+    instance: Instance,
+    programmed: Programmed,
+    recorder: Recorder,
+    watch: Option<AsyncFd<TableWatch>>,
+    told: Told,
+    /// None: nobody knows what is there.
+    applied: Option<Ruleset>,
+    backoff: Duration,
+}
+
+impl Keeper {
+    fn new(instance: Instance, programmed: Programmed, recorder: Recorder) -> Self {
+        // Before the first transaction, so that no end of the table goes unheard.
+        let watch = watch(&table_name(&instance.id));
+        let (told, applied, backoff) = (Told::default(), None, BACKOFF_MIN);
+        Self { instance, programmed, recorder, watch, told, applied, backoff }
+    }
+
+    async fn keep(mut self, mut sources: Sources) {
+        loop {
+            let seen = sources.look(&self.instance).await;
+            if self.turn(seen).await == Turn::Again {
+                continue;
+            }
+            // Cancel-safe: a change not taken stays in its channel, a message in its socket.
+            let more = tokio::select! {
+                more = sources.changed() => more,
+                () = changed(&mut self.watch) => {
+                    self.taken_away();
+                    true
+                }
+            };
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// Makes the table what was seen, if it is not yet, and tells those who wait for it.
+    async fn turn(&mut self, seen: Seen) -> Turn {
+        let Seen { ruleset, refusals, slices, known } = seen;
+        if known == Known::NoPolicy {
+            // Nobody has to wait for the first transaction.
+            self.programmed.admission().publish(known.clone());
+        }
+        self.told.tell(refusals, &self.recorder);
+        let changed = self.applied.as_ref() != Some(&ruleset);
+        let mut turn = Turn::Done;
+        if changed {
+            self.programmed.pulse().begin(Instant::now());
+            match self.make(ruleset).await {
+                Ok(then) => turn = then,
+                Err(error) => {
+                    self.rest_after(&error).await;
+                    return Turn::Again;
+                }
+            }
+            self.programmed.pulse().rest();
+        }
+        self.programmed.publish(slices);
+        self.programmed.admission().publish(known);
+        if changed {
+            sleep(INTERVAL_MIN).await;
+        }
+        turn
+    }
+
+    /// One transaction, and what has to follow it.
+    async fn make(&mut self, wanted: Ruleset) -> Result<Turn, Error> {
+        // Taken: after a failure nobody knows what is there, and the table is replaced.
+        let before = self.applied.take();
+        program(&wanted, before.as_ref()).await?;
+        let by_others = changed_beside(&mut self.watch);
+        forget_stale_flows(before, &wanted).await;
+        (self.applied, self.backoff) = (Some(wanted), BACKOFF_MIN);
+        if by_others {
+            self.taken_away();
+            return Ok(Turn::Again);
+        }
+        Ok(Turn::Done)
+    }
+
+    /// Longer after each failure: what is missing may be installed or loaded meanwhile.
+    async fn rest_after(&mut self, error: &Error) {
+        tracing::warn!(error = %chain(error), retry = ?self.backoff, "Services not programmed");
+        self.programmed.pulse().failed(chain(error), Instant::now());
+        sleep(self.backoff).await;
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+    }
+
+    fn taken_away(&mut self) {
+        tracing::warn!("the nftables table of Services was changed by others, programming it again");
+        self.applied = None;
+    }
+}
+
+/// What comes after a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Nothing until something changes.
+    Done,
+    /// Another one at once.
+    Again,
 }
 
 /// Changes the table, or replaces it when it is not as it was left: somebody flushed the ruleset.

@@ -3,6 +3,7 @@
 use super::rules::Generation;
 use super::{Kind, cluster, namespaced, status};
 use crate::defaults;
+use crate::strategy::network_policy;
 use crate::table::network as network_table;
 
 const GROUP: &str = "networking.k8s.io";
@@ -25,6 +26,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         namespaced(GROUP, "v1", "NetworkPolicy", "networkpolicies", "networkpolicy")
             .short(["netpol"])
             .defaults(defaults::other::network_policy)
+            .validate(network_policy::validate)
             .generation(Generation::Wishes)
             .cells(network_table::network_policy),
         cluster(GROUP, "v1", "ServiceCIDR", "servicecidrs", "servicecidr")

@@ -208,18 +208,6 @@ metadata: {name: limits}
 spec: {type: Limited, limited: {nominalConcurrencyShares: 1, limitResponse: {type: Reject}}}
 "#),
     // Access and security.
-    kind(
-        NETWORKING,
-        "NetworkPolicy",
-        "network policies are not enforced yet, and this one would look like protection",
-        r#"
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: limits}
-spec: {podSelector: {}, policyTypes: [Ingress]}
-"#,
-    )
-    .shown(REFUSED),
     part(
         ("", "Namespace"),
         "Pod Security levels that are enforced",

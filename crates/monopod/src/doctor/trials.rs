@@ -1,12 +1,14 @@
 //! The trials. Each undoes what it did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fs, io, thread};
 
+use proxy::policy::{Direction, Isolated, Peers, Policies, PolicyUid, Ports, Rule, Span};
 use proxy::{Entry, Family, Match, Protocol, Range, Ruleset, Target};
 use sys::capability::Capabilities;
 use sys::cgroup::{DeviceRule, Group, Hierarchy, Resources};
@@ -207,8 +209,24 @@ fn example() -> String {
         node: "trial".into(),
         pod_cidrs: vec![Range::new(v4(10, 42, 0, 0), 16)],
         service_cidrs: vec![Range::new(v4(10, 43, 0, 0), 16)],
+        dns: None,
     };
-    Ruleset { instance, entries }.script()
+    let policies = Arc::new(policies(v4(10, 42, 0, 2), v4(10, 42, 0, 3)));
+    Ruleset { instance, entries, policies }.script()
+}
+
+/// One NetworkPolicy with a rule of each kind.
+fn policies(pod: IpAddr, peer: IpAddr) -> Policies {
+    let policy: PolicyUid = "trial".into();
+    let block = Span { first: pod, last: peer };
+    let peers = Peers::Of { pods: BTreeSet::from([peer]), blocks: vec![block] };
+    let ports = Ports::Of(BTreeMap::from([(Protocol::Udp, vec![Span { first: 53, last: 54 }])]));
+    let rule = Rule { peers, ports, exact: BTreeSet::from([(pod, Protocol::Tcp, 80)]) };
+    let isolated = Isolated { pod: "default/trial".into(), policies: BTreeSet::from([policy.clone()]) };
+    Policies {
+        isolated: BTreeMap::from([((Direction::Ingress, pod), isolated)]),
+        rules: BTreeMap::from([((Direction::Ingress, policy), vec![rule])]),
+    }
 }
 
 #[cfg(test)]

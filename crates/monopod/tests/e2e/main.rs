@@ -31,6 +31,7 @@ mod images;
 mod jobs;
 mod limits;
 mod network;
+mod network_policy;
 mod one_pod;
 mod owners;
 mod postgres;

@@ -408,7 +408,7 @@ fn finished_pods_take_no_address_from_those_that_come() {
 /// Runs in a network namespace that plays a host with one interface, whose address is given, and the
 /// parameters that a host without `br_netfilter` has; in a mount namespace with a `/run` of its own too, where
 /// instances leave word for each other about the host's parameters.
-fn in_a_host_of_its_own(test: impl FnOnce(Ipv4Addr) + Send + 'static) {
+pub fn in_a_host_of_its_own(test: impl FnOnce(Ipv4Addr) + Send + 'static) {
     let host = std::thread::spawn(move || {
         namespace::unshare(Namespaces::NETWORK | Namespaces::MOUNT).expect("root may");
         let private =

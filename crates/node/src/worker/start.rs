@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::Part;
 use jiff::Timestamp;
@@ -128,6 +129,9 @@ async fn check_runtime_class(node: &Shared, pod: &Pod) -> Result<(), String> {
     Err(format!("failed to get sandbox runtime: no runtime for {handler:?} is configured"))
 }
 
+/// Longest wait for the proxy to program a Pod's policies; the start is tried again after it.
+const ADMIT_AT_MOST: Duration = Duration::from_secs(30);
+
 /// One start.
 struct Starter {
     threads: Threads,
@@ -153,7 +157,9 @@ impl Starter {
         R: Future<Output = ()>,
     {
         let name = || self.container.name.clone();
-        let config = self.config().await.map_err(|message| (StartFailure::Config, message))?;
+        let (config, admitted) = tokio::join!(self.config(), self.admitted());
+        let config = config.map_err(|message| (StartFailure::Config, message))?;
+        admitted.map_err(|message| (StartFailure::Create, message))?;
         let created = self.node.runtime.create_container(&self.sandbox, config).await;
         let id = created.map_err(|err| (StartFailure::Create, err.to_string()))?;
         send(Event::ContainerCreated { container: name(), id: id.clone() }).await;
@@ -172,6 +178,15 @@ impl Starter {
         let attempt = self.attempt;
         send(Event::ContainerStarted { container: name(), attempt, id: id.clone(), started_at, user }).await;
         Ok(id)
+    }
+
+    /// Returns once the network policies of the Pod hold. One on the node's network has none.
+    async fn admitted(&self) -> Result<(), String> {
+        let on_host = spec(&self.pod).host_network == Some(true);
+        match self.node.config.policies.as_ref().filter(|_| !on_host && !self.ips.is_empty()) {
+            Some(policies) => policies.admitted(Arc::clone(&self.pod), self.ips.clone(), ADMIT_AT_MOST).await,
+            None => Ok(()),
+        }
     }
 
     /// The status shows the user of the first process where the Pod says something about users.

@@ -84,14 +84,13 @@ pub(crate) fn ruleset(table: &Table, ports: &[HostPorts]) -> String {
 /// A Pod may have NET_RAW and NET_ADMIN, and then puts any sender into a packet. Which address belongs to
 /// which station is known beforehand (`mac_of`), and that a port is one station's is the bridge's part, so
 /// the table is the same for all Pods and none is started more slowly for it. It looks at frames where they
-/// enter the bridge: those for another Pod's station never come to the IP layer.
+/// enter the bridge: those for another Pod's station would never come to the IP layer, where NetworkPolicies
+/// are. Nobody has to send such frames (a Pod's only way is the gateway), so nobody may.
 pub(crate) fn senders(table: &Table) -> String {
     let Table { name, links, pods, .. } = table;
-    let station = |address: Ipv4Addr| {
-        let [a, b, c, d, e, f] = mac_of(address.into());
-        format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} . {address}")
-    };
-    let stations: Vec<String> = pods.addresses().map(station).collect();
+    let mac = |address: Ipv4Addr| mac_of(address.into()).map(|byte| format!("{byte:02x}")).join(":");
+    let gateway = mac(pods.gateway());
+    let stations: Vec<String> = pods.addresses().map(|one| format!("{} . {one}", mac(one))).collect();
     // Before the translation that `br_netfilter` may do at this place.
     format!(
         "table bridge {name}\n\
@@ -100,6 +99,7 @@ pub(crate) fn senders(table: &Table) -> String {
            set stations {{\n    type ether_addr . ipv4_addr\n    elements = {{ {} }}\n  }}\n  \
            chain senders {{\n    type filter hook prerouting priority -300; policy accept;\n    \
              iifname != \"{links}*\" accept\n    \
+             ether type ip ether daddr != {gateway} drop\n    \
              ether saddr . ip saddr @stations accept\n    \
              ether saddr . arp saddr ip @stations accept\n    \
              drop\n  }}\n\
@@ -229,6 +229,7 @@ table bridge monopod-0123abcd-ports {
   chain senders {
     type filter hook prerouting priority -300; policy accept;
     iifname != "v0123abcd*" accept
+    ether type ip ether daddr != 0a:58:0a:2a:00:09 drop
     ether saddr . ip saddr @stations accept
     ether saddr . arp saddr ip @stations accept
     drop

@@ -9,10 +9,10 @@ pub(crate) fn attacks() -> Vec<Attack> {
     vec![Attack {
         name: "sender-of-another",
         attack: "send packets and ARP with the address of another Pod or of the host, also with the other's link-layer \
-                 address and straight to a neighbour's, with NET_ADMIN and NET_RAW",
+                 address, and past the gateway straight to a neighbour's, with NET_ADMIN and NET_RAW",
         class: "CVE-2020-8558, CVE-2020-10749",
         stopped_by: "each bridge port is locked to its station (from Linux 5.16), and frames enter the bridge only with the \
-                     IPv4 address of their station; IPv6 does not enter it",
+                     IPv4 address of their station, and only for the gateway; IPv6 does not enter it",
         run: sender_of_another,
     }]
 }
@@ -48,6 +48,7 @@ fn imitate(world: &World) -> Outcome {
     let arrived = || inside("sender-victim", ARRIVED).out.trim().to_owned();
     let (victim, imitated) = (address("sender-victim"), address("sender-imitated"));
     let station = inside("sender-imitated", "cat /sys/class/net/eth0/address").out.trim().to_owned();
+    let near = inside("sender-victim", "cat /sys/class/net/eth0/address").out.trim().to_owned();
     let gateway = inside("sender-victim", "ip route | awk '/^default/ { print $3 }'").out.trim().to_owned();
 
     let honest = inside("sender-attacker", &format!("ping -c 1 -W 5 {victim}"));
@@ -63,6 +64,7 @@ fn imitate(world: &World) -> Outcome {
          {as_pod}; {as_host}
          ip link set eth0 address {station} && {as_pod}; ip link set eth0 address $own
          ip route add {victim}/32 dev eth0 && {as_pod}; {as_host}
+         ip neigh replace {victim} lladdr {near} dev eth0 && ping -c 2 -W 1 {victim}
          arping -U -c 1 -I eth0 -s {gateway} {gateway}; echo tried",
         as_pod = ping(&imitated),
         as_host = ping(&gateway),

@@ -1,0 +1,4 @@
+//! Policies against a model, and against the kernel.
+
+mod kernel;
+mod model;
