@@ -45,3 +45,4 @@ mod streams;
 mod taking_down;
 mod usage;
 mod workloads;
+mod zero_loss;
