@@ -9,6 +9,7 @@
 //!
 //! - `namespace` empties and finalizes namespaces that are being deleted.
 //! - `service_account` keeps `default` and `kube-root-ca.crt` in each namespace.
+//! - `service_account_token` fills Secrets with tokens of their accounts.
 //! - `certificates` approves kubelets' certificate requests, signs what is approved, and cleans up.
 //! - `cluster_role_aggregation` gives ClusterRoles the rules of those that they select.
 //! - `node_lifecycle` turns conditions and missing heartbeats into taints.
@@ -24,6 +25,7 @@
 //! - `ttl_after_finished` deletes Jobs that have been finished for long enough.
 //! - `volume` binds, provisions and reclaims volumes.
 //! - `endpoint_slice` lists the Pods behind each Service.
+//! - `endpoint_slice_mirroring` lists the Endpoints that somebody wrote by hand.
 //! - `garbage_collector` deletes what has lost its owners.
 //! - `resource_quota` counts what quotas limit.
 //! - `disruption` says how many Pods of a budget may be evicted.
@@ -44,6 +46,7 @@ mod daemon_set;
 mod deployment;
 mod disruption;
 mod endpoint_slice;
+mod endpoint_slice_mirroring;
 mod expectations;
 mod garbage_collector;
 mod history;
@@ -59,6 +62,7 @@ mod replica_set;
 mod resource_quota;
 mod run;
 mod service_account;
+mod service_account_token;
 mod stateful_set;
 mod taint_eviction;
 mod ttl_after_finished;

@@ -70,13 +70,6 @@ fn pod_security(namespace: &Value, modes: &[&str]) -> Vec<String> {
     labels.map("labels").filter(restricts).map(|(key, _)| format!("metadata.labels[{key}]")).collect()
 }
 
-/// Endpoints that upstream would mirror.
-pub(super) fn endpoints_to_mirror(endpoints: &Value) -> Vec<String> {
-    let view = View::new(endpoints);
-    let skipped = view.at(&["metadata", "labels"]).str("endpointslice.kubernetes.io/skip-mirror") == "true";
-    if skipped || !view.has_items("subsets") { Vec::new() } else { vec![String::new()] }
-}
-
 /// Profiles, also of the beta annotation, that would confine.
 pub(super) fn apparmor(pod: &Value) -> Vec<String> {
     let own = places(pod, "spec.*[*].securityContext.appArmorProfile.type");

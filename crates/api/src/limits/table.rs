@@ -1,8 +1,8 @@
 //! The rows.
 
 use super::find::{
-    apparmor, endpoints_to_mirror, enforced_pod_security, extended_resources, foreign_handler,
-    huge_page_limits, huge_page_volumes, selinux, size_limits, told_pod_security,
+    apparmor, enforced_pod_security, extended_resources, foreign_handler, huge_page_limits,
+    huge_page_volumes, selinux, size_limits, told_pod_security,
 };
 use super::{Found, Limit, Shown};
 
@@ -231,31 +231,7 @@ kind: Namespace
 metadata: {name: limits, labels: {pod-security.kubernetes.io/warn: baseline}}
 "#,
     ),
-    part(
-        ("", "Secret"),
-        "Secret for a ServiceAccount's token",
-        Found::At(&["type=kubernetes.io/service-account-token"]),
-        "stored, and no token is written into it yet; ask for one with kubectl create token",
-        r#"
-apiVersion: v1
-kind: Secret
-metadata: {name: limits, annotations: {kubernetes.io/service-account.name: default}}
-type: kubernetes.io/service-account-token
-"#,
-    ),
     // Network.
-    part(
-        ("", "Endpoints"),
-        "Endpoints written by hand",
-        Found::By(endpoints_to_mirror),
-        "stored, and not mirrored yet: Services lead nowhere by it, write an EndpointSlice",
-        r#"
-apiVersion: v1
-kind: Endpoints
-metadata: {name: limits}
-subsets: [{addresses: [{ip: 192.0.2.1}], ports: [{port: 80}]}]
-"#,
-    ),
     part(
         SERVICE,
         "sessionAffinity",

@@ -76,6 +76,11 @@ impl Cluster {
         Client::new(Arc::new(InProcess::new(self.server.clone(), user, groups)))
     }
 
+    /// The certificate by which the server is known.
+    pub(crate) fn authority_pem(&self) -> String {
+        authority(self.directory.path()).certificate_pem().to_owned()
+    }
+
     /// Ends the controllers in the middle of what they do and starts them anew, with nothing known.
     pub(crate) async fn restart_controllers(&mut self) {
         self.running.tasks.shutdown().await;

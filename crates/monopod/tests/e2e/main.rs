@@ -38,6 +38,7 @@ mod postgres;
 mod resize;
 mod scheduling;
 mod seeds;
+mod service_accounts;
 mod side_by_side;
 mod stateful_set;
 mod stories;

@@ -113,6 +113,34 @@ fn services_lead_to_their_pods_from_everywhere() {
     }
 }
 
+/// Who is reached is written by hand, as for a database outside the cluster.
+#[test]
+fn endpoints_written_by_hand_are_where_their_service_leads() {
+    let instance = Instance::start(&["testserver.tar"]);
+    instance.apply(WEB);
+    instance.wait("condition=Ready", "pod/web-0");
+    instance.wait("condition=Ready", "pod/web-1");
+    instance
+        .apply("---\n{apiVersion: v1, kind: Service, metadata: {name: hand}, spec: {ports: [{port: 80}]}}");
+    let lead_to = |pod: &str| {
+        let address = instance.field(pod, "{.status.podIP}");
+        let manifest = format!(
+            "---\n{{apiVersion: v1, kind: Endpoints, metadata: {{name: hand}}, \
+             subsets: [{{addresses: [{{ip: {address}}}], ports: [{{port: 8080}}]}}]}}"
+        );
+        let applied = instance.kubectl_with(&["apply", "-f", "-"], &manifest);
+        assert!(!applied.err.contains("not mirrored"), "{}", applied.err);
+        applied.ok();
+    };
+    for number in ["web-0", "web-1"] {
+        lead_to(&format!("pod/{number}"));
+        instance.eventually(number, || match fetch(&instance, "web-0", "http://hand") {
+            Ok(said) if said == format!("hello from {number}") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+}
+
 #[test]
 fn names_are_those_of_kubernetes() {
     let instance = Instance::start(&["testserver.tar", "busybox.tar"]);
