@@ -9,6 +9,7 @@
 //! that is written (created, replaced, patched, applied) passes here, so two objects
 //! are equal when their values are.
 
+mod embedded;
 mod scalar;
 mod walk;
 mod yaml;

@@ -84,6 +84,26 @@ fn wrong_types_are_told_in_the_words_of_go() {
 }
 
 #[test]
+fn structs_that_go_embeds_are_named_in_its_errors() {
+    let told = |spec: Value| pod_error(&json!({"apiVersion": "v1", "kind": "Pod", "spec": spec}));
+    for (spec, place) in [
+        (json!({"volumes": [{"name": "v", "emptyDir": 1}]}), "Volume.spec.volumes.VolumeSource.emptyDir of"),
+        (
+            json!({"containers": [{"livenessProbe": {"tcpSocket": {"host": 1}}}]}),
+            "TCPSocketAction.spec.containers.livenessProbe.ProbeHandler.tcpSocket.host of",
+        ),
+        (
+            json!({"volumes": [{"projected": {"sources": [{"secret": {"name": 1}}]}}]}),
+            "SecretProjection.spec.volumes.VolumeSource.projected.sources.secret.LocalObjectReference.name of",
+        ),
+        (json!({"volumes": [{"name": 1}]}), "Volume.spec.volumes.name of"),
+    ] {
+        let said = told(spec);
+        assert!(said.contains(place), "{said}");
+    }
+}
+
+#[test]
 fn a_bad_quantity_ends_decoding_with_the_words_of_its_parser() {
     let body = with_container(json!({"resources": {"limits": {"cpu": "lots"}}, "name": 1}));
     assert_eq!(

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
+use super::embedded::embedded;
 use super::scalar;
 use crate::apply;
 use crate::json::{self, Node};
@@ -213,12 +214,14 @@ impl<'s> Walker<'s> {
                 self.strict("duplicate field", &field.name);
             }
             self.context = Some(&schema.go);
+            let outside = self.fields.len();
+            self.fields.extend(embedded(&schema.go, &field.name));
             self.fields.push(&field.name);
             let length = self.enter_key(&field.name);
             let null = (field.nullable && matches!(node, Node::Null)).then_some(Value::Null);
             read[at] = self.value(node, field.ty.get(), &field.go)?.or(null);
             self.path.truncate(length);
-            self.fields.pop();
+            self.fields.truncate(outside);
         }
         (self.context, self.depth_max) = outer;
         let mut known = match self.purpose {
