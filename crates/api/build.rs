@@ -135,7 +135,7 @@ fn field(out: &mut String, name: &str, schema: &Value, index: &BTreeMap<&str, us
     let strategy = schema["x-kubernetes-patch-strategy"].as_str().unwrap_or_default();
     writeln!(
         out,
-        "Field{{name:Cow::Borrowed({name:?}),go:Cow::Borrowed({:?}),ty:Held::Static({}),pointer:{},omit:{omit},merge_key:{:?},merge:{},retain_keys:{},atomic:{},nullable:false,default:None}},",
+        "Field{{name:Cow::Borrowed({name:?}),go:Cow::Borrowed({:?}),ty:Held::Static({}),pointer:{},omit:{omit},merge_key:{:?},merge:{},retain_keys:{},atomic:{},granular:{},nullable:false,default:None}},",
         go.trim_start_matches('*'),
         type_of(schema, index),
         go.starts_with('*'),
@@ -143,6 +143,7 @@ fn field(out: &mut String, name: &str, schema: &Value, index: &BTreeMap<&str, us
         strategy.split(',').any(|s| s == "merge"),
         strategy.split(',').any(|s| s == "retainKeys"),
         schema["x-kubernetes-map-type"] == "atomic",
+        schema["x-kubernetes-map-type"] == "granular",
     )
     .expect("writing to a string");
 }

@@ -62,6 +62,8 @@ pub struct Field {
     pub retain_keys: bool,
     /// Applied and owned as one at this place, whatever its type says.
     pub atomic: bool,
+    /// Applied and owned field by field at this place, though its type is atomic elsewhere.
+    pub granular: bool,
     /// `null` is a value (`nullable`), not absence.
     pub nullable: bool,
     /// The value when it is absent. Built-in kinds have rules for that (`crate::defaults`).
@@ -215,6 +217,7 @@ impl Field {
             merge: false,
             retain_keys: false,
             atomic: false,
+            granular: false,
             nullable: false,
             default: None,
         }

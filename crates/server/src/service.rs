@@ -284,7 +284,8 @@ fn fill_ports(service: &mut Value, taken: &mut Taken<'_>, seed: u32, errors: &mu
     let wanted = has_node_ports(service);
     let path = Path::new("spec");
     let path = path.child("ports");
-    let Some(ports) = service["spec"]["ports"].as_array_mut() else { return };
+    // Looked up and not indexed, which would make a null where there are none.
+    let Some(ports) = service.pointer_mut("/spec/ports").and_then(Value::as_array_mut) else { return };
     // Those that are named first, so that none is given away before.
     for (index, port) in ports.iter_mut().enumerate() {
         let Some(number) = node_port_number(port) else { continue };

@@ -52,7 +52,7 @@ pub(crate) enum Tracking {
 
 /// Records who wrote what in `metadata.managedFields`: before admission, for what that adds belongs to
 /// nobody, and before the server takes back what this way of writing may not change.
-fn track(call: &Call, tracking: Tracking, old: Option<&Value>, new: &mut Value) {
+pub(crate) fn track(call: &Call, tracking: Tracking, old: Option<&Value>, new: &mut Value) {
     let resource = call.resource.storage();
     let version = resource.api_version();
     if tracking == Tracking::Update {
@@ -171,6 +171,7 @@ pub(crate) async fn create_named(
 fn prepare_create(call: &Call, resource: &Kind, object: &mut Value) {
     strategy::prepare_create(resource, object);
     strategy::stamp(resource, object, &call.user.author());
+    strategy::date(resource, object, None, &seconds(call.now));
 }
 
 /// Writes an object that was admitted, with the addresses it asks for.
@@ -319,7 +320,9 @@ fn check_version(call: &Call, given: Option<u64>, old: &Entry) -> Result<(), Sta
         None if !call.resource.unconditional_update => {
             let path = Path::new("metadata");
             let error = Error::invalid(&path.child("resourceVersion"), 0, "must be specified for an update");
-            Err(Status::invalid(&call.resource, &call.target.name, &ErrorList(vec![error])))
+            // Upstream's store knows the resource and not the kind.
+            let named = GroupKind { group: &call.resource.group, kind: &call.resource.plural };
+            Err(Status::invalid(named, &call.target.name, &ErrorList(vec![error])))
         }
         _ => Ok(()),
     }
@@ -363,7 +366,7 @@ pub(crate) async fn replace(
 fn prepare_update(call: &Call, resource: &Kind, new: &mut Value, old: &Value) {
     let subresource = Some(call.target.subresource.as_str()).filter(|name| !name.is_empty());
     strategy::prepare_update(resource, subresource, new, old);
-    strategy::date(resource, new, old, &seconds(call.now));
+    strategy::date(resource, new, Some(old), &seconds(call.now));
 }
 
 /// Writes a change that was admitted, with the addresses it asks for.

@@ -448,6 +448,49 @@ async fn reviews_and_tokens_are_answered() {
 }
 
 #[tokio::test]
+async fn what_the_server_adds_to_objects_is_what_upstream_adds() {
+    let cluster = with_namespace().await;
+    let access = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+        "spec": {"nonResourceAttributes": {"path": "/healthz", "verb": "get"}}});
+    let access = cluster.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &access).await;
+    let owned = &access.body["metadata"]["managedFields"][0]["fieldsV1"];
+    let expected = json!({"f:spec": {"f:nonResourceAttributes": {".": {}, "f:path": {}, "f:verb": {}}}});
+    assert_eq!(*owned, expected, "a review has owners: {}", access.text);
+    let rules = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
+        "metadata": {"name": "x"}, "spec": {"namespace": "demo"}});
+    let rules = cluster.post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &rules).await;
+    assert_eq!((&rules.body["metadata"], &rules.body["spec"]), (&json!({}), &json!({})), "{}", rules.text);
+    let alias = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "alias"},
+        "spec": {"type": "ExternalName", "externalName": "example.com"}});
+    let alias = cluster.post("/api/v1/namespaces/demo/services", &alias).await;
+    assert_eq!((alias.code, alias.body["spec"].get("ports")), (201, None), "{}", alias.text);
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "v"},
+        "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/x"}}});
+    let volume = cluster.post("/api/v1/persistentvolumes", &volume).await;
+    assert!(volume.body["status"]["lastPhaseTransitionTime"].is_string(), "{}", volume.text);
+    let mut gated = pod("gated");
+    gated["spec"]["schedulingGates"] = json!([{"name": "wait"}]);
+    let gated = cluster.post(PODS, &gated).await;
+    assert!(gated.body["status"]["conditions"][0]["lastTransitionTime"].is_string(), "{}", gated.text);
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a"},
+        "secrets": [{"apiVersion": "v1", "kind": "Secret", "name": "s"}]});
+    let account = cluster.post("/api/v1/namespaces/demo/serviceaccounts", &account).await;
+    assert_eq!(account.body["secrets"], json!([{"name": "s"}]), "{}", account.text);
+}
+
+#[tokio::test]
+async fn a_kind_whose_updates_name_a_version_refuses_those_that_do_not() {
+    let cluster = Cluster::start().await;
+    let driver = json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": "d"},
+        "spec": {}});
+    let path = "/apis/storage.k8s.io/v1/csidrivers";
+    assert_eq!(cluster.post(path, &driver).await.code, 201);
+    let refused = cluster.put(&format!("{path}/d"), &driver).await;
+    let words = "csidrivers.storage.k8s.io \"d\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update";
+    assert_eq!((refused.code, &refused.body["message"]), (422, &json!(words)));
+}
+
+#[tokio::test]
 async fn logs_and_exec_reach_the_node_under_the_kubelets_paths() {
     struct Echo;
     impl server::Nodes for Echo {

@@ -213,6 +213,45 @@ fn a_port_without_protocol_stands_beside_one_of_its_number() {
     assert_eq!(udp["spec"]["ports"].as_array().unwrap().len(), 1);
 }
 
+/// A Pod with these variables in its one container.
+fn with_variables(env: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "c", "env": env}]}})
+}
+
+/// What a manager owns of the variable `A`.
+fn owned_of_a(object: &Value, manager: usize) -> Value {
+    let containers = &managers(object)[manager].2["f:spec"]["f:containers"];
+    containers[r#"k:{"name":"c"}"#]["f:env"][r#"k:{"name":"A"}"#].clone()
+}
+
+#[test]
+fn items_that_share_a_key_are_owned_together() {
+    let pod = schema::kind("v1", "Pod").unwrap();
+    let a = |value: &str| json!({"name": "A", "value": value});
+    let mut twice = with_variables(json!([a("1"), a("2"), {"name": "B"}]));
+    update(pod, None, &mut twice, by("one", 0));
+    assert_eq!(owned_of_a(&twice, 0), json!({}), "no field of either");
+    let mut again = with_variables(json!([a("1"), a("3"), {"name": "B"}]));
+    update(pod, Some(&twice), &mut again, by("two", 1));
+    assert_eq!((owned_of_a(&again, 0), owned_of_a(&again, 1)), (Value::Null, json!({})));
+    let mut once = with_variables(json!([a("1"), {"name": "B"}]));
+    update(pod, Some(&twice), &mut once, by("two", 1));
+    // With upstream, too, the marker that goes takes the item's own with it.
+    let single = json!({"f:name": {}, "f:value": {}});
+    assert_eq!((owned_of_a(&once, 0), owned_of_a(&once, 1)), (Value::Null, single));
+}
+
+#[test]
+fn a_field_may_be_granular_though_its_type_is_not() {
+    let volume = schema::kind("v1", "PersistentVolume").unwrap();
+    let mut object = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "v"},
+        "spec": {"claimRef": {"name": "c", "namespace": "n"}}});
+    update(volume, None, &mut object, by("one", 0));
+    let owned = &managers(&object)[0].2["f:spec"]["f:claimRef"];
+    assert_eq!(*owned, json!({".": {}, "f:name": {}, "f:namespace": {}}));
+}
+
 #[test]
 fn what_an_update_cannot_change_keeps_its_owner() {
     let pod = schema::kind("v1", "Pod").unwrap();

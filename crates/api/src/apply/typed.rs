@@ -42,12 +42,22 @@ fn shape(ty: Type<'_>) -> Option<Shape<'_>> {
     }
 }
 
+/// The shape of a type whose place says more than it does.
+fn granular(ty: Type<'_>) -> Option<Shape<'_>> {
+    match ty {
+        Type::Struct(schema) => Some(Shape::Struct(schema)),
+        Type::Map(map) => Some(Shape::Map(map.value.get())),
+        other => shape(other),
+    }
+}
+
 impl<'s> Shape<'s> {
     /// The type of a field, and whether it is granular there.
     fn child(self, name: &str) -> Child<'s> {
         match self {
             Shape::Struct(schema) => match schema.field(name) {
                 Some(field) if field.atomic => Child { shape: None, named: true },
+                Some(field) if field.granular => Child { shape: granular(field.ty.get()), named: true },
                 Some(field) => Child { shape: shape(field.ty.get()), named: true },
                 None => Child { shape: None, named: false },
             },
@@ -83,11 +93,13 @@ fn collect(value: &Value, shape: Option<Shape<'_>>, set: &mut Set) {
                 inner.member |= empty || !child.named;
             }
         }
-        (Some(Shape::List(ty, kind)), Value::Array(items)) => {
-            for item in items {
-                let Ok(element) = element(item, kind) else { continue };
+        (Some(Shape::List(ty, kind)), Value::Array(_)) => {
+            for (element, items) in index(Some(value), kind) {
                 let inner = set.children.entry(element).or_default();
-                collect(item, self::shape(ty), inner);
+                // Items that share a key are owned together: nobody could tell whose field is whose.
+                if let [item] = items.as_slice() {
+                    collect(item, self::shape(ty), inner);
+                }
                 inner.member = true;
             }
         }
@@ -115,8 +127,9 @@ impl Comparison {
                 // Both sides were decoded and validated; items without keys have no identity.
                 let (old, new) = (index(old, kind), index(new, kind));
                 for element in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
-                    let (old, new) = (old.get(element).copied(), new.get(element).copied());
-                    self.descend(element.clone(), old, new, self::shape(ty));
+                    let (old, new) = (old.get(element), new.get(element));
+                    let items = |of: Option<&'_ Vec<_>>| of.map_or(&[][..], Vec::as_slice).to_vec();
+                    self.items(element, &items(old), &items(new), self::shape(ty));
                 }
             }
             Shape::Struct(_) | Shape::Map(_) => {
@@ -160,6 +173,27 @@ impl Comparison {
         }
     }
 
+    /// Compares the items of one key. Those that share it stand for one value: structured-merge-diff's
+    /// markers of duplicates.
+    fn items(&mut self, element: &str, old: &[&Value], new: &[&Value], shape: Option<Shape<'_>>) {
+        let mark = |set: &mut Set| set.children.entry(element.to_owned()).or_default().member = true;
+        match (old, new) {
+            ([] | [_], [] | [_]) => {
+                self.descend(element.to_owned(), old.first().copied(), new.first().copied(), shape);
+            }
+            ([_, _, ..], [_, _, ..]) if old == new => {}
+            ([_, _, ..], [_, _, ..]) => mark(&mut self.modified),
+            ([_, _, ..], _) => {
+                self.descend(element.to_owned(), None, new.first().copied(), shape);
+                mark(&mut self.removed);
+            }
+            (_, [_, _, ..]) => {
+                self.descend(element.to_owned(), old.first().copied(), None, shape);
+                mark(&mut self.added);
+            }
+        }
+    }
+
     fn leaf(&mut self, old: Option<&Value>, new: Option<&Value>) {
         match (old, new) {
             (None, Some(_)) => self.added.member = true,
@@ -179,9 +213,16 @@ fn is_empty(value: Option<&Value>) -> bool {
     }
 }
 
-fn index<'a>(value: Option<&'a Value>, kind: &ListKind) -> BTreeMap<String, &'a Value> {
+/// The items of a list by their keys; more than one where they share it.
+fn index<'a>(value: Option<&'a Value>, kind: &ListKind) -> BTreeMap<String, Vec<&'a Value>> {
     let items = value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    items.iter().filter_map(|item| Some((element(item, kind).ok()?, item))).collect()
+    let mut index = BTreeMap::<String, Vec<&Value>>::new();
+    for item in items {
+        if let Ok(element) = element(item, kind) {
+            index.entry(element).or_default().push(item);
+        }
+    }
+    index
 }
 
 /// The path element of a list item; the error is structured-merge-diff's.

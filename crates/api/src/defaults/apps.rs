@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::pod::pod_template;
 use super::{Object, child, ensure, items, set, set_zero, text, volume};
+use crate::strategy::apps::TEMPLATE_GENERATION;
 
 pub(crate) fn deployment(deployment: &mut Object) {
     let spec = ensure(deployment, "spec");
@@ -50,6 +51,9 @@ pub(crate) fn stateful_set(stateful_set: &mut Object) {
 }
 
 pub(crate) fn daemon_set(daemon_set: &mut Object) {
+    // Upstream's conversion writes the count that is a field of its internal type; so who says nothing of it
+    // owns it, with a zero that the strategy then counts up from.
+    set(ensure(ensure(daemon_set, "metadata"), "annotations"), TEMPLATE_GENERATION, "0");
     let spec = ensure(daemon_set, "spec");
     let strategy = ensure(spec, "updateStrategy");
     set_zero(strategy, "type", "RollingUpdate");
@@ -158,6 +162,12 @@ mod tests {
             daemon_set["spec"]["updateStrategy"]["rollingUpdate"],
             json!({"maxUnavailable": 1, "maxSurge": 0})
         );
+    }
+
+    #[test]
+    fn who_creates_a_daemon_set_owns_the_count_of_its_templates() {
+        let daemon_set = defaulted(json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "spec": {}}));
+        assert_eq!(daemon_set["metadata"]["annotations"], json!({TEMPLATE_GENERATION: "0"}));
     }
 
     #[test]

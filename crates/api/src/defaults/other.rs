@@ -15,6 +15,34 @@ pub(crate) fn storage_class(class: &mut Object) {
     set(class, "volumeBindingMode", "Immediate");
 }
 
+pub(crate) fn custom_resource_definition(definition: &mut Object) {
+    let spec = ensure(definition, "spec");
+    ensure(spec, "conversion");
+    set_zero(ensure(spec, "conversion"), "strategy", "None");
+    let Some(names) = child(spec, "names") else { return };
+    let kind = text(names, "kind").to_owned();
+    if !kind.is_empty() {
+        set_zero(names, "singular", kind.to_lowercase());
+        set_zero(names, "listKind", format!("{kind}List"));
+    }
+}
+
+pub(crate) fn api_service(service: &mut Object) {
+    ensure(service, "status");
+    if let Some(service) = child(ensure(service, "spec"), "service") {
+        set(service, "port", 443);
+    }
+}
+
+pub(crate) fn flow_schema(schema: &mut Object) {
+    ensure(schema, "status");
+    set_zero(ensure(schema, "spec"), "matchingPrecedence", 1000);
+}
+
+pub(crate) fn volume_attachment(attachment: &mut Object) {
+    set(ensure(attachment, "status"), "attached", false);
+}
+
 pub(crate) fn ingress(ingress: &mut Object) {
     ensure(ensure(ingress, "status"), "loadBalancer");
 }
@@ -28,6 +56,7 @@ pub(crate) fn endpoint_slice(slice: &mut Object) {
 
 pub(crate) fn resource_claim(claim: &mut Object) {
     device_claim(ensure(claim, "spec"));
+    ensure(claim, "status");
 }
 
 pub(crate) fn resource_claim_template(template: &mut Object) {

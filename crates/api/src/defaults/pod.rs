@@ -121,16 +121,36 @@ fn http_get(get: &mut Object) {
     set_zero(get, "scheme", "HTTP");
 }
 
-/// `Always` for the tag `latest`, said or implied; a digest or another tag needs no second look.
+/// `Always` for the tag `latest`, said or implied; a digest or another tag needs no second look, and what
+/// names no image has no tag.
 pub(super) fn pull_policy(image: &str) -> &'static str {
-    let name = image.rsplit('/').next().unwrap_or("");
-    let (name, digest) = name.split_once('@').map_or((name, None), |(name, digest)| (name, Some(digest)));
-    match (name.split_once(':'), digest) {
+    let (named, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
+    let last = named.rfind('/').map_or(0, |slash| slash + 1);
+    let tagged = named[last..].split_once(':');
+    let name = &named[..tagged.map_or(named.len(), |(name, _)| last + name.len())];
+    match (tagged, digest) {
+        _ if !is_image_name(name) => "IfNotPresent",
         (Some((_, "latest")), _) => "Always",
         (Some(_), _) | (None, Some(_)) => "IfNotPresent",
-        (None, None) if image.is_empty() => "IfNotPresent",
         (None, None) => "Always",
     }
+}
+
+/// A path of lowercase components, behind the host of a registry perhaps: distribution's grammar of names.
+fn is_image_name(name: &str) -> bool {
+    let (host, path) = name.split_once('/').unwrap_or(("", name));
+    let is_host = host.contains(['.', ':']) || host == "localhost" || host != host.to_lowercase();
+    let path = if is_host { path } else { name };
+    path.split('/').all(is_image_component)
+}
+
+/// Letters and digits, with one dot, one or two underscores, or any number of dashes between them.
+fn is_image_component(component: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let separators = component.split(is_plain).filter(|between| !between.is_empty());
+    let mut separators =
+        separators.map(|between| matches!(between, "." | "_" | "__") || between.chars().all(|c| c == '-'));
+    component.starts_with(is_plain) && component.ends_with(is_plain) && separators.all(|fits| fits)
 }
 
 fn host_network_ports(spec: &mut Object) {
@@ -209,6 +229,13 @@ mod tests {
             ("host:5000/busybox:1", "IfNotPresent"),
             ("busybox@sha256:abc", "IfNotPresent"),
             ("busybox:latest@sha256:abc", "Always"),
+            ("Host/busybox", "Always"),
+            ("library/busy__box--x.y", "Always"),
+            ("", "IfNotPresent"),
+            ("Busybox", "IfNotPresent"),
+            ("-x", "IfNotPresent"),
+            ("a b", "IfNotPresent"),
+            ("a..b", "IfNotPresent"),
         ] {
             assert_eq!(pull_policy(image), policy, "{image}");
         }

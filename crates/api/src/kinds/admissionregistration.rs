@@ -17,6 +17,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             "mutatingadmissionpolicy",
         )
         .category(["api-extensions"])
+        .conditional_update()
         .creates_on_update()
         .generation(Generation::Wishes)
         .cells(policy::admission_policy),
@@ -50,6 +51,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             "validatingadmissionpolicy",
         )
         .category(["api-extensions"])
+        .conditional_update()
         .subresources([status(GROUP, "v1", "ValidatingAdmissionPolicy")])
         .generation(Generation::Wishes)
         .cells(policy::admission_policy),

@@ -2,6 +2,7 @@
 
 use super::rules::Generation;
 use super::{Kind, cluster, status};
+use crate::defaults;
 
 const GROUP: &str = "apiextensions.k8s.io";
 
@@ -18,6 +19,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         .category(["api-extensions"])
         .subresources([status(GROUP, "v1", "CustomResourceDefinition")])
         .conditional_update()
+        .defaults(defaults::other::custom_resource_definition)
         .generation(Generation::Wishes),
     ]
 }

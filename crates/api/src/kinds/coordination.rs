@@ -12,6 +12,8 @@ pub(super) fn kinds() -> Vec<Kind> {
             .creates_on_update()
             .conditional_update()
             .renewed_by(lasting::is_renewal_of_lease)
+            .prepare_create(cluster_rules::prepare_lease)
+            .prepare_update(cluster_rules::prepare_lease_update)
             .validate(|new, _, errors| cluster_rules::lease(new.get("spec"), errors))
             .cells(cluster_table::lease),
     ]

@@ -61,13 +61,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .validate(storage::claim)
             .validate_status(|new, _, errors| storage::claim_status(new, errors))
             .cells(storage_table::claim),
-        cluster("", "v1", "PersistentVolume", "persistentvolumes", "persistentvolume")
-            .short(["pv"])
-            .subresources([status("", "v1", "PersistentVolume")])
-            .answers_deletion_with_object()
-            .defaults(defaults::volume::persistent_volume)
-            .validate(storage::volume)
-            .cells(storage_table::volume),
+        persistent_volume(),
         pod(),
         namespaced("", "v1", "PodTemplate", "podtemplates", "podtemplate")
             .creates_on_update()
@@ -95,6 +89,8 @@ pub(super) fn kinds() -> Vec<Kind> {
             .short(["sa"])
             .subresources([part("token", "authentication.k8s.io", "v1", "TokenRequest", CREATE)])
             .answers_deletion_with_object()
+            .prepare_create(config::prepare_account)
+            .prepare_update(config::prepare_account_update)
             .cells(cluster_table::service_account),
         service(),
     ]
@@ -130,6 +126,17 @@ fn node() -> Kind {
         .cells(cluster_table::node)
 }
 
+fn persistent_volume() -> Kind {
+    cluster("", "v1", "PersistentVolume", "persistentvolumes", "persistentvolume")
+        .short(["pv"])
+        .subresources([status("", "v1", "PersistentVolume")])
+        .answers_deletion_with_object()
+        .defaults(defaults::volume::persistent_volume)
+        .date(storage::date_phase)
+        .validate(storage::volume)
+        .cells(storage_table::volume)
+}
+
 fn pod() -> Kind {
     namespaced("", "v1", "Pod", "pods", "pod")
         .short(["po"])
@@ -143,6 +150,7 @@ fn pod() -> Kind {
         .kept_by_status(&["ownerReferences"])
         .prepare_create(pod_rules::prepare_create)
         .prepare_update(pod_rules::prepare_update)
+        .date(pod_rules::date_conditions)
         .counting(counting::PODS)
         .validate(|new, _, errors| pod_rules::validate_create(new, errors))
         .validate_update(pod_rules::validate_update)

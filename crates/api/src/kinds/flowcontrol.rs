@@ -2,6 +2,7 @@
 
 use super::rules::Generation;
 use super::{Kind, cluster, status};
+use crate::defaults;
 use crate::table::policy;
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
@@ -10,6 +11,7 @@ pub(super) fn kinds() -> Vec<Kind> {
     vec![
         cluster(GROUP, "v1", "FlowSchema", "flowschemas", "flowschema")
             .subresources([status(GROUP, "v1", "FlowSchema")])
+            .defaults(defaults::other::flow_schema)
             .generation(Generation::Wishes)
             .cells(policy::flow_schema),
         cluster(

@@ -31,7 +31,6 @@ pub(super) fn kinds() -> Vec<Kind> {
             .cells(network_table::network_policy),
         cluster(GROUP, "v1", "ServiceCIDR", "servicecidrs", "servicecidr")
             .subresources([status(GROUP, "v1", "ServiceCIDR")])
-            .generation(Generation::Wishes)
             .kept_by_status(&["ownerReferences"])
             .cells(network_table::service_cidr),
     ]

@@ -1,5 +1,6 @@
 //! The kinds of the group `resource.k8s.io`.
 
+use super::rules::Generation;
 use super::{Kind, cluster, namespaced, status, text};
 use crate::defaults;
 use crate::selector::field;
@@ -11,6 +12,7 @@ const GROUP: &str = "resource.k8s.io";
 pub(super) fn kinds() -> Vec<Kind> {
     vec![
         cluster(GROUP, "v1", "DeviceClass", "deviceclasses", "deviceclass")
+            .generation(Generation::Wishes)
             .cells(storage_table::name_and_age),
         namespaced(GROUP, "v1", "ResourceClaim", "resourceclaims", "resourceclaim")
             .subresources([status(GROUP, "v1", "ResourceClaim")])
@@ -21,6 +23,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .defaults(defaults::other::resource_claim_template)
             .cells(storage_table::name_and_age),
         cluster(GROUP, "v1", "ResourceSlice", "resourceslices", "resourceslice")
+            .generation(Generation::Wishes)
             .fields([text("spec.driver", ["/spec/driver"]), text("spec.nodeName", ["/spec/nodeName"])])
             .unlisted_field(field::unlisted_of_slice)
             .cells(storage_table::resource_slice),

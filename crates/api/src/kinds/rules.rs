@@ -20,6 +20,9 @@ pub(crate) type Object = Map<String, Value>;
 /// What an update through a subresource, or of the object itself, may change; the last is the old object.
 pub(crate) type PrepareUpdate = fn(&Kind, Option<&str>, &mut Object, &Object);
 
+/// What an object says of a time; the old one is there on updates.
+pub(crate) type Date = fn(&mut Object, Option<&Object>, &str);
+
 /// What is wrong with an object; the old one is there on updates.
 pub(crate) type Validate = fn(View<'_>, Option<View<'_>>, &mut ErrorList);
 
@@ -48,8 +51,8 @@ pub(crate) struct Rules {
     pub(crate) prepare_update: PrepareUpdate,
     /// What a new object says of who asked for it.
     pub(crate) author: fn(&mut Object, &Author<'_>),
-    /// What a changed object says of when it changed; the time is the last.
-    pub(crate) date: fn(&mut Object, &Object, &str),
+    /// What an object says of when it was created, or has changed; the time is the last.
+    pub(crate) date: Date,
     /// What there must be from the first moment of an object of this name on; its authority's certificate
     /// is PEM.
     pub(crate) companions: fn(&str, &str) -> Vec<Value>,
@@ -178,7 +181,7 @@ impl Kind {
         self
     }
 
-    pub(super) const fn date(mut self, rule: fn(&mut Object, &Object, &str)) -> Self {
+    pub(super) const fn date(mut self, rule: Date) -> Self {
         self.rules.date = rule;
         self
     }

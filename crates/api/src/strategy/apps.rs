@@ -18,7 +18,7 @@ pub(crate) fn pod_template(new: View<'_>, _: Option<View<'_>>, errors: &mut Erro
 }
 
 /// Where the first releases of DaemonSets counted changes of the template: Pods of theirs are known by it.
-const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+pub(crate) const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 pub(crate) fn prepare_daemon_set(new: &mut Object) {
     set_template_generation(new, 1);

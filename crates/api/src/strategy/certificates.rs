@@ -159,8 +159,8 @@ pub(crate) fn stamp_author(request: &mut Object, author: &Author<'_>) {
 }
 
 /// Upstream's populateConditionTimestamps.
-pub(crate) fn date_conditions(new: &mut Object, old: &Object, now: &str) {
-    let before = old.get("status").and_then(|status| status["conditions"].as_array());
+pub(crate) fn date_conditions(new: &mut Object, old: Option<&Object>, now: &str) {
+    let before = old.and_then(|old| old.get("status")).and_then(|status| status["conditions"].as_array());
     let before = before.map_or(&[][..], Vec::as_slice);
     let conditions = new.get_mut("status").and_then(|status| status.get_mut("conditions"));
     let conditions = conditions.and_then(Value::as_array_mut);
@@ -368,7 +368,7 @@ mod tests {
     fn conditions_are_dated_and_keep_the_time_of_their_last_change() {
         let old = json!({"status": {"conditions": [{"type": "Approved", "status": "True", "lastTransitionTime": "then"}]}});
         let mut new = json!({"status": {"conditions": [{"type": "Approved", "status": "True"}, {"type": "Failed", "status": "True"}]}});
-        strategy::date(requests(), &mut new, &old, "now");
+        strategy::date(requests(), &mut new, Some(&old), "now");
         let conditions = &new["status"]["conditions"];
         assert_eq!(
             (&conditions[0]["lastTransitionTime"], &conditions[0]["lastUpdateTime"]),

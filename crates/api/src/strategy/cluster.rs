@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::pod::{quantity_of, taint_effect};
 use super::prepare::{self, replace};
@@ -229,6 +229,19 @@ pub(crate) fn binding(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorLi
     if old.is_some_and(|old| old.get("roleRef").value() != role.value()) {
         errors.push(Error::invalid(&path, role.json(), "cannot change roleRef"));
     }
+}
+
+/// Coordinated election is alpha upstream and switched off: what asks for it is dropped.
+pub(crate) fn prepare_lease(lease: &mut Object) {
+    if let Some(spec) = lease.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.remove("strategy");
+        spec.remove("preferredHolder");
+    }
+}
+
+pub(crate) fn prepare_lease_update(kind: &Kind, part: Option<&str>, new: &mut Object, old: &Object) {
+    prepare::update(kind, part, new, old);
+    prepare_lease(new);
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use super::prepare;
 use crate::field::{Error, ErrorList, Path};
+use crate::kinds::{Kind, Object};
 use crate::validate::meta::{immutable, same};
 use crate::validate::view::View;
 use crate::validate::{check, is_config_map_key};
@@ -139,6 +141,19 @@ fn not_an_object(bytes: &[u8]) -> Option<String> {
             Some(format!("invalid character {found:?} looking for beginning of value"))
         }
     }
+}
+
+/// Of the Secrets of an account only the names are kept: upstream's cleanSecretReferences.
+pub(crate) fn prepare_account(account: &mut Object) {
+    let secrets = account.get_mut("secrets").and_then(Value::as_array_mut);
+    for secret in secrets.into_iter().flatten().filter_map(Value::as_object_mut) {
+        secret.retain(|field, _| field == "name");
+    }
+}
+
+pub(crate) fn prepare_account_update(kind: &Kind, part: Option<&str>, new: &mut Object, old: &Object) {
+    prepare::update(kind, part, new, old);
+    prepare_account(new);
 }
 
 #[cfg(test)]

@@ -54,6 +54,15 @@ pub(crate) fn prepare_create(pod: &mut Object) {
     pod.insert("status".to_owned(), status);
 }
 
+/// A Pod that is held back by gates is so from its creation on.
+pub(crate) fn date_conditions(pod: &mut Object, old: Option<&Object>, now: &str) {
+    let status = pod.get_mut("status").filter(|_| old.is_none());
+    let conditions = status.and_then(|status| status.get_mut("conditions")).and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
+        condition["lastTransitionTime"] = now.into();
+    }
+}
+
 pub(crate) fn prepare_update(resource: &Kind, subresource: Option<&str>, new: &mut Object, old: &Object) {
     match subresource {
         Some("ephemeralcontainers" | "resize") => prepare_part(subresource, new, old),

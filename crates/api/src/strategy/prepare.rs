@@ -48,10 +48,10 @@ pub fn stamp(resource: &Kind, object: &mut Value, author: &Author<'_>) {
     }
 }
 
-/// Writes into a changed object what it says of when it changed.
-pub fn date(resource: &Kind, new: &mut Value, old: &Value, now: &str) {
-    if let (Some(fields), Some(before)) = (new.as_object_mut(), old.as_object()) {
-        (resource.rules.date)(fields, before, now);
+/// Writes into an object what it says of when it was created, or has changed.
+pub fn date(resource: &Kind, new: &mut Value, old: Option<&Value>, now: &str) {
+    if let Some(fields) = new.as_object_mut() {
+        (resource.rules.date)(fields, old.and_then(Value::as_object), now);
     }
 }
 

@@ -1,10 +1,11 @@
 //! PersistentVolumes and PersistentVolumeClaims.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::pod::{driver_name, node_selector, quantity_of, shared_source};
 use super::resources::amounts;
 use crate::field::{Error, ErrorList, Path};
+use crate::kinds::Object;
 use crate::quantity::Quantity;
 use crate::validate::meta::{self, SelectorValues, immutable, same};
 use crate::validate::view::View;
@@ -97,7 +98,8 @@ fn data_sources(spec: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
     } else {
         return;
     };
-    errors.push(Error::invalid(path, path.child("dataSource").to_string(), words));
+    // Upstream shows the path itself, all of whose parts are private to Go.
+    errors.push(Error::invalid(path, json!({}), words));
 }
 
 fn same_reference(a: View<'_>, b: View<'_>) -> bool {
@@ -293,5 +295,36 @@ fn local(source: View<'_>, spec: View<'_>, path: &Path<'_>, errors: &mut ErrorLi
     }
     if !spec.get("nodeAffinity").is_set() {
         errors.push(Error::required(&SPEC.child("nodeAffinity"), "Local volume requires node affinity"));
+    }
+}
+
+const TRANSITION: &str = "lastPhaseTransitionTime";
+
+/// Since when a volume has its phase. Who writes another phase may bring the time.
+pub(crate) fn date_phase(volume: &mut Object, old: Option<&Object>, now: &str) {
+    let told =
+        |volume: &Object, name: &str| volume.get("status").and_then(|status| status.get(name)).cloned();
+    let same = |name: &str| old.is_some_and(|old| told(old, name) == told(volume, name));
+    let is_dated = old.is_some() && (same("phase") || !same(TRANSITION));
+    if let (false, Some(status)) = (is_dated, volume.get_mut("status").and_then(Value::as_object_mut)) {
+        status.insert(TRANSITION.to_owned(), now.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_says_since_when_it_has_its_phase() {
+        let mut volume = json!({"status": {"phase": "Pending"}}).as_object().expect("a map").clone();
+        date_phase(&mut volume, None, "1");
+        assert_eq!(volume["status"][TRANSITION], "1");
+        let old = volume.clone();
+        date_phase(&mut volume, Some(&old), "2");
+        assert_eq!(volume["status"][TRANSITION], "1", "nothing has changed");
+        volume["status"]["phase"] = "Bound".into();
+        date_phase(&mut volume, Some(&old), "3");
+        assert_eq!(volume["status"][TRANSITION], "3");
     }
 }

@@ -31,7 +31,13 @@ impl Auth {
                 json!({"userInfo": user.to_json()})
             }
             "TokenReview" => self.token_review(&object["spec"], now),
-            "SelfSubjectRulesReview" => self.rules_review(user, &object["spec"])?,
+            "SelfSubjectRulesReview" => {
+                let status = self.rules_review(user, &object["spec"])?;
+                // Upstream answers with a new object, which repeats nothing of the question.
+                object.meta_mut().clear();
+                object["spec"] = json!({});
+                status
+            }
             "SelfSubjectAccessReview" => self.access_review(resource, user, &object["spec"])?,
             "SubjectAccessReview" => self.subject_access_review(resource, &object["spec"])?,
             "LocalSubjectAccessReview" => {

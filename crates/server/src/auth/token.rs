@@ -88,7 +88,7 @@ impl TokenKey {
 
     /// The claims of a token with a good signature; nothing else of it is checked.
     fn verify(&self, token: &str) -> Result<Claims, Refusal> {
-        let malformed = || Refusal("square/go-jose: compact JWS format must have three parts".to_owned());
+        let malformed = || Refusal("invalid bearer token".to_owned());
         let (signed, signature) = token.rsplit_once('.').ok_or_else(malformed)?;
         let (header, claims) = signed.split_once('.').ok_or_else(malformed)?;
         let decode = |part: &str| BASE64.decode(part).map_err(|_| malformed());

@@ -15,7 +15,7 @@ use wire::Response;
 use crate::admission;
 use crate::call::Call;
 use crate::respond::warn;
-use crate::write::field_validation;
+use crate::write::{Tracking, field_validation, track};
 
 /// Decodes a body of the subresource's own kind.
 fn decode_body(call: &Call, body: &[u8], warnings: &mut Vec<String>) -> Result<Value, Status> {
@@ -32,8 +32,7 @@ fn decode_body(call: &Call, body: &[u8], warnings: &mut Vec<String>) -> Result<V
 }
 
 /// A body of the subresource's own kind after admission.
-async fn admitted(call: &Call, body: &[u8], warnings: &mut Vec<String>) -> Result<Value, Status> {
-    let object = decode_body(call, body, warnings)?;
+async fn admitted(call: &Call, object: Value, warnings: &mut Vec<String>) -> Result<Value, Status> {
     let (object, outcome) = admission::admit(admission::Request::act(call, object)?).await?;
     warnings.extend(outcome.warnings);
     Ok(object)
@@ -42,7 +41,8 @@ async fn admitted(call: &Call, body: &[u8], warnings: &mut Vec<String>) -> Resul
 /// Answers `POST serviceaccounts/NAME/token`.
 pub(crate) async fn token(call: &Call, body: &[u8]) -> Result<Response, Status> {
     let mut warnings = Vec::new();
-    let object = admitted(call, body, &mut warnings).await?;
+    let object = decode_body(call, body, &mut warnings)?;
+    let object = admitted(call, object, &mut warnings).await?;
     let target = &call.target;
     let issued = call.state.auth.token_request(&target.namespace, &target.name, object, call.now)?;
     created(call, &issued, &warnings)
@@ -51,7 +51,10 @@ pub(crate) async fn token(call: &Call, body: &[u8]) -> Result<Response, Status> 
 /// Answers a review: a question that is answered and forgotten.
 pub(crate) async fn review(call: &Call, body: &[u8]) -> Result<Response, Status> {
     let mut warnings = Vec::new();
-    let object = admitted(call, body, &mut warnings).await?;
+    let mut object = decode_body(call, body, &mut warnings)?;
+    // A review has fields with owners as any object that is created, though it is kept nowhere.
+    track(call, Tracking::Update, None, &mut object);
+    let object = admitted(call, object, &mut warnings).await?;
     let answer =
         call.state.auth.review(&call.resource, &call.target.namespace, &call.user, object, call.now)?;
     created(call, &answer, &warnings)
