@@ -36,13 +36,13 @@ pub(crate) async fn run(target: &Target, hook: &LifecycleHandler) -> Result<Hook
 }
 
 async fn run_http(get: http::Get) -> Result<HookReport, String> {
-    let fell_back = |done: Result<http::Answer, String>, fell_back_to_http| match done {
+    let fell_back = |done: Result<http::Answer, http::FetchError>, fell_back_to_http| match done {
         Ok(answer) if (200..400).contains(&answer.status) => Ok(HookReport { fell_back_to_http }),
         Ok(answer) => Err(format!("HTTP lifecycle hook failed with status code: {}", answer.status)),
-        Err(message) => Err(message),
+        Err(err) => Err(err.to_string()),
     };
     match http::fetch(&get, HTTP_AT_MOST).await {
-        Err(message) if get.is_https() && message.contains("server gave HTTP response to HTTPS client") => {
+        Err(err) if get.is_https() && err.is_plain_text() => {
             fell_back(http::fetch(&get.over_http(), HTTP_AT_MOST).await, true)
         }
         done => fell_back(done, false),

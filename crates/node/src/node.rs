@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use client::events::Recorder;
-use client::{Change, Client, Informer, Informers, Part, index};
+use client::{Change, Client, Informer, Informers, Part, Retry, index};
 use futures_util::future::join;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
@@ -183,8 +183,12 @@ impl Dispatcher {
     }
 
     async fn run(mut self) {
+        // Taken before anything is looked at: what ends in between is then told twice rather than never.
         let mut events = self.shared.runtime.events();
+        // Both before the first event: a Pod that is unknown because nobody has listed it yet would look like
+        // one that was deleted while we were away.
         let (found, ()) = join(self.look(), self.pods.synced()).await;
+        // After both, so that the first of the changes are all Pods there are, each known to run or not.
         let mut changes = self.pods.subscribe();
         self.found = found.iter().map(|one| one.sandbox.pod.uid.clone()).collect();
         self.remove_orphans(found, &self.directories());
@@ -290,6 +294,7 @@ impl Dispatcher {
         for one in sandboxes {
             by_pod.entry(one.sandbox.pod.uid.clone()).or_default().push(one);
         }
+        // Also those of which nothing was found: that is news, too.
         let uids: Vec<String> = self.shared.workers().keys().cloned().collect();
         for uid in uids {
             let sandboxes = by_pod.remove(&uid).unwrap_or_default();
@@ -308,6 +313,7 @@ impl Dispatcher {
                 (pod_uid, Message::Event(Event::SandboxDied { id: sandbox_id }))
             }
             runtime::Event::Overflow => {
+                // Which events were lost nobody knows, so everybody looks for themselves.
                 let inboxes: Vec<_> =
                     self.shared.workers().values().map(|worker| worker.inbox.clone()).collect();
                 for inbox in inboxes {
@@ -356,7 +362,7 @@ impl Dispatcher {
         let new = !self.found.remove(uid) && is_new(&pod);
         match if new { self.admit_on(&pod, &self.shared.node()) } else { Ok(()) } {
             Ok(()) => self.begin(uid, Arc::clone(&pod), Event::PodChanged(pod), Duration::ZERO).await,
-            Err(refusal) if refusal.reason == "NodeAffinity" => {
+            Err(refusal) if refusal.retry() == Retry::Now => {
                 self.pending.insert(uid.into(), (pod, refusal));
                 self.ask_for_node(uid.into());
             }
@@ -390,7 +396,7 @@ impl Dispatcher {
     }
 
     async fn refuse(&mut self, uid: &str, pod: Arc<Pod>, refusal: admit::Refusal) {
-        let event = Event::Refused { reason: refusal.reason, message: refusal.message };
+        let event = Event::Refused { reason: refusal.reason.word(), message: refusal.message };
         self.begin(uid, pod, event, Duration::ZERO).await;
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use api::placement::{matches_node, tolerates};
 use api::quantity::Quantity as Amount;
+use client::Retry;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -20,9 +21,58 @@ pub use ports::{Listener, wants_ports};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// `status.reason`.
-    pub reason: String,
+    pub reason: Reason,
     /// `status.message`.
     pub message: String,
+}
+
+impl Refusal {
+    /// Whether asking once more may help. What the node knows of itself may be older than what the scheduler
+    /// knew when it chose it: labels may have come since. All else lies with the Pod or the host.
+    pub fn retry(&self) -> Retry {
+        if self.reason == Reason::NodeAffinity { Retry::Now } else { Retry::Never }
+    }
+}
+
+/// What was in the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Its program is for another system.
+    PodOsNotSupported,
+    /// A sysctl that is neither safe nor allowed here.
+    SysctlForbidden,
+    /// The labels of the node do not fit.
+    NodeAffinity,
+    /// A taint of the node is not tolerated.
+    TaintToleration,
+    /// There is too little left of this.
+    OutOf(String),
+    /// A port of the host is taken.
+    NodePorts,
+    /// It asks for what this node cannot do.
+    PodFeatureUnsupported,
+    /// A profile that the kernel would not enforce.
+    AppArmor,
+    /// Labels that the kernel would not enforce.
+    SeLinux,
+}
+
+impl Reason {
+    /// Upstream's word for it.
+    pub fn word(&self) -> String {
+        let word = match self {
+            Reason::OutOf(resource) => return format!("OutOf{resource}"),
+            Reason::PodOsNotSupported => "PodOSNotSupported",
+            Reason::SysctlForbidden => "SysctlForbidden",
+            Reason::NodeAffinity => "NodeAffinity",
+            Reason::TaintToleration => "TaintToleration",
+            Reason::NodePorts => "NodePorts",
+            Reason::PodFeatureUnsupported => "PodFeatureUnsupported",
+            Reason::AppArmor => "AppArmor",
+            Reason::SeLinux => "SELinux",
+        };
+        word.to_owned()
+    }
 }
 
 /// What the node's own checks must know of the host.
@@ -69,14 +119,16 @@ pub fn admit(pod: &Pod, node: &Node, others: &[&Pod], host: &Host) -> Result<(),
     ports::check(pod, others, host)
 }
 
-fn refuse(reason: impl Into<String>, message: impl Into<String>) -> Result<(), Refusal> {
-    Err(Refusal { reason: reason.into(), message: message.into() })
+fn refuse(reason: Reason, message: impl Into<String>) -> Result<(), Refusal> {
+    Err(Refusal { reason, message: message.into() })
 }
 
 fn check_os(pod: &Pod) -> Result<(), Refusal> {
     match spec(pod).os.as_ref().map(|os| os.name.as_str()) {
         None | Some("linux") => Ok(()),
-        Some(_) => refuse("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"),
+        Some(_) => {
+            refuse(Reason::PodOsNotSupported, "Failed to admit pod as the OS field doesn't match node OS")
+        }
     }
 }
 
@@ -89,7 +141,10 @@ fn check_sysctls(pod: &Pod, allowed: &[String]) -> Result<(), Refusal> {
             None => name == *pattern,
         };
         if !SAFE_SYSCTLS.contains(&name.as_str()) && !allowed.iter().any(matches) {
-            return refuse("SysctlForbidden", format!("forbidden sysctl: {:?} not allowlisted", sysctl.name));
+            return refuse(
+                Reason::SysctlForbidden,
+                format!("forbidden sysctl: {:?} not allowlisted", sysctl.name),
+            );
         }
     }
     Ok(())
@@ -100,7 +155,10 @@ fn check_selector(pod: &Pod, node: &Node) -> Result<(), Refusal> {
     if matches_node(spec(pod), node) {
         return Ok(());
     }
-    refuse("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector")
+    refuse(
+        Reason::NodeAffinity,
+        "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+    )
 }
 
 /// Only NoExecute: a Pod bound by hand may ignore NoSchedule, as upstream's node allows.
@@ -110,7 +168,7 @@ fn check_taints(pod: &Pod, node: &Node) -> Result<(), Refusal> {
     for taint in taints.filter(|taint| taint.effect == "NoExecute") {
         if !tolerations.iter().any(|toleration| tolerates(toleration, taint)) {
             let message = "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate";
-            return refuse("TaintToleration", message);
+            return refuse(Reason::TaintToleration, message);
         }
     }
     Ok(())
@@ -158,7 +216,7 @@ fn check_resources(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusa
     let places = amount(allocatable.get("pods"));
     let running = others.len() as i64;
     if places.value() > 0 && running + 1 > places.value() {
-        return refuse("OutOfpods", shortage("pods", 1, running, places.value()));
+        return refuse(Reason::OutOf("pods".to_owned()), shortage("pods", 1, running, places.value()));
     }
     for (name, request) in qos::requests(spec(pod)) {
         let wanted = amount(Some(&request));
@@ -175,7 +233,7 @@ fn check_resources(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusa
         if sum > capacity {
             let number = |amount: &Amount| number(&name, amount);
             return refuse(
-                format!("OutOf{name}"),
+                Reason::OutOf(name.clone()),
                 shortage(&name, number(&wanted), number(&used), number(&capacity)),
             );
         }
@@ -201,4 +259,26 @@ impl OrZero for Amount {
 
 fn amount(quantity: Option<&Quantity>) -> Amount {
     quantity.map(|quantity| Amount::from_str_or_zero(&quantity.0)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_labels_of_the_node_may_have_come_since() {
+        let refused = |spec: serde_json::Value| {
+            let pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+            let node = json!({"status": {"allocatable": {"cpu": "1"}}});
+            let node: Node = serde_json::from_value(node).unwrap();
+            let refusal = admit(&pod, &node, &[], &Host::default()).unwrap_err();
+            (refusal.reason.word(), refusal.retry())
+        };
+        let selective = json!({"containers": [], "nodeSelector": {"disk": "ssd"}});
+        assert_eq!(refused(selective), ("NodeAffinity".to_owned(), Retry::Now));
+        let large = json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "2"}}}]});
+        assert_eq!(refused(large), ("OutOfcpu".to_owned(), Retry::Never));
+    }
 }

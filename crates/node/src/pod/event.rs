@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::Retry;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
@@ -201,8 +202,8 @@ pub enum Event {
     AllocationKept(Result<(), String>),
     /// The cgroups are written, or could not be.
     Resized(Result<(), String>),
-    /// The API was asked to delete the object, or could not be.
-    ObjectDeleted(Result<(), String>),
+    /// The API was asked to delete the object, or could not be: whether and when to ask again.
+    ObjectDeleted(Result<(), Retry>),
     /// Time has passed.
     Tick,
 }

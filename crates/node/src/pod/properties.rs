@@ -849,7 +849,7 @@ fn lost(action: &Action) -> Option<Event> {
         Action::RemovePod => Event::Removed(Err(why())),
         Action::KeepAllocation { .. } => Event::AllocationKept(Err(why())),
         Action::ResizePod { .. } => Event::Resized(Err(why())),
-        Action::DeleteObject => Event::ObjectDeleted(Err(why())),
+        Action::DeleteObject => Event::ObjectDeleted(Err(client::Retry::Never)),
         _ => return None,
     })
 }

@@ -48,6 +48,8 @@ pub fn wakes_after(state: &PodState, stepped: Now) -> Option<Duration> {
     );
     // What was due already at that step waits for another event, not for the clock.
     let first = waits.filter(|at| *at > stepped.steady).min().map(|at| stepped.steady.until(at));
+    // By the clock on the wall: activeDeadlineSeconds counts from a time in the status, which outlives
+    // this process, where the steady clock does not.
     let too_old = stop::active_deadline(state).filter(|_| state.may_start_containers());
     let too_old = too_old.filter(|at| *at > stepped.time).map(|at| stepped.until(at));
     first.into_iter().chain(too_old).min()
@@ -118,27 +120,22 @@ fn note(state: &mut PodState, event: Event, now: Now, actions: &mut Actions) {
         Event::PodChanged(pod) => pod_changed(state, pod, now, actions),
         Event::PodRemoved { grace_period_seconds } => {
             state.removed_from_api = true;
-            let grace = match grace_period_seconds {
-                Some(seconds) => seconds,
-                None => spec::grace_period_seconds(&state.pod),
-            };
+            let grace = grace_period_seconds.unwrap_or_else(|| spec::grace_period_seconds(&state.pod));
             stop::begin(state, grace, now, actions);
         }
         Event::Refused { reason, message } => {
-            let record = Record::pod_warning("", message.clone()).with_reason(reason.clone());
-            actions.push(Action::Record(record));
-            state.verdict = Some(Verdict { reason, message });
+            // Ends by the way of all Pods: one that was refused at a restart of the agent may have containers.
+            judge(state, Verdict { reason, message }, actions);
             stop::begin(state, 0, now, actions);
         }
         Event::Evicted { reason, message, grace_period_seconds } => {
+            // A Pod that was going already keeps the reason it was going for.
+            if state.may_start_containers() {
+                judge(state, Verdict { reason, message }, actions);
+            }
+            // Pressure on the node may shorten what a Pod grants itself, never lengthen it.
             let own = spec::grace_period_seconds(&state.pod);
             let grace = grace_period_seconds.map_or(own, |seconds| seconds.min(own));
-            if state.may_start_containers() {
-                actions.push(Action::Record(
-                    Record::pod_warning("", message.clone()).with_reason(reason.clone()),
-                ));
-                state.verdict = Some(Verdict { reason, message });
-            }
             stop::begin(state, grace, now, actions);
         }
         Event::VolumesMounted => set_if(&mut state.volumes, &Progress::Underway, Progress::Present),
@@ -152,6 +149,7 @@ fn note(state: &mut PodState, event: Event, now: Now, actions: &mut Actions) {
         Event::SandboxReady { attempt, id, ips } => sandbox_ready(state, attempt, id, ips, now, actions),
         Event::SandboxFailed { attempt, message } => sandbox_failed(state, attempt, message, now, actions),
         Event::SandboxDied { id } => {
+            // One that is not known yet is remembered: the answer that made it may still be on its way.
             if !sandbox_died(state, &id, now, actions) {
                 state.heard.sandbox(id);
             }
@@ -225,6 +223,13 @@ fn note(state: &mut PodState, event: Event, now: Now, actions: &mut Actions) {
     }
 }
 
+/// Says why the Pod may not run here, and keeps it for its status.
+fn judge(state: &mut PodState, verdict: Verdict, actions: &mut Actions) {
+    let record = Record::pod_warning("", verdict.message.clone()).with_reason(verdict.reason.clone());
+    actions.push(Action::Record(record));
+    state.verdict = Some(verdict);
+}
+
 /// Calls `act` with the index of the container, if there is one of that name.
 fn with(state: &mut PodState, name: &str, act: impl FnOnce(&mut PodState, usize)) {
     if let Some(at) = state.containers.iter().position(|container| container.name == name) {
@@ -277,6 +282,7 @@ fn restart_changed(state: &mut PodState, now: Now, actions: &mut Actions) {
             continue;
         }
         container.image = image;
+        // A new image is a new program: what its forerunner did is not held against it.
         container.backoff = Default::default();
         container.pull_backoff = Default::default();
         match container.phase {

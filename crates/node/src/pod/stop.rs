@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use client::Retry;
 use jiff::{SignedDuration, Timestamp};
 
 use super::clock::{Now, Steady};
@@ -376,6 +377,7 @@ pub(super) fn sandbox_stopped(
         }
         Err(message) => {
             *retry_at = Some(now.after(RETRY));
+            // The kubelet's words, in which tools look for a Pod that cannot be torn down.
             let text = format!(
                 "error killing pod: failed to \"KillPodSandbox\" with KillPodSandboxError: {message:?}"
             );
@@ -407,9 +409,15 @@ pub(super) fn removed(state: &mut PodState, result: Result<(), String>, now: Now
 }
 
 /// The API was asked to delete the object; its watch tells when it is gone.
-pub(super) fn object_deleted(state: &mut PodState, result: Result<(), String>, now: Now) {
-    if let (Stage::Deleting { retry_at }, Err(_)) = (&mut state.stage, result) {
-        *retry_at = Some(now.after(SignedDuration::from_secs(1)));
+pub(super) fn object_deleted(state: &mut PodState, result: Result<(), Retry>, now: Now) {
+    if let (Stage::Deleting { retry_at }, Err(retry)) = (&mut state.stage, result) {
+        let pause = match retry {
+            Retry::Now => SignedDuration::from_secs(1),
+            Retry::After(pause) => SignedDuration::try_from(pause).unwrap_or(RETRY),
+            // Nobody tells when it would be allowed, and it must go one day.
+            Retry::WaitForChange | Retry::Never => RETRY,
+        };
+        *retry_at = Some(now.after(pause));
     }
 }
 
@@ -418,5 +426,30 @@ impl PodState {
         self.containers
             .iter()
             .any(|container| container.role != Role::Sidecar && container.phase.holds_process())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn the_object_is_asked_for_again_when_the_server_wants_it() {
+        let now = Now { time: Timestamp::UNIX_EPOCH, steady: Steady::new(SignedDuration::from_secs(100)) };
+        let asked_again = |retry| {
+            let mut state = PodState::admitted(Arc::default(), now.time);
+            state.stage = Stage::Deleting { retry_at: None };
+            object_deleted(&mut state, Err(retry), now);
+            match state.stage {
+                Stage::Deleting { retry_at } => retry_at,
+                other => panic!("{other:?}"),
+            }
+        };
+        let pause = Duration::from_secs(30);
+        assert_eq!(asked_again(Retry::After(pause)), Some(now.after(SignedDuration::from_secs(30))));
+        assert_eq!(asked_again(Retry::Now), Some(now.after(SignedDuration::from_secs(1))));
+        assert_eq!(asked_again(Retry::Never), Some(now.after(RETRY)), "it must go one day");
     }
 }

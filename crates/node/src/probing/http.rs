@@ -87,13 +87,40 @@ impl Get {
     }
 }
 
-/// Sends the request and follows redirects on the same host. The error is in Go's words.
-pub(crate) async fn fetch(get: &Get, at_most: Duration) -> Result<Answer, String> {
+/// Why a request has no answer, in the words of Go's client.
+#[derive(Debug, thiserror::Error)]
+#[error("Get {url:?}: {cause}")]
+pub(crate) struct FetchError {
+    url: String,
+    cause: Cause,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    #[error("http: server gave HTTP response to HTTPS client")]
+    PlainText,
+    #[error("stopped after {REDIRECTS_MAX} redirects")]
+    Redirects,
+    #[error("context deadline exceeded (Client.Timeout exceeded while awaiting headers)")]
+    Deadline,
+    #[error("{0}")]
+    Other(String),
+}
+
+impl FetchError {
+    /// Whether the other side speaks, but not TLS: a hook is then tried again in plain text.
+    pub(crate) fn is_plain_text(&self) -> bool {
+        matches!(self.cause, Cause::PlainText)
+    }
+}
+
+/// Sends the request and follows redirects on the same host.
+pub(crate) async fn fetch(get: &Get, at_most: Duration) -> Result<Answer, FetchError> {
     let mut current = get.clone();
+    let failed = |get: &Get, cause| FetchError { url: get.url(), cause };
     let all = async {
         for _ in 0..REDIRECTS_MAX {
-            let (answer, location) =
-                once(&current).await.map_err(|cause| format!("Get {:?}: {cause}", current.url()))?;
+            let (answer, location) = once(&current).await.map_err(|cause| failed(&current, cause))?;
             match location.filter(|_| (300..400).contains(&answer.status)) {
                 None => return Ok(answer),
                 Some(location) => match current.redirected(&location) {
@@ -102,32 +129,25 @@ pub(crate) async fn fetch(get: &Get, at_most: Duration) -> Result<Answer, String
                 },
             }
         }
-        Err(format!("Get {:?}: stopped after {REDIRECTS_MAX} redirects", current.url()))
+        Err(failed(&current, Cause::Redirects))
     };
-    match timeout(at_most, all).await {
-        Ok(done) => done,
-        Err(_) => {
-            let url = get.url();
-            Err(format!(
-                "Get {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
-            ))
-        }
-    }
+    timeout(at_most, all).await.unwrap_or_else(|_| Err(failed(get, Cause::Deadline)))
 }
 
-async fn once(get: &Get) -> Result<(Answer, Option<String>), String> {
+async fn once(get: &Get) -> Result<(Answer, Option<String>), Cause> {
     let stream = TcpStream::connect((get.host.as_str(), get.port)).await;
-    let stream = stream.map_err(|err| dial_error(&get.host, get.port, &err))?;
+    let stream = stream.map_err(|err| Cause::Other(dial_error(&get.host, get.port, &err)))?;
     if !get.https {
-        return exchange(get, stream).await;
+        return exchange(get, stream).await.map_err(Cause::Other);
     }
-    let config = tls::UNCHECKED.clone().ok_or("no TLS")?;
-    let name = ServerName::try_from(get.host.clone()).map_err(|err| err.to_string())?;
+    let config = tls::UNCHECKED.clone().ok_or_else(|| Cause::Other("no TLS".to_owned()))?;
+    let name = ServerName::try_from(get.host.clone()).map_err(|err| Cause::Other(err.to_string()))?;
     let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|err| match err.kind() {
-        std::io::ErrorKind::InvalidData => "http: server gave HTTP response to HTTPS client".to_string(),
-        _ => err.to_string(),
+        // What begins an answer in plain text is no record of TLS.
+        std::io::ErrorKind::InvalidData => Cause::PlainText,
+        _ => Cause::Other(err.to_string()),
     })?;
-    exchange(get, stream).await
+    exchange(get, stream).await.map_err(Cause::Other)
 }
 
 async fn exchange<S>(get: &Get, stream: S) -> Result<(Answer, Option<String>), String>
@@ -167,4 +187,37 @@ where
 
 fn go_words(err: &hyper::Error) -> String {
     if err.is_incomplete_message() { "EOF".into() } else { err.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What comes of asking a server that says this to everybody, over TLS.
+    async fn asked(says: &'static [u8]) -> FetchError {
+        let server = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = server.local_addr().unwrap().port();
+        let answering = async move {
+            let (mut connection, _) = server.accept().await.unwrap();
+            connection.write_all(says).await.unwrap();
+        };
+        let get =
+            Get { https: true, host: "127.0.0.1".into(), port, path: "/".into(), headers: HeaderMap::new() };
+        tokio::join!(fetch(&get, Duration::from_secs(30)), answering).0.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_speaks_plain_text_is_told_from_one_that_says_nothing() {
+        let plain = asked(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        assert!(plain.is_plain_text(), "{plain}");
+        assert!(
+            plain.to_string().ends_with("/\": http: server gave HTTP response to HTTPS client"),
+            "{plain}"
+        );
+        let silent = asked(b"").await;
+        assert!(!silent.is_plain_text(), "{silent}");
+    }
 }

@@ -104,7 +104,7 @@ async fn http_probe(get: &http::Get, at_most: Duration) -> Outcome {
             false => Outcome::Success,
         },
         Ok(answer) => Outcome::Failure(format!("HTTP probe failed with statuscode: {}", answer.status)),
-        Err(message) => Outcome::Failure(message),
+        Err(err) => Outcome::Failure(err.to_string()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{DeleteOptions, Patch, PatchKind};
+use client::{DeleteOptions, Patch, PatchKind, Retry};
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -117,7 +117,7 @@ impl PodWorker {
     fn delete_object(&mut self) {
         debug_assert!(matches!(self.state.stage, Stage::Deleting { .. } | Stage::Gone));
         let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.state.pod));
-        let lost = Event::ObjectDeleted(Err("the task that deletes the object panicked".into()));
+        let lost = Event::ObjectDeleted(Err(Retry::WaitForChange));
         self.spawn(lost, async move {
             let (namespace, name) = names(&pod);
             let uid = pod.metadata.uid.as_deref().unwrap_or_default();
@@ -125,7 +125,13 @@ impl PodWorker {
             let result = node.client.delete::<Pod>(namespace, name, &options).await;
             // A conflict is the UID: this object is gone already.
             let gone = |err: &client::Error| err.is_not_found() || err.is_conflict();
-            Event::ObjectDeleted(result.or_else(|err| if gone(&err) { Ok(()) } else { Err(err.to_string()) }))
+            Event::ObjectDeleted(result.or_else(|err| {
+                if gone(&err) {
+                    return Ok(());
+                }
+                tracing::warn!(error = %err, namespace, name, "the API does not delete a Pod that has gone; asking again");
+                Err(err.retry())
+            }))
         });
     }
 }

@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod, SELinuxOptions};
 
-use super::{Host, Refusal, refuse};
+use super::{Host, Reason, Refusal, refuse};
 use crate::pod::spec::spec;
 
 /// Upstream's beta annotation, one a container; the field is newer.
@@ -22,7 +22,7 @@ fn check_user_namespace(pod: &Pod) -> Result<(), Refusal> {
         return Ok(());
     }
     let message = "Pod asks for a user namespace (hostUsers: false), and this node makes none yet";
-    refuse("PodFeatureUnsupported", message)
+    refuse(Reason::PodFeatureUnsupported, message)
 }
 
 /// Upstream's words; where the host could, it is this program that cannot yet.
@@ -34,7 +34,7 @@ fn check_apparmor(pod: &Pod, host: &Host) -> Result<(), Refusal> {
         true => "this node does not apply AppArmor profiles yet",
         false => "AppArmor is not enabled on the host",
     };
-    refuse("AppArmor", format!("Cannot enforce AppArmor: {why}"))
+    refuse(Reason::AppArmor, format!("Cannot enforce AppArmor: {why}"))
 }
 
 fn wants_apparmor(pod: &Pod) -> bool {
@@ -73,7 +73,7 @@ fn check_selinux(pod: &Pod, host: &Host) -> Result<(), Refusal> {
         true => "this node does not apply SELinux labels yet",
         false => "SELinux is not enabled on the host",
     };
-    refuse("SELinux", format!("Cannot enforce SELinux: {why}"))
+    refuse(Reason::SeLinux, format!("Cannot enforce SELinux: {why}"))
 }
 
 fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
@@ -88,7 +88,7 @@ mod tests {
 
     fn checked(pod: Value, host: &Host) -> Result<(), (String, String)> {
         let pod: Pod = serde_json::from_value(pod).unwrap();
-        check(&pod, host).map_err(|refusal| (refusal.reason, refusal.message))
+        check(&pod, host).map_err(|refusal| (refusal.reason.word(), refusal.message))
     }
 
     fn with(pod: Value, container: Value) -> Value {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Host, Refusal, refuse};
+use super::{Host, Reason, Refusal, refuse};
 use crate::pod::spec::spec;
 
 /// Upstream's words for a Pod whose ports are taken.
@@ -44,12 +44,12 @@ pub(super) fn check(pod: &Pod, others: &[&Pod], host: &Host) -> Result<(), Refus
     let clashes =
         |port: &HostPort| taken.iter().any(|other| port.conflicts(&other.protocol, other.ip, other.port));
     if wanted.iter().any(clashes) {
-        return refuse("NodePorts", TAKEN);
+        return refuse(Reason::NodePorts, TAKEN);
     }
     let own_network = spec(pod).host_network == Some(true);
     match wanted.iter().find(|port| host.listens(port, own_network)) {
         Some(HostPort { port, protocol, .. }) => {
-            refuse("NodePorts", format!("{TAKEN}: port {port}/{protocol} is in use on the host"))
+            refuse(Reason::NodePorts, format!("{TAKEN}: port {port}/{protocol} is in use on the host"))
         }
         None => Ok(()),
     }
@@ -138,7 +138,7 @@ mod tests {
         let refused =
             |ip: &str, protocol: &str, port| check(&pod(ip, protocol, port, false), &[], &host).err();
         let why = refused("", "TCP", 6443).expect("the API's own port");
-        assert_eq!(why.reason, "NodePorts");
+        assert_eq!(why.reason, Reason::NodePorts);
         assert_eq!(why.message, format!("{TAKEN}: port 6443/TCP is in use on the host"));
         assert!(refused("127.0.0.1", "TCP", 22).is_some(), "a socket of both families listens there");
         assert!(refused("", "UDP", 53).is_some());
