@@ -64,6 +64,7 @@ fn parts(data_dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
         created: jiff::Timestamp::now().to_string(),
     };
     let mut parts = vec![(MANIFEST.to_owned(), serde_json::to_vec_pretty(&manifest)?)];
+    // The store before the rest: keys that are made meanwhile do no harm, objects without theirs would.
     let store = store::backup(&data_dir.join("state"));
     parts.push((
         STORE.to_owned(),
@@ -97,9 +98,11 @@ fn write_archive(parts: &[(String, Vec<u8>)], out: impl Write) -> Result<()> {
     for (name, content) in parts {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
+        // It holds keys and Secrets: whoever unpacks it by hand gets them for their own eyes only.
         header.set_mode(0o600);
         archive.append_data(&mut header, name, content.as_slice()).context("cannot write the backup")?;
     }
+    // A pipe that is closed early is told here, and not taken for a whole backup.
     archive.into_inner().and_then(|mut out| out.flush()).context("cannot write the backup")
 }
 
@@ -116,6 +119,7 @@ pub(crate) fn restore(data_dir: &Path, file: &Path) -> Result<()> {
     let parts =
         read_archive(&bytes).with_context(|| format!("{} is no backup of monopod", file.display()))?;
     let data_dir = canonical(data_dir);
+    // Read whole before anything is written: what is no backup leaves no trace.
     refuse_what_is_there(&data_dir)?;
     for part in ["", "state", PKI] {
         let dir = data_dir.join(part);
@@ -140,6 +144,7 @@ fn refuse_what_is_there(data_dir: &Path) -> Result<()> {
     {
         bail!("{} is in use by process {pid}: stop it first", data_dir.display());
     }
+    // The second is that of releases before the log.
     for name in [STORE, "state/store.redb"] {
         ensure!(
             !data_dir.join(name).exists(),
@@ -158,6 +163,7 @@ fn read_archive(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
     for entry in archive.entries()? {
         let entry = entry?;
         let name = entry.path()?.to_str().context("a name that is not UTF-8")?.to_owned();
+        // Its names become paths below the data directory, written as root.
         ensure!(is_known(&name) && entry.header().entry_type().is_file(), "{name:?} does not belong in one");
         let mut content = Vec::new();
         entry.take(PART_MAX).read_to_end(&mut content)?;

@@ -37,6 +37,7 @@ pub(crate) fn told(err: ImageError) -> anyhow::Error {
 }
 
 fn import(store: &ImageStore, file: &Path) -> Result<()> {
+    // Of a pipe nobody knows how long it is, so it gets no bar.
     let images = if file == Path::new("-") {
         store.import(io::stdin().lock(), &ImportOptions::default()).map_err(told)?
     } else {
@@ -111,6 +112,7 @@ fn export(store: &ImageStore, reference: String, file: &Path) -> Result<()> {
 
 /// Reads a password from the environment or, where it is a pipe, from standard input.
 pub(crate) fn password() -> Result<String> {
+    // Never an argument: those of all processes can be read by everybody.
     if let Ok(password) = std::env::var("MONOPOD_REGISTRY_PASSWORD") {
         return Ok(password);
     }

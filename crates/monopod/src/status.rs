@@ -58,6 +58,7 @@ pub(crate) fn run(data_dir: &Path, output: Output) -> Result<()> {
     }
     if status.daemon.is_none() {
         status.problems.push("the daemon does not run; start it with `monopod up`".to_owned());
+    // An API that does not answer is a line of the screen, not its end: the rest may say why.
     } else if let Err(err) = ask(&data_dir, &mut status) {
         status.problems.push(format!("the API does not answer: {err:#}"));
     }
@@ -65,6 +66,7 @@ pub(crate) fn run(data_dir: &Path, output: Output) -> Result<()> {
         Output::Json => say(&serde_json::to_string_pretty(&status)?),
         Output::Text => say(&screen(&status)),
     }?;
+    // The exit code is for scripts, the text for people; both say it.
     match status.problems.len() {
         0 => Ok(()),
         1 => bail!("1 thing is wrong"),
@@ -73,6 +75,7 @@ pub(crate) fn run(data_dir: &Path, output: Output) -> Result<()> {
 }
 
 fn images(data_dir: &Path) -> usize {
+    // From the file: it is known whether the daemon runs or not.
     let index = std::fs::read(data_dir.join("images/index.json")).unwrap_or_default();
     let index: serde_json::Value = serde_json::from_slice(&index).unwrap_or_default();
     index["images"].as_array().map_or(0, Vec::len)

@@ -40,6 +40,7 @@ use crate::{kubeconfig, logging, network, notify, pull, say};
 /// The version of Kubernetes whose API is served.
 pub(crate) const KUBERNETES_VERSION: &str = "v1.36.2";
 /// Where the API listens unless told otherwise.
+// Upstream's, so that what people have written down for a cluster fits.
 const DEFAULT_PORT: u16 = 6443;
 /// How many ports after the default are tried when another instance has it.
 const PORTS_TRIED: u16 = 64;
@@ -55,11 +56,14 @@ pub(crate) fn run(settings: Settings) -> Result<()> {
     need_root("up", "it makes namespaces, mounts and cgroups for Pods")?;
     sys::limits::raise_descriptors()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        // What takes long waits for the kernel, not for the processor: more threads would cost memory for
+        // nothing. Files that hang (their server is gone) have threads of their own, beside these.
         .worker_threads(2)
         .max_blocking_threads(32)
         .enable_all()
         .build()?;
     let outcome = runtime.block_on(up(&settings, started));
+    // A read of a file system that hangs would keep the program for ever.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
@@ -67,11 +71,13 @@ pub(crate) fn run(settings: Settings) -> Result<()> {
 async fn up(settings: &Settings, started: Instant) -> Result<()> {
     // Before there is anything to drain: until then a signal ends the program as it ends any other.
     let mut signals = Signals::take()?;
+    // Held until the addresses chosen are on a bridge, where other instances see them.
     let choosing = instance::choosing(Path::new(CHOOSING))?;
     let (ground, listener) = Ground::prepare(settings).await?;
     let address = listener.local_addr()?;
     let shutdown = CancellationToken::new();
     let mut rooms = Rooms::new(shutdown.clone());
+    // Empty for now: the server is built before the node, which needs the server to say what it is.
     let local_node = Arc::new(LocalNode::new(&settings.node_name));
     let store = Arc::new(open_store(&ground)?);
     let (programmed, pulses) = (Programmed::default(), Pulses::default());
@@ -82,6 +88,7 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     let tls = ground.authority.server_config(ground.certificate.clone())?;
     rooms.serve("API", listener, tls.clone(), server.clone());
     rooms.keep_fresh(ground.certificate.clone());
+    // Before it is said that the API answers: scripts wait for the line and read the file.
     write_kubeconfig(settings, &ground.authority, address)?;
     let kubeconfig = settings.kubeconfig.display();
     say(&format!(
@@ -89,9 +96,11 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
         started.elapsed().as_millis()
     ))?;
 
+    // After the API: adopting many Pods takes a while, and what is there can be looked at meanwhile.
     let native = open_runtime(settings, &ground.data_dir, &ground.ranges).await?;
     drop(choosing);
     if !address.ip().is_unspecified() {
+        // Pods reach no loopback address of the host; one that listens everywhere listens there already.
         let for_pods = SocketAddr::new(gateway(&ground.ranges), address.port());
         rooms.serve("API for Pods", listen_for_pods(for_pods)?, tls, server.clone());
     }
@@ -102,12 +111,14 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     let informers = informers(&mut rooms, manager.clone(), &shutdown);
     // While these are held, the node's part of Pods and Nodes is served from them: one copy of each.
     let _whole = (informers.of::<Pod>(), informers.of::<NodeObject>());
+    // Rooms of upstream's names have upstream's rights and no more: what they may not do fails here, too.
     let scheduler = client("system:kube-scheduler", &[]);
     rooms.run("scheduler", scheduler::run(scheduler, informers.clone(), shutdown.clone()));
     let volumes = controllers::Config {
         authority_pem: ground.authority.certificate_pem().to_owned(),
         sign: crate::signer::of(ground.authority.clone()),
         volumes_dir: ground.data_dir.join("volumes"),
+        // Handed in: `controllers` may not know the system, and the trees are of whoever the Pods ran as.
         remove_tree: |path| sys::beneath::remove_tree(path).map_err(|error| error.to_string()),
     };
     let controllers = controllers::run(manager.clone(), kinds, informers.clone(), volumes, shutdown.clone());
@@ -124,6 +135,7 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     network::start(&mut rooms, services, shutdown.clone())?;
     let node_client = client(&format!("system:node:{}", settings.node_name), &["system:nodes"]);
     let mut config = node_config(settings, &ground, address);
+    // The node asks the proxies of its own process before it stops, or starts, what they send to.
     let confirmed = Arc::new(Confirmed(programmed));
     config.endpoints = Some(confirmed.clone());
     config.policies = Some(confirmed);
@@ -154,7 +166,9 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
             tracing::error!(%err, "stopping, because a part of the program is gone; the Pods keep running")
         }
     }
+    // At once: each waits for its own, and what they need of each other is answered until the store closes.
     tokio::join!(rooms.drain(DRAIN), node.shutdown());
+    // Only what may be late is lost without it: renewals of Leases and the last second of Events.
     if let Err(err) = store.close().await {
         tracing::error!(%err, "the last heartbeats are not on disk");
     }
@@ -184,9 +198,11 @@ impl Ground {
     async fn prepare(settings: &Settings) -> Result<(Self, TcpListener)> {
         let data_dir = prepare_directories(&settings.data_dir)?;
         let state = data_dir.join("state");
+        // First of all: what follows reads and writes files that another daemon may hold.
         let running = instance::lock(&state)?;
         let ranges =
             instance::choose_ranges(&state, settings.pod_cidr, settings.service_cidr, settings.max_pods)?;
+        // Before the certificate, which names the address it is served at.
         let listener = listen(settings.listen).await?;
         let authority = Arc::new(Authority::open(&data_dir.join("pki"), "kubernetes", Timestamp::now())?);
         let names = certificate_names(settings, &ranges, listener.local_addr()?);
@@ -209,6 +225,7 @@ fn prepare_directories(data_dir: &Path) -> Result<std::path::PathBuf> {
 
 /// The address asked for, or the default with the next free port.
 async fn listen(asked: Option<SocketAddr>) -> Result<TcpListener> {
+    // An address that was asked for is meant: another instead would be a surprise.
     if let Some(address) = asked {
         return TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"));
     }
@@ -257,6 +274,7 @@ fn runtime_config(data_dir: &Path, ranges: &Ranges) -> Result<runtime::Config> {
 /// Removes all that this instance made on the host, and names it.
 pub(crate) fn remove_everything(data_dir: &Path) -> Result<Vec<String>> {
     let state = data_dir.join("state");
+    // Not even a lock is made in a directory that was never ours.
     if !state.exists() {
         return Ok(Vec::new());
     }
@@ -265,6 +283,7 @@ pub(crate) fn remove_everything(data_dir: &Path) -> Result<Vec<String>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let config = runtime_config(data_dir, &ranges)?;
     let mut removed = Vec::new();
+    // Opening makes what it needs (groups, a bridge): not for the sake of removing it again.
     if runtime::Native::has_traces(&config)? {
         removed = runtime.block_on(async {
             let native = runtime::Native::open(config).await?;
@@ -297,6 +316,7 @@ fn mounts_below(mountinfo: &str, directory: &Path) -> usize {
 }
 
 fn node_config(settings: &Settings, ground: &Ground, address: SocketAddr) -> node::Config {
+    // The one instance of a host keeps its logs where log collectors look; others keep theirs together.
     let default_place = ground.data_dir == Path::new(crate::cli::DEFAULT_DATA_DIR);
     let logs = if default_place { "/var/log".into() } else { ground.data_dir.join("logs") };
     node::Config {
@@ -355,6 +375,7 @@ fn certificate_names(settings: &Settings, ranges: &Ranges, listener: SocketAddr)
         ranges.services.address(1).to_string(),
         gateway(ranges).to_string(),
     ]);
+    // What listens everywhere is reached by names that nobody can list here.
     let listening = listener.ip();
     if !listening.is_unspecified() && !listening.is_loopback() {
         names.push(listening.to_string());
@@ -405,6 +426,7 @@ fn explain(err: store::OpenError, data_dir: &Path) -> anyhow::Error {
 fn write_kubeconfig(settings: &Settings, authority: &Authority, address: SocketAddr) -> Result<()> {
     let admin =
         authority.issue_client("kubernetes-admin", &["system:masters".to_owned()], Timestamp::now())?;
+    // No client can connect to 0.0.0.0 everywhere; loopback is where this file is used.
     let reachable = if address.ip().is_unspecified() {
         SocketAddr::from(([127, 0, 0, 1], address.port()))
     } else {

@@ -41,6 +41,7 @@ const DISK_FREE_MIN: f64 = 0.10;
 pub(crate) fn build(config: &Config, now: Timestamp) -> core::Node {
     let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let mut labels: BTreeMap<String, String> = [
+        // The first two are deprecated, and old manifests still select by them.
         ("beta.kubernetes.io/arch", arch),
         ("beta.kubernetes.io/os", "linux"),
         ("kubernetes.io/arch", arch),
@@ -65,6 +66,7 @@ pub(crate) fn build(config: &Config, now: Timestamp) -> core::Node {
             ..ObjectMeta::default()
         },
         spec: Some(core::NodeSpec {
+            // A node of its own brings its range; one that joins has none here, and is given one.
             pod_cidr: config.pod_cidr.clone(),
             pod_cidrs: config.pod_cidr.clone().map(|cidr| vec![cidr]),
             taints: (!taints.is_empty()).then_some(taints),
@@ -94,6 +96,7 @@ fn status(config: &Config, arch: &str, now: Timestamp) -> core::NodeStatus {
 }
 
 fn capacity(config: &Config) -> BTreeMap<String, Quantity> {
+    // Of what this process may use, as in a container or under taskset, not of what the machine has.
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let mut list = BTreeMap::from([
         ("cpu".to_string(), Quantity(cpus.to_string())),
@@ -104,6 +107,7 @@ fn capacity(config: &Config) -> BTreeMap<String, Quantity> {
     for (directory, name) in [("hugepages-2048kB", "hugepages-2Mi"), ("hugepages-1048576kB", "hugepages-1Gi")]
     {
         let path = Path::new("/sys/kernel/mm/hugepages").join(directory).join("nr_hugepages");
+        // A size that the kernel does not have is no resource; one with no pages is a resource of zero.
         let Ok(pages) = fs::read_to_string(path) else { continue };
         let pages: u64 = pages.trim().parse().unwrap_or_default();
         let kibibytes = if name == "hugepages-2Mi" { 2048 } else { 1_048_576 };
@@ -138,8 +142,10 @@ fn meminfo(name: &str) -> u64 {
 
 /// Size and free bytes of the file system of the Pods' directories.
 fn disk(config: &Config) -> (u64, u64) {
+    // Before the first Pod its directory may not be there, but what it will be on is.
     let existing = config.pods_directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     rustix::fs::statvfs(existing)
+        // `f_bavail`: what root alone may still write is no room for Pods.
         .map_or((0, 0), |stat| (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
 }
 
@@ -149,10 +155,12 @@ fn node_info(config: &Config, arch: &str) -> core::NodeSystemInfo {
     let pretty = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("\"Linux\"");
     core::NodeSystemInfo {
         architecture: arch.into(),
+        // What cannot be read stays empty: a container or a virtual machine may have no such identity.
         boot_id: first_line("/proc/sys/kernel/random/boot_id"),
         container_runtime_version: config.runtime_version.clone(),
         kernel_version: rustix::system::uname().release().to_string_lossy().into_owned(),
         kubelet_version: config.kubelet_version.clone(),
+        // Deprecated, and upstream leaves it empty since 1.33.
         kube_proxy_version: String::new(),
         machine_id: first_line("/etc/machine-id"),
         operating_system: "linux".into(),
@@ -170,6 +178,7 @@ fn conditions(
 ) -> Vec<core::NodeCondition> {
     let memory = meminfo("MemAvailable:") < MEMORY_MIN;
     let (size, free) = disk(config);
+    // A file system that tells no size (some network mounts) is not full.
     let full = size > 0 && (free as f64) < size as f64 * DISK_FREE_MIN;
     // As the kubelet joins its errors: one alone, several in brackets.
     let why = match not_ready {
@@ -194,6 +203,7 @@ fn conditions(
             ],
         ),
         (
+            // Never: the cgroups keep a tenth of the process numbers from all Pods together.
             "PIDPressure",
             false,
             [
@@ -225,6 +235,8 @@ fn conditions(
 
 /// Keeps the Node object up to date; `ready` turns true with the first success.
 pub(crate) async fn keep_node(node: Arc<Shared>, ready: watch::Sender<bool>) {
+    // Without its Node nothing else of this program makes sense, so it tries for ever; the pause is short
+    // because in one process the server is there within milliseconds.
     let mut written = loop {
         match register(&node).await {
             Ok(status) => break status,
@@ -234,6 +246,7 @@ pub(crate) async fn keep_node(node: Arc<Shared>, ready: watch::Sender<bool>) {
             }
         }
     };
+    // Only now: the Lease is owned by the Node, and Pods are bound to a name that must exist.
     ready.send_replace(true);
     tell(&node, "Starting", "Starting kubelet.".into());
     tell(&node, "NodeReady", format!("Node {} status is now: NodeReady", node.config.node_name));
@@ -270,6 +283,7 @@ async fn register(node: &Shared) -> Result<core::NodeStatus, client::Error> {
     match node.client.create("", own).await {
         Ok(created) => {
             let conditions = created.status.as_ref().and_then(|status| status.conditions.as_ref());
+            // The server took the status along with the Node, which saves the second write of a start.
             if conditions.is_some_and(|conditions| {
                 conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True")
             }) {
@@ -280,6 +294,7 @@ async fn register(node: &Shared) -> Result<core::NodeStatus, client::Error> {
             let body = json!({"metadata": {"labels": own.metadata.labels}, "spec": {"podCIDR": own.spec.as_ref().and_then(|spec| spec.pod_cidr.clone())}});
             let spec = json!({"metadata": {"labels": own.metadata.labels}});
             let known: core::Node = node.client.get("", name).await?;
+            // A range once given is never changed: Pods have addresses of it.
             let has_cidr = known.spec.and_then(|spec| spec.pod_cidr).is_some();
             let patch = Patch::new(PatchKind::Strategic, if has_cidr { spec } else { body });
             node.client.patch::<core::Node>("", name, &patch).await?;
@@ -305,6 +320,7 @@ async fn look(node: &Shared, written: &core::NodeStatus) -> core::NodeStatus {
 }
 
 fn image_list(mut images: Vec<runtime::Image>) -> Vec<core::ContainerImage> {
+    // The largest first, as upstream: these are what the scheduler's image locality is about.
     images.sort_by_key(|image| std::cmp::Reverse(image.size));
     images.truncate(IMAGES_MAX);
     let entry = |image: runtime::Image| core::ContainerImage {
@@ -329,12 +345,14 @@ fn differs(old: &core::NodeStatus, new: &core::NodeStatus) -> bool {
 
 async fn write_status(node: &Shared, status: &core::NodeStatus) -> Result<(), client::Error> {
     let status: Value = serde_json::to_value(status).unwrap_or_default();
+    // A patch, so that conditions of others stay.
     let patch = Patch::status(PatchKind::Strategic, json!({"status": status}));
     node.client.patch::<core::Node>("", &node.config.node_name, &patch).await.map(drop)
 }
 
 /// Renews the Lease: the cluster's sign of life.
 pub(crate) async fn keep_lease(node: Arc<Shared>, mut ready: watch::Receiver<bool>) {
+    // The Lease names the Node as its owner, by a uid that there is only then.
     if ready.wait_for(|ready| *ready).await.is_err() {
         return;
     }
@@ -342,6 +360,7 @@ pub(crate) async fn keep_lease(node: Arc<Shared>, mut ready: watch::Receiver<boo
     loop {
         match renew(&node, held.take()).await {
             Ok(lease) => {
+                // Kept for its resourceVersion: renewing is one write and no read. One that failed is read anew.
                 held = Some(lease);
                 tokio::time::sleep(RENEW_EVERY).await;
             }

@@ -26,6 +26,7 @@ fn words(error: impl Display) -> String {
 
 /// A child as a container's first process is made, which ends with what `work` says.
 fn in_child(namespaces: Namespaces, group: Option<&Group>, work: impl FnOnce() -> bool) -> Outcome {
+    // A fork of many threads would inherit their locks, held for ever.
     let proof = SingleThreaded::prove().map_err(words)?;
     let directory = group.map_or(Ok(None), Group::open_for_clone).map_err(words)?;
     match process::fork(&proof, namespaces, directory.as_ref().map(AsFd::as_fd)).map_err(words)? {
@@ -71,6 +72,7 @@ pub(super) fn cgroup() -> Outcome {
     let hierarchy = Hierarchy::detect().map_err(words)?;
     let above = format!("monopod-doctor-{}", std::process::id());
     let tried = limited(&hierarchy.group(&format!("{above}/trial")));
+    // Also after a failure: the trial must leave nothing, above all where it did not work.
     let removed = hierarchy.group(&above).remove().map_err(words);
     tried.and(removed)
 }
@@ -92,6 +94,7 @@ fn limited(group: &Group) -> Outcome {
 /// Where containers' upper layers will be: the data directory's file system must be able to.
 pub(super) fn overlay() -> Outcome {
     let data = Path::new(crate::cli::DEFAULT_DATA_DIR);
+    // The directory itself may not be there before the first `up`; its file system is what counts.
     let near = data.ancestors().find(|place| place.is_dir()).unwrap_or(Path::new("/"));
     let place =
         Place::make(near).map_err(|error| format!("make a directory in {}: {error}", near.display()))?;
@@ -100,6 +103,7 @@ pub(super) fn overlay() -> Outcome {
     in_namespaces(Namespaces::MOUNT, || {
         make_all_private().map_err(words)?;
         let overlay = Detached::overlay(&lowers, &upper, &work).map_err(words)?;
+        // Mounting alone proves little: some file systems refuse only the first write.
         overlay.attach_at(&place.0.join("root")).map_err(words)?;
         let file = place.0.join("root/file");
         fs::write(&file, "").map_err(|error| format!("write to {}: {error}", file.display()))
@@ -170,6 +174,7 @@ const MODULES: [(&str, &str, &str); 8] = [
 /// The whole ruleset, programmed for real in a network of its own.
 pub(super) fn rules() -> Outcome {
     in_namespaces(Namespaces::NETWORK, || {
+        // One by one only after the whole has failed: a module is loaded by asking for it.
         let Err(error) = program(&example()) else { return Ok(()) };
         let refused = |(_, hook, rule): &&(&str, &str, &str)| program(&asks_for(hook, rule)).is_err();
         let lacking: Vec<&str> = MODULES.iter().filter(refused).map(|(module, ..)| *module).collect();

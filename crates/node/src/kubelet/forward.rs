@@ -39,6 +39,7 @@ pub(super) fn start(node: Arc<Shared>, mut request: Request, sandbox: String, qu
             .flat_map(|list| list.split(','))
             .filter_map(|port| port.parse().ok())
             .collect();
+        // Which of the two protocols it is, the handshake decides; only the older one needs the ports here.
         return match websocket::accept(&mut request, websocket::PORT_FORWARD) {
             Ok((response, pending)) => {
                 pending.sessions().spawn(async move { ended(forward.over_websocket(pending, ports).await) });
@@ -96,6 +97,7 @@ impl Forward {
             while let Some(stream) = session.accept().await {
                 stream.reply().await?;
                 let request = stream.headers.get("requestid").unwrap_or_default().to_string();
+                // Clients open the error stream first by custom, and may do otherwise.
                 let Some(other) = single.remove(&request) else {
                     single.insert(request, stream);
                     continue;
@@ -165,6 +167,7 @@ impl Forward {
         let mut inputs = Vec::new();
         let mut connections = JoinSet::new();
         for (index, port) in ports.into_iter().enumerate() {
+            // A byte names the channel: more ports than fit are the client's mistake, and share the last.
             let channel = u8::try_from(index * 2).unwrap_or(u8::MAX - 1);
             writer.send(channel, &port.to_le_bytes()).await?;
             writer.send(channel + 1, &port.to_le_bytes()).await?;
@@ -172,6 +175,7 @@ impl Forward {
             inputs.push(input);
             connections.spawn(self.clone().channel(port, channel, received, output.clone()));
         }
+        // The tasks hold the others: when all ports are closed, there is nothing more to send.
         drop(output);
         let receive = async {
             while let Some(Ok(frame)) = reader.next().await {

@@ -49,11 +49,13 @@ impl Kubelet {
                 format!("container {container:?} not found in pod {name:?}\n"),
             );
         }
+        // Seconds are counted back from here and now: the client's clock may show anything.
         let options = options(query, Timestamp::now());
         let id = match container_id(&worker.pod, name, container, query.flag(&["previous"])) {
             Ok(id) => id,
             Err(message) => return text(StatusCode::BAD_REQUEST, message),
         };
+        // The runtime knows where it writes; it was told once, and a later spec may say otherwise.
         let path = match self.node.runtime.container_status(&id).await {
             Ok(status) => status.log_path,
             Err(err) => return text(StatusCode::BAD_REQUEST, err.to_string()),
@@ -94,6 +96,7 @@ fn container_id(pod: &Pod, name: &str, container: &str, previous: bool) -> Resul
     let Some(status) = statuses(pod).find(|status| status.name == container) else {
         return Err(format!("{about} is not available"));
     };
+    // By the status and not by what runs: the client asks for what `kubectl get` has shown it.
     let last = last_id(status);
     if previous {
         return last
@@ -107,10 +110,12 @@ fn container_id(pod: &Pod, name: &str, container: &str, previous: bool) -> Resul
             .map(bare_id)
             .ok_or_else(|| format!("{about} is not available"));
     }
+    // One that never ran has an end and no log; what ran before it tells more than nothing.
     if let Some(terminated) = state.terminated {
         let id = terminated.container_id.as_deref().map(bare_id).filter(|id| !id.is_empty());
         return id.or(last).ok_or_else(|| format!("{about} is terminated"));
     }
+    // While it waits to be started again, what it said before it crashed is what people look for.
     match (last, state.waiting) {
         (Some(id), _) => Ok(id),
         (None, Some(waiting)) => Err(match waiting.reason.as_deref().unwrap_or_default() {
@@ -164,6 +169,7 @@ impl Follower {
             let start = tail_start(&mut file, lines).await.map_err(failed)?;
             file.seek(SeekFrom::Start(start)).await.map_err(failed)?;
         }
+        // Counted over the whole answer, however often the file is rotated meanwhile.
         let left = options.limit;
         Ok(Self {
             runtime,
@@ -206,6 +212,7 @@ impl Follower {
 
     /// The text of all complete lines that are wanted.
     fn take_lines(&mut self) -> Vec<u8> {
+        // Half a record has no time yet and may be half a character.
         let Some(end) = self.unread.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
         let rest = self.unread.split_off(end + 1);
         let lines = std::mem::replace(&mut self.unread, rest);
@@ -272,6 +279,7 @@ impl Follower {
         if inode(&self.path)? == ours {
             return None;
         }
+        // Watched before it is opened, as ours was.
         self.watch = self.changes.as_ref().and_then(|changes| changes.watch(&self.path));
         File::open(&self.path).await.ok()
     }
@@ -279,6 +287,7 @@ impl Follower {
 
 /// Where the last `lines` lines begin.
 async fn tail_start(file: &mut File, lines: usize) -> std::io::Result<u64> {
+    // From the end, block by block: the log may be large and a few lines are wanted.
     let mut end = file.seek(SeekFrom::End(0)).await?;
     if lines == 0 {
         return Ok(end);

@@ -25,6 +25,7 @@ use super::fds::{End, resize};
 use super::{Query, text};
 use crate::shared::Shared;
 
+// As every version of the channel protocol numbers them.
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
@@ -144,6 +145,7 @@ impl Session {
             Err(err) => return self.start_failed(&err),
         };
         match (drive(streams, input, output).await, &self.job) {
+            // Whoever attaches watches a process that is not theirs: its exit code is no failure of the attaching.
             (Ok(Some(code)), Job::Exec(_)) if code != 0 => exit_status(code),
             (Ok(_), _) => json!({"metadata": {}, "status": "Success"}),
             (Err(err), _) => internal_error(&format!("error executing command in container: {err}")),
@@ -170,6 +172,7 @@ impl Session {
 
     async fn over_websocket(self, pending: websocket::Pending) -> io::Result<()> {
         let socket = pending.connect().await?;
+        // Before version 4 the error channel carried plain text, and nobody reads a Status there.
         let structured = !matches!(
             socket.protocol(),
             "v3.channel.k8s.io" | "v2.channel.k8s.io" | "channel.k8s.io" | "base64.channel.k8s.io" | ""
@@ -210,6 +213,7 @@ impl Session {
 
     fn lowest_channel(&self) -> u8 {
         match self.wanted {
+            // Of those that this session has: a client drops what comes on a channel it did not ask for.
             (_, true, _) => STDOUT,
             (_, false, true) => STDERR,
             _ => ERROR,
@@ -217,6 +221,7 @@ impl Session {
     }
 
     async fn over_spdy(self, pending: spdy::Pending) -> io::Result<()> {
+        // As with channels: a Status since version 4, text before.
         let structured = pending.protocol().starts_with("v4") || pending.protocol().starts_with("v5");
         let (mut session, connection) = spdy::serve(pending.connect().await?);
         let talk = async {
@@ -267,6 +272,7 @@ impl Session {
     async fn open_streams(&self, session: &mut spdy::Session) -> io::Result<HashMap<u8, spdy::Stream>> {
         let (stdin, stdout, stderr) = self.wanted;
         let tty = matches!(&self.job, Job::Exec(options) if options.tty);
+        // The error stream is always there, and a terminal has one for the sizes of its window.
         let expected = 1 + [stdin, stdout, stderr, tty].into_iter().filter(|wanted| *wanted).count();
         let mut streams = HashMap::new();
         let open = async {
@@ -279,6 +285,7 @@ impl Session {
                     Some("error") => ERROR,
                     Some("resize") => RESIZE,
                     _ => {
+                        // Refused and not ignored: the client waits for an answer to each stream it opens.
                         stream.refuse().await?;
                         continue;
                     }

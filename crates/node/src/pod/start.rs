@@ -145,6 +145,7 @@ fn try_start(state: &mut PodState, at: usize, now: Now, actions: &mut Actions) {
     {
         return;
     }
+    // What was changed is taken up by this start; a change from now on is another.
     container.restart_forced = false;
     container.phase = Phase::Pulling;
     actions
@@ -154,6 +155,8 @@ fn try_start(state: &mut PodState, at: usize, now: Now, actions: &mut Actions) {
 /// After a failed pull: `ErrImagePull` becomes `ImagePullBackOff` until the delay is over.
 fn waits_for_pull(container: &mut Container, now: Now, actions: &mut Actions) -> bool {
     let Some(waiting) = &container.waiting else { return false };
+    // Only a registry is spared by waiting longer each time; a bad name, or a policy of Never, is looked at
+    // anew every ten seconds.
     let pull_failed =
         matches!(waiting.reason, WaitingReason::Image(ImageError::Pull | ImageError::RegistryUnavailable));
     let until = container.pull_backoff.until_since_update();
@@ -175,6 +178,7 @@ fn waits_for_restart(container: &mut Container, pod: &str, now: Now, actions: &m
         return false;
     }
     let ended = container.ended_at.unwrap_or(now.steady);
+    // Counted from the end and not from the start: one that ran for long enough begins anew.
     let Some(until) = container.backoff.until(ended).filter(|until| *until > now.steady) else {
         container.backoff.next(ended, now.steady);
         return false;
@@ -204,6 +208,7 @@ pub(super) fn image_ready(
         return;
     }
     record(container, actions, "Pulled", pulled_message(&container.image, pulled));
+    // The sandbox may have died, or the Pod have been deleted, during the pull.
     let (true, Sandbox::Ready { attempt, id, .. }) = (active, sandbox) else {
         container.phase = Phase::Idle { retry_at: None };
         return;
@@ -261,6 +266,7 @@ pub(super) fn image_failed(
             let text = format!("Failed to pull image {:?}: {message}", container.image);
             warn(container, actions, "Failed", text);
             container.pull_backoff.next(now.steady, now.steady);
+            // So that `kubectl get` shows what went wrong before it shows that we wait.
             wait = PULL_ERROR_SHOWN;
         }
     }
@@ -282,6 +288,7 @@ pub(super) fn container_started(
     if start.attempt != attempt {
         return;
     }
+    // The news of its end, or of its sandbox's, may have overtaken that of its start.
     let there = matches!(&state.sandbox, Sandbox::Ready { attempt, .. } if *attempt == start.sandbox);
     let ended = state.heard.exit_of(&run.id).or_else(|| (!there).then(|| step::lost(&run, now.time)));
     begin_run(state, at, start, run, now, actions);

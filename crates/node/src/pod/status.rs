@@ -50,18 +50,21 @@ pub fn status(
         conditions: Some(conditions),
         reason: state.verdict.as_ref().map(|verdict| verdict.reason.clone()),
         message: state.verdict.as_ref().map(|verdict| verdict.message.clone()),
+        // The scheduler's to write; a status without it would take it away.
         nominated_node_name: previous.nominated_node_name.clone(),
         host_ip: host_ips.first().map(IpAddr::to_string),
         host_ips: Some(host_ips.iter().map(|ip| core::HostIP { ip: ip.to_string() }).collect()),
         pod_ip: ips.first().map(IpAddr::to_string),
         pod_ips: (!ips.is_empty()).then(|| ips.iter().map(|ip| core::PodIP { ip: ip.to_string() }).collect()),
         start_time: Some(Time(state.start_time)),
+        // Given once: upstream keeps the class whatever becomes of the resources.
         qos_class: previous.qos_class.clone().or_else(|| Some(qos::word(qos::class(&state.pod)).into())),
         init_container_statuses: non_empty(statuses.init),
         container_statuses: non_empty(statuses.mains),
         ephemeral_container_statuses: non_empty(statuses.ephemeral),
         allocated_resources: resources.as_ref().and_then(|resources| resources.requests.clone()),
         resources,
+        // The controllers' to write.
         resource_claim_statuses: previous.resource_claim_statuses.clone(),
         ..core::PodStatus::default()
     }
@@ -76,7 +79,7 @@ fn non_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
 }
 
-/// What the containers ask for together, once the Pod has a sandbox.
+/// What the containers ask for together: upstream's status of resources at the level of the Pod.
 fn pod_resources(state: &PodState) -> Option<core::ResourceRequirements> {
     let spec = spec::spec(&state.pod);
     let (requests, limits) = (qos::requests(spec), qos::limits(spec));
@@ -117,7 +120,9 @@ fn container_status(
     spec: &core::Container,
 ) -> core::ContainerStatus {
     let (current, last) = states(state, container);
+    // The id of the last instance stays until another runs: its log is found by it.
     let latest = container.phase.run().map(|run| &run.id).or(container.exited.as_ref().map(|exit| &exit.id));
+    // What was pulled for a start that has not come yet is not what ran.
     let image = container.image_ref.as_ref().filter(|_| latest.is_some());
     let running = matches!(container.phase, Phase::Running(_) | Phase::Stopping(..));
     core::ContainerStatus {
@@ -183,12 +188,14 @@ fn states(state: &PodState, container: &Container) -> (core::ContainerState, cor
     let previous = container.previous.as_ref();
     let none = core::ContainerState::default;
     match &container.phase {
+        // What is being stopped runs until it has exited; upstream has no word for what lies between.
         Phase::Running(run) | Phase::Stopping(run, _) => {
             let running = core::ContainerStateRunning { started_at: Some(Time(run.started_at)) };
             let current = core::ContainerState { running: Some(running), ..none() };
             (current, exited.map_or_else(none, terminated))
         }
         Phase::Idle { .. } | Phase::Pulling | Phase::Starting(_) | Phase::PostStart(_) => {
+            // A Pod that goes starts nothing again: how a container ended tells more than what it waited for.
             let over = !matches!(state.stage, Stage::Active);
             match (&container.waiting, exited) {
                 (Some(shown), _) if !(over && exited.is_some()) => (
@@ -220,6 +227,7 @@ fn default_reason(state: &PodState, container: &Container) -> &'static str {
 }
 
 fn terminated(exit: &Exit) -> core::ContainerState {
+    // One that never ran has no beginning; upstream shows the epoch then, too.
     let epoch = Timestamp::UNIX_EPOCH;
     let terminated = core::ContainerStateTerminated {
         exit_code: exit.code,
@@ -235,11 +243,13 @@ fn terminated(exit: &Exit) -> core::ContainerState {
 
 /// The phase by upstream's rules; a terminal phase is never left.
 fn phase(state: &PodState, previous: &core::PodStatus, statuses: &Statuses) -> &'static str {
+    // Jobs count what has ended, and would count it twice.
     match previous.phase.as_deref() {
         Some("Failed") => return "Failed",
         Some("Succeeded") => return "Succeeded",
         _ => {}
     }
+    // While something of it runs, a refused or evicted Pod is what its containers are.
     if state.verdict.is_some() && (state.is_terminated() || !state.has_containers()) {
         return "Failed";
     }
@@ -250,20 +260,28 @@ fn phase(state: &PodState, previous: &core::PodStatus, statuses: &Statuses) -> &
     count.phase(state)
 }
 
+/// How many containers are what: the numbers by which upstream's getPhase decides.
 #[derive(Default)]
 struct Count {
+    /// Init containers that have not succeeded yet, and sidecars that have not started.
     pending_init: usize,
+    /// Init containers that failed for good: nothing after them will run.
     failed_init: usize,
+    /// Main containers that have never run.
     waiting: usize,
     running: usize,
+    /// Main containers that have ended, be it for a while.
     stopped: usize,
+    /// Those of the stopped that ended with 0.
     succeeded: usize,
+    /// Those of the stopped that will run again.
     restarting: usize,
 }
 
 impl Count {
     fn add(&mut self, state: &PodState, container: &Container, statuses: &Statuses) {
         match container.role {
+            // Who looks into a Pod neither keeps it alive nor ends it.
             Role::Ephemeral => {}
             Role::Sidecar => self.pending_init += usize::from(!container.probes.started),
             Role::Init => match &container.exited {
@@ -312,6 +330,7 @@ impl Count {
             return "Running";
         }
         let all_succeeded = self.stopped == self.succeeded && self.waiting == 0;
+        // Between two instances of a container that is restarted the Pod runs: it crashes, it has not ended.
         match (over || self.restarting == 0, all_succeeded) {
             (false, _) => "Running",
             (true, true) => "Succeeded",
@@ -350,6 +369,7 @@ fn conditions(
     now: Timestamp,
 ) -> Vec<core::PodCondition> {
     let old = previous.conditions.as_deref().unwrap_or_default();
+    // Others write theirs through the API while this status is made; ours may be older than their last.
     let theirs = latest_conditions(state, old).filter(|condition| !OWNED.contains(&condition.type_.as_str()));
     let mut all: Vec<core::PodCondition> = theirs.cloned().collect();
     let containers_ready = containers_ready(state, statuses, phase);
@@ -400,6 +420,7 @@ fn condition(
     now: Timestamp,
 ) -> core::PodCondition {
     let status = if verdict.status { "True" } else { "False" };
+    // The time of the last change, not of the last writing: minReadySeconds is counted from it.
     let same = old.iter().find(|one| one.type_ == type_ && one.status == status);
     core::PodCondition {
         type_: type_.into(),
@@ -423,9 +444,12 @@ fn initialized(state: &PodState, phase: &str) -> Verdict {
         })
         .map(|container| container.name.as_str())
         .collect();
+    // Its init containers may be long gone from the node, and it cannot have ended well without them.
     if phase == "Succeeded" {
         return Verdict { status: true, reason: Some("PodCompleted"), message: None };
     }
+    // When the sandbox was lost, init containers run again, and the condition does not go back: upstream's
+    // rule is that a Pod is initialised once and for all when a main container has been started.
     if incomplete.is_empty() || has_started(state) {
         return Verdict::bare(true);
     }
@@ -446,6 +470,7 @@ fn containers_ready(state: &PodState, statuses: &Statuses, phase: &str) -> Verdi
         "Failed" => return Verdict::no("PodFailed", String::new()),
         _ => {}
     }
+    // Init containers are over before anybody can be ready; sidecars serve beside the main ones.
     let counted = |name: &str| {
         state.containers.iter().any(|one| one.name == name && matches!(one.role, Role::Main | Role::Sidecar))
     };

@@ -33,6 +33,7 @@ pub type Actions = Vec<Action>;
 pub fn step(mut state: PodState, event: Event, now: Now) -> (PodState, Actions) {
     let mut actions = Actions::new();
     note(&mut state, event, now, &mut actions);
+    // Always, and not only after facts that seem to matter: what is missing follows from the whole.
     advance(&mut state, now, &mut actions);
     (state, actions)
 }
@@ -91,6 +92,7 @@ fn advance(state: &mut PodState, now: Now, actions: &mut Actions) {
     if !state.observed {
         return;
     }
+    // Stops first: they may end by the clock alone, and what they end can begin anew in this same step.
     stop::advance_kills(state, now, actions);
     if let Stage::Active = state.stage {
         stop::end_if_over(state, now, actions);

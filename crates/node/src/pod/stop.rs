@@ -34,6 +34,7 @@ pub(super) fn end_if_over(state: &mut PodState, now: Now, actions: &mut Actions)
         return;
     }
     let own = spec::grace_period_seconds(&state.pod);
+    // By the clock on the wall, which is what the start in the status was written by.
     if active_deadline(state).is_some_and(|deadline| deadline <= now.time) {
         let message = "Pod was active on the node longer than the specified deadline";
         actions.push(Action::Record(Record::pod_normal("DeadlineExceeded", message.into())));
@@ -50,6 +51,7 @@ fn has_run_out(state: &PodState) -> bool {
         (0..state.containers.len()).any(|at| start::has_failed(state, at)) && !state.is_initialized();
     let mut mains =
         (0..state.containers.len()).filter(|at| state.containers[*at].role == Role::Main).peekable();
+    // `all` of none would be true: a Pod without mains, which the API refuses, must not look ended here.
     let some = mains.peek().is_some();
     init_failed || some && mains.all(|at| has_ended(state, at))
 }
@@ -65,6 +67,7 @@ fn has_ended(state: &PodState, at: usize) -> bool {
 pub(super) fn begin(state: &mut PodState, grace_seconds: i64, now: Now, actions: &mut Actions) {
     let deadline = now.after(SignedDuration::from_secs(grace_seconds.max(0)));
     if let Stage::Terminating(termination) = &mut state.stage {
+        // Grace only shrinks: whoever deletes again may be in more of a hurry, never in less.
         termination.deadline = termination.deadline.min(deadline);
         if grace_seconds <= 0 {
             termination.endpoints = Endpoints::Withdrawn;
@@ -76,6 +79,7 @@ pub(super) fn begin(state: &mut PodState, grace_seconds: i64, now: Now, actions:
     for container in &mut state.containers {
         leave(container, actions);
     }
+    // Before anything is told to end: a program that still gets new connections loses them.
     let endpoints =
         if grace_seconds > 0 && serves(state) { Endpoints::Withdrawing } else { Endpoints::Withdrawn };
     if endpoints == Endpoints::Withdrawing {
@@ -108,6 +112,7 @@ fn stop_killing_probes(container: &Container, actions: &mut Actions) {
 
 /// Whether a Service may be sending connections: the Pod goes away while it is ready.
 fn serves(state: &PodState) -> bool {
+    // One that has run out by itself answers nobody any more: there is nothing to wait for.
     let leaving = state.pod.metadata.deletion_timestamp.is_some() || state.verdict.is_some();
     let mut mains = state.containers.iter().filter(|container| container.role == Role::Main);
     leaving
@@ -143,6 +148,7 @@ fn kill_by(
     let run = run.clone();
     record(container, actions, "Killing", message);
     stop_killing_probes(container, actions);
+    // Without time left the hook would begin only to be broken off.
     if hook && deadline > now.steady {
         actions.push(Action::RunPreStop { container: container.name.clone(), id: run.id.clone() });
         container.phase = Phase::Stopping(run, Kill { step: StopStep::PreStop, deadline });
@@ -168,6 +174,7 @@ pub(super) fn advance_kills(state: &mut PodState, now: Now, actions: &mut Action
         let id = run.id.clone();
         match &mut kill.step {
             StopStep::PreStop if over => {
+                // The hook's time is the program's: upstream counts both against one grace period.
                 actions.push(Action::CancelPreStop { container: name });
                 let (run, deadline) = (run.clone(), kill.deadline);
                 terminate(container, run, deadline, now, actions);
@@ -203,6 +210,7 @@ pub(super) fn pre_stop_done(
     }
     match result {
         Ok(report) => actions.extend(Record::of_hook(container, report).map(Action::Record)),
+        // A hook that fails changes nothing: the program is to end, with its help or without.
         Err(_) => warn(container, actions, "FailedPreStopHook", "PreStopHook failed".into()),
     }
     let (run, deadline) = (run.clone(), *deadline);
@@ -222,6 +230,7 @@ pub(super) fn kill_failed(
         return;
     }
     match &mut kill.step {
+        // The hook is not the runtime's to stop; its own end is told.
         StopStep::PreStop => return,
         StopStep::Terminate { retry_at } | StopStep::Kill { retry_at } => {
             *retry_at = Some(now.after(RETRY));
@@ -242,11 +251,13 @@ pub(super) fn advance(state: &mut PodState, now: Now, actions: &mut Actions) {
             Stage::Active | Stage::Gone => {}
             Stage::Terminating(_) => {
                 stop_containers(state, now, actions);
+                // The sandbox is the containers' ground: it goes when none stands on it.
                 if !state.has_containers() && release(state, now, actions) {
                     state.stage = Stage::Terminated;
                 }
             }
             Stage::Terminated => {
+                // A Pod that has ended by itself stays, with its logs, until somebody deletes it.
                 if state.removed_from_api || state.pod.metadata.deletion_timestamp.is_some() {
                     actions.push(Action::RemovePod);
                     state.stage = Stage::Removing { retry_at: None, underway: true };
@@ -284,6 +295,7 @@ fn stop_containers(state: &mut PodState, now: Now, actions: &mut Actions) {
     if termination.endpoints == Endpoints::Withdrawing {
         return;
     }
+    // Sidecars serve the mains to their end, and each those that were started after it.
     let mut later_gone = true;
     for sidecars in [false, true] {
         for at in (0..state.containers.len()).rev() {

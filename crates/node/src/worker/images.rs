@@ -72,8 +72,11 @@ async fn ensure(
             );
             return Err((ImageError::NeverPull, text));
         }
+        // Those of the check are those of the pull: a Secret that changes between the two cannot let one in
+        // that the other refused.
         credentials = Some(own);
     }
+    // Told before the queue: the wait for other pulls is a part of this one to whoever reads the Events.
     started.await;
     let waiting = Instant::now();
     let credentials = match credentials {
@@ -103,6 +106,7 @@ fn inspect_error(reference: &str, err: &Error) -> Failure {
 
 fn pull_error(err: Error) -> Failure {
     let kind = match &err {
+        // No waiting helps a name that is none; all else may be the registry or the way to it.
         Error::InvalidImageName { .. } => ImageError::InvalidName,
         _ => ImageError::Pull,
     };
@@ -135,6 +139,7 @@ async fn logins(node: &Shared, pod: &Pod, reference: &str) -> Vec<runtime::Crede
 
 /// `status.image` is the tag (or digest) asked for in full; `imageID` a digest when there is one.
 fn image_ref(asked: &str, image: &Image) -> ImageRef {
+    // Registries of old names: `docker.io/library/` is said by some and left out by others.
     let suffix = format!("/{}", asked.trim_start_matches("docker.io/").trim_start_matches("library/"));
     let tag = image
         .repo_tags

@@ -126,6 +126,7 @@ impl PodWorker {
         let lost = Event::Removed(Err("the task that removes the Pod panicked".into()));
         self.spawn(lost, async move {
             let removed = async {
+                // First what runs, then the files: nothing may write into a directory that is being removed.
                 remove_sandboxes(&*runtime, &uid).await?;
                 let files = move || {
                     volumes::remove_directory(&*mounts, &directory)?;
@@ -149,6 +150,7 @@ fn kill_lost(container: &str, id: &str) -> Event {
 
 /// Whatever the runtime has of the Pod, known to its worker or not.
 async fn remove_sandboxes(runtime: &dyn Runtime, uid: &str) -> Result<(), String> {
+    // By what the runtime has, not by what the worker remembers: it may have been begun after a crash.
     for one in runtime.snapshot(Some(uid)).await.map_err(|err| err.to_string())? {
         gone_is_fine(runtime.stop_sandbox(&one.sandbox.id).await)?;
         gone_is_fine(runtime.remove_sandbox(&one.sandbox.id).await)?;
@@ -158,6 +160,7 @@ async fn remove_sandboxes(runtime: &dyn Runtime, uid: &str) -> Result<(), String
 
 fn gone_is_fine(result: Result<(), Error>) -> Result<(), String> {
     match result {
+        // Somebody else, or an earlier try, has done it.
         Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
         Err(err) => Err(err.to_string()),
     }
@@ -192,6 +195,7 @@ pub(super) async fn exit_of(node: &Shared, threads: &Threads, id: &str, reader: 
             }))
         }
         Ok(_) => None,
+        // It has ended, or the status would wait for it for ever; how, nobody can tell any more.
         Err(Error::NotFound { .. }) => Some(vanished(id)),
         Err(error) => {
             tracing::warn!(%id, %error, "the runtime does not say how a container ended");

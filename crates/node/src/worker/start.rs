@@ -30,11 +30,13 @@ impl PodWorker {
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let full_name = spec::full_name(&pod);
         let (resolv, events) = dns::config(spec(&pod), &namespace, &full_name, &node.dns);
+        // What was left out of resolv.conf would be missed by nobody but the Pod: its events say so.
         for (reason, message) in events {
             node.record(&pod, &Record::pod_warning(reason, message));
         }
         let lost = "the task that makes it panicked".to_owned();
         self.spawn(Event::SandboxFailed { attempt, message: lost }, async move {
+            // Asked of the API and not of a cache: the class decides on isolation, and Pods with one are few.
             if let Err(message) = check_runtime_class(&node, &pod).await {
                 return Event::SandboxFailed { attempt, message };
             }
@@ -58,6 +60,7 @@ impl PodWorker {
         image: String,
     ) {
         let Some(spec) = self.state.spec_of(&container) else { return };
+        // Made now: when the container has ended, the spec may be another.
         let Some(reader) = self.message_reader(&container) else { return };
         let threads = self.threads.clone();
         let starter = Arc::new(Starter {
@@ -99,6 +102,7 @@ impl PodWorker {
     fn ephemeral_target(&self, container: &str) -> Option<NamespaceMode> {
         let all = spec(&self.state.pod).ephemeral_containers.iter().flatten();
         let name = all.clone().find(|one| one.name == container)?.target_container_name.clone()?;
+        // One that does not run has no namespace to join: the debugger then starts in one of its own.
         let run = self.state.containers.iter().find(|one| one.name == name)?.phase.run()?;
         Some(NamespaceMode::Target(run.id.clone()))
     }
@@ -160,6 +164,8 @@ impl Starter {
         let (config, admitted) = tokio::join!(self.config(), self.admitted());
         let config = config.map_err(|message| (StartFailure::Config, message))?;
         admitted.map_err(|message| (StartFailure::Create, message))?;
+        // Creating and starting are told apart, as Events and the status do: what was created and did not start
+        // has an id, a log and an exit code of its own.
         let created = self.node.runtime.create_container(&self.sandbox, config).await;
         let id = created.map_err(|err| (StartFailure::Create, err.to_string()))?;
         send(Event::ContainerCreated { container: name(), id: id.clone() }).await;
@@ -173,6 +179,7 @@ impl Starter {
             Err(err) => return Err(start_failed(status, id, err)),
         }
         let started_at = status.as_ref().and_then(|status| status.started_at).unwrap_or_else(Timestamp::now);
+        // Read from the process: the image may name its user by a name, which only the runtime resolves.
         let user = status.and_then(|status| status.user).filter(|_| self.tells_user());
         self.link_log(&id);
         let attempt = self.attempt;
@@ -211,6 +218,7 @@ impl Starter {
             links.join(format!("{}_{}_{}-{id}.log", identity.name, identity.namespace, self.container.name));
         let logs = config::log_directory(&self.node.config.logs_directory, &self.pod);
         let target = logs.join(config::log_path(&self.container.name, self.attempt));
+        // A log is not worth a container: one that cannot be linked is told, and the program runs.
         let linked = fs::create_dir_all(links).and_then(|()| std::os::unix::fs::symlink(&target, &link));
         if let Err(error) = linked.or_else(|err| if link.is_symlink() { Ok(()) } else { Err(err) }) {
             tracing::warn!(link = %link.display(), %error, "log collectors will not find a log");
@@ -220,6 +228,7 @@ impl Starter {
     async fn config(self: &Arc<Self>) -> Result<runtime::ContainerConfig, String> {
         let image = self.node.runtime.image_status(&self.image).await.map_err(|err| err.to_string())?;
         let user = image.map(|image| image.user).unwrap_or_default();
+        // Before anything is made: runAsNonRoot is a promise that must hold for the first instruction.
         security::check_non_root(&self.pod, &self.container, &user)?;
         if self.container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
             return Err("block devices (volumeDevices) are not supported yet".to_owned());
@@ -251,6 +260,8 @@ impl Starter {
         self.node.services.synced().await;
         let known = self.node.services.list();
         let links = spec(&self.pod).enable_service_links != Some(false);
+        // As they are at this moment: a Service that comes later has no variables in this container, with
+        // upstream neither.
         let services = services::variables(known.iter().map(|service| &**service), namespace, links);
         let mut all =
             vec![("HOSTNAME".to_string(), hosts::hostname(&self.pod, &self.node.config.cluster_domain).0)];
@@ -278,6 +289,7 @@ impl Starter {
             };
             let host_path =
                 if sub.is_empty() { volume } else { self.sub_path(&volume, &sub, &mount.name, index)? };
+            // A claim may be read-only as a whole, whatever the container says.
             let read_only = mount.read_only == Some(true) || plan.read_only;
             all.push(Mount {
                 host_path,
@@ -295,6 +307,7 @@ impl Starter {
     fn sub_path(&self, volume: &Path, sub: &str, name: &str, index: usize) -> Result<PathBuf, String> {
         let target = self.directory.sub_path(name, &self.container.name, index);
         sub_path::bind(&*self.node.mounts, volume, sub, &target).map_err(|error| {
+            // The path on the host is for the administrator's eyes: it stands in the log, not in the event.
             tracing::warn!(volume = name, sub, %error, "a sub-path cannot be mounted");
             format!(
                 "failed to prepare subPath for volumeMount {name:?} of container {:?}",
@@ -317,6 +330,7 @@ impl Starter {
         if !taken("/etc/hosts", mounts) {
             let path = self.directory.hosts();
             fs::create_dir_all(self.directory.root())?;
+            // Written at each start: a sandbox that was made anew has other addresses.
             fs::write(&path, self.hosts_file())?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
             mounts.push(bind(path, "/etc/hosts"));
@@ -346,6 +360,8 @@ impl Starter {
 
 fn start_failed(status: Option<runtime::ContainerStatus>, id: String, err: Error) -> Failure {
     let at = status.as_ref().and_then(|status| status.finished_at).unwrap_or_else(Timestamp::now);
+    // A program that cannot be executed has 127 or 128 from the runtime; a runtime that failed before has
+    // nothing to say, and upstream writes 128.
     let exit_code = match status.map(|status| (status.state, status.exit_code)) {
         Some((ContainerState::Exited, code)) if code != 0 => code,
         _ => 128,
@@ -362,6 +378,7 @@ pub(super) async fn volumes_sources(
     secrets: &[String],
 ) -> env::Sources {
     let mut sources = env::Sources::default();
+    // One that is absent is left out here: whether it is optional only the reader of each key knows.
     for name in config_maps {
         let object = source(node, files, namespace, name).await;
         sources.config_maps.extend(object.map(|object| (name.clone(), object)));
@@ -382,6 +399,7 @@ async fn source<K: client::Object>(
     let informer = node.informers.part::<K>(Part::object(namespace, name));
     informer.synced().await;
     let object = informer.get(namespace, name);
+    // Held as it was read, so that a change between now and the mounting is seen as one.
     lock(&files.held).hold(&informer, namespace, name, object.as_deref());
     object
 }

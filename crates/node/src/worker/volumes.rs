@@ -92,6 +92,7 @@ impl PodWorker {
             return;
         }
         self.refresh = Refresh::Underway;
+        // One at a time, and one more for all changes that come meanwhile: each writing reads what is newest.
         let (job, outbox) = (self.job(), self.outbox.clone());
         self.tasks.spawn(async move {
             if AssertUnwindSafe(job.refresh_all()).catch_unwind().await.is_err() {
@@ -123,6 +124,7 @@ impl PodWorker {
         let (files, threads) = (Arc::clone(&self.files), self.threads.clone());
         let lost = Event::VolumesUnmounted(Err("the task that unmounts the volumes panicked".into()));
         self.spawn(lost, async move {
+            // Taken until all is unmounted: a writing that is under way ends first, and none begins after.
             let mut released = Arc::clone(&files.released).lock_owned().await;
             *released = true;
             let unmounted = threads.run(move || {
@@ -157,6 +159,7 @@ impl Job {
         }
         let plans: Vec<Plan> = lock(&self.files.plans).values().cloned().collect();
         for plan in plans.into_iter().filter(|plan| !plan.projections.is_empty()) {
+            // The containers run with the old contents, and the next change or the next token tries again.
             if let Err(error) = self.mount_one(plan).await {
                 tracing::warn!(%error, "a volume keeps its old contents");
             }
@@ -170,6 +173,7 @@ impl Job {
             let claimed = self.claimed(volume).await;
             let plan = plan(&self.pod, volume, claimed).map_err(setup)?;
             self.mount_one(plan.clone()).await.map_err(setup)?;
+            // Only what is in place has a plan: containers find their volumes by it.
             lock(&self.files.plans).insert(volume.name.clone(), plan);
         }
         Ok(())
@@ -193,6 +197,7 @@ impl Job {
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
         let sources =
             volumes_sources(&self.node, &self.files, namespace, &needs.config_maps, &needs.secrets).await;
+        // Asked of the API only when the one that is held is old: a token is a request and a signature.
         let mut tokens = BTreeMap::new();
         for projection in &plan.projections {
             let Projection::Token { source, .. } = projection else { continue };
@@ -222,6 +227,7 @@ impl Job {
     }
 
     async fn bound(&self, namespace: &str, name: &str) -> Result<Source, String> {
+        // Asked of the API, not of a cache: the scheduler bound the Pod after the claim, so it is bound there.
         let claim: PersistentVolumeClaim = self
             .node
             .client

@@ -1,3 +1,5 @@
+//! What becomes of a Pod that wishes for another size, and what its status says meanwhile.
+
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
