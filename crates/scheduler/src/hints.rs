@@ -69,7 +69,7 @@ pub(crate) fn helps(relief: Relief<'_>, pod: &PodInfo, why: &Why, namespaces: &N
         let mut constraints = pod.spread.iter();
         why.has(&Reason::Spread)
             && pod.namespace() == other.namespace()
-            && constraints.any(|constraint| constraint.selector.matches(other.labels()))
+            && constraints.any(|constraint| constraint.chosen.matches(other))
     };
     match relief {
         Relief::Storage => why.rejected || why.has(&Reason::VolumeAffinity) || why.has(&Reason::NoVolume),

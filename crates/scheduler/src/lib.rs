@@ -18,6 +18,7 @@
 //! Start reading at [`place`], then `run.rs`.
 
 mod affinity;
+mod chosen;
 mod cycle;
 mod filter;
 mod hints;

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint};
 
+use crate::chosen::Signature;
 use crate::request::{HostPort, Resources, host_ports, requests_for_scoring, requests_of};
 use crate::score::with_tag;
 use crate::terms::{Constraint, Terms};
@@ -24,6 +25,7 @@ pub struct PodInfo {
     pub priority: i32,
     pub(crate) terms: Terms,
     pub(crate) spread: Vec<Constraint>,
+    pub(crate) signature: Signature,
 }
 
 static NO_SPEC: LazyLock<PodSpec> = LazyLock::new(PodSpec::default);
@@ -40,6 +42,7 @@ impl PodInfo {
             priority: spec.priority.unwrap_or_default(),
             terms: Terms::of(spec, pod.metadata.namespace.as_deref().unwrap_or_default()),
             spread: Constraint::all_of(spec),
+            signature: Signature::of(pod.metadata.labels.as_ref().unwrap_or(&NO_LABELS)),
             pod,
         }
     }

@@ -19,8 +19,8 @@ pub(crate) struct PodAffinity<'a> {
     near: Vec<Places<'a>>,
     /// Per term of its anti-affinity: Pods that match it.
     apart: Vec<Places<'a>>,
-    /// By key and value: Pods whose anti-affinity means this one.
-    repelled: HashMap<(&'a str, &'a str), i64>,
+    /// By key: Pods whose anti-affinity means this one. Few keys and many places: a node is asked once for each key.
+    repelled: HashMap<&'a str, Places<'a>>,
 }
 
 impl<'a> PodAffinity<'a> {
@@ -47,7 +47,7 @@ impl<'a> PodAffinity<'a> {
             if let Some(value) = node.label(&term.topology_key)
                 && term.matches(self.pod, self.namespaces)
             {
-                add(&mut self.repelled, (&term.topology_key, value), by);
+                add(self.repelled.entry(&term.topology_key).or_default(), value, by);
             }
         }
         let matches = |term: &Term| term.matches(other, self.namespaces);
@@ -75,8 +75,11 @@ impl<'a> PodAffinity<'a> {
         if self.pod.terms.apart.iter().zip(&self.apart).any(in_place) {
             return Some(Reason::PodAntiAffinity);
         }
-        let repelled = self.repelled.keys().any(|(key, value)| node.label(key) == Some(*value));
-        repelled.then_some(Reason::ExistingAntiAffinity)
+        let mut repelled = self.repelled.iter();
+        let is_here = |(key, places): (&&str, &Places<'_>)| {
+            node.label(key).is_some_and(|value| places.contains_key(value))
+        };
+        repelled.any(is_here).then_some(Reason::ExistingAntiAffinity)
     }
 
     fn is_near(&self, node: &NodeInfo) -> bool {

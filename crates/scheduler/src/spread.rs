@@ -41,7 +41,7 @@ impl<'a> Spread<'a> {
             constraint,
             places: HashMap::new(),
             least: 0,
-            own: i64::from(constraint.selector.matches(pod.labels())),
+            own: i64::from(constraint.chosen.matches(pod)),
         });
         let mut spread = Self { pod, constraints: counted.collect() };
         if spread.constraints.is_empty() {

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
 use crate::PodInfo;
+use crate::chosen::Chosen;
 
 /// The labels of each namespace, by its name.
 pub type Namespaces = HashMap<String, BTreeMap<String, String>>;
@@ -18,7 +19,7 @@ static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
 /// Which Pods are meant, and what counts as the same place.
 #[derive(Debug)]
 pub(crate) struct Term {
-    selector: LabelSelector,
+    chosen: Chosen,
     namespaces: Vec<String>,
     namespace_selector: LabelSelector,
     pub(crate) topology_key: String,
@@ -31,7 +32,7 @@ impl Term {
             namespaces.push(namespace.to_owned());
         }
         Self {
-            selector: selector(term.label_selector.as_ref()),
+            chosen: Chosen::by(selector(term.label_selector.as_ref())),
             namespaces,
             namespace_selector: selector(term.namespace_selector.as_ref()),
             topology_key: term.topology_key.clone(),
@@ -42,7 +43,7 @@ impl Term {
         let named = || self.namespaces.iter().any(|name| name == pod.namespace());
         let selected =
             || self.namespace_selector.matches(namespaces.get(pod.namespace()).unwrap_or(&NO_LABELS));
-        (named() || selected()) && self.selector.matches(pod.labels())
+        self.chosen.matches(pod) && (named() || selected())
     }
 }
 
@@ -104,7 +105,7 @@ pub(crate) struct Constraint {
     pub(crate) demanded: bool,
     pub(crate) honor_affinity: bool,
     pub(crate) honor_taints: bool,
-    pub(crate) selector: LabelSelector,
+    pub(crate) chosen: Chosen,
 }
 
 impl Constraint {
@@ -120,7 +121,7 @@ impl Constraint {
             demanded: constraint.when_unsatisfiable == "DoNotSchedule",
             honor_affinity: constraint.node_affinity_policy.as_deref() != Some("Ignore"),
             honor_taints: constraint.node_taints_policy.as_deref() == Some("Honor"),
-            selector: selector(constraint.label_selector.as_ref()),
+            chosen: Chosen::by(selector(constraint.label_selector.as_ref())),
         }
     }
 
@@ -133,15 +134,15 @@ impl Constraint {
             demanded: false,
             honor_affinity: true,
             honor_taints: false,
-            selector: alike.clone(),
+            chosen: Chosen::by(alike.clone()),
         };
         vec![wish("kubernetes.io/hostname", 3), wish("topology.kubernetes.io/zone", 5)]
     }
 
     /// Whether the Pod counts for a constraint of `of`: one that is leaving does not.
     pub(crate) fn counts(&self, pod: &PodInfo, of: &PodInfo) -> bool {
-        pod.pod.metadata.deletion_timestamp.is_none()
+        self.chosen.matches(pod)
+            && pod.pod.metadata.deletion_timestamp.is_none()
             && pod.namespace() == of.namespace()
-            && self.selector.matches(pod.labels())
     }
 }
