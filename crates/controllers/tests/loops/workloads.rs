@@ -291,3 +291,48 @@ async fn orphans_are_adopted_strangers_released_and_refusals_told() {
     end(&cluster, kubelet).await;
     cluster.stop().await;
 }
+
+/// The only Pod that there is.
+async fn pod_path(cluster: &Cluster) -> String {
+    let one =
+        |pods: &Result<Value, client::Error>| pods.as_ref().unwrap()["items"].as_array().unwrap().len() == 1;
+    cluster.until(PODS, one).await;
+    format!("{PODS}/{}", items(cluster, PODS).await[0]["metadata"]["name"].as_str().unwrap())
+}
+
+fn owned_by(kind: Value) -> impl Fn(&Result<Value, client::Error>) -> bool {
+    move |pod| pod.as_ref().unwrap()["metadata"]["ownerReferences"][0]["kind"] == kind
+}
+
+#[tokio::test]
+async fn a_set_and_a_job_adopt_what_they_select_and_let_go_of_what_they_do_not() {
+    let cluster = Cluster::start().await;
+    cluster.until("/api/v1/namespaces/default/serviceaccounts/default", Result::is_ok).await;
+    let spec = json!({"containers": [{"name": "c", "image": "i"}]});
+    let template = json!({"metadata": {"labels": {"app": "set"}}, "spec": spec});
+    cluster.post(PODS, json!({"metadata": {"name": "orphan", "labels": {"app": "set"}}, "spec": spec})).await;
+    let set = json!({"metadata": {"name": "set"}, "spec": {"replicas": 1,
+        "selector": {"matchLabels": {"app": "set"}}, "template": template}});
+    cluster.post(SETS, set).await;
+    let orphan = pod_path(&cluster).await;
+    cluster.until(&orphan, owned_by(json!("ReplicaSet"))).await;
+    let stranger = json!({"metadata": {"labels": {"app": "other"}}});
+    cluster.ask(Method::PATCH, &orphan, stranger).await.unwrap();
+    cluster.until(&orphan, owned_by(Value::Null)).await;
+    let all = format!("{SETS}/set");
+    cluster.ask(Method::DELETE, &all, json!({"propagationPolicy": "Background"})).await.unwrap();
+    cluster.ask(Method::DELETE, &orphan, Value::Null).await.unwrap();
+    cluster.until(PODS, |pods| pods.as_ref().unwrap()["items"] == json!([])).await;
+
+    let mut template = template;
+    template["spec"]["restartPolicy"] = "Never".into();
+    let job = json!({"metadata": {"name": "job"}, "spec": {"template": template}});
+    cluster.post("/apis/batch/v1/namespaces/default/jobs", job).await;
+    let pod = pod_path(&cluster).await;
+    cluster.ask(Method::PATCH, &pod, json!({"metadata": {"ownerReferences": null}})).await.unwrap();
+    cluster.until(&pod, owned_by(json!("Job"))).await;
+    let stranger = json!({"metadata": {"labels": {"batch.kubernetes.io/controller-uid": null}}});
+    cluster.ask(Method::PATCH, &pod, stranger).await.unwrap();
+    cluster.until(&pod, owned_by(Value::Null)).await;
+    cluster.stop().await;
+}
