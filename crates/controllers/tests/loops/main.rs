@@ -13,6 +13,7 @@ mod daemon_set;
 mod disruption;
 mod faults;
 mod hostile_world;
+mod jobs;
 mod mirroring;
 mod registered_kind;
 mod stateful_set;

@@ -108,3 +108,30 @@ fn a_job_is_suspended_and_taken_up_again() {
     instance.kubectl(&["patch", "job", "later", "-p", r#"{"spec":{"suspend":false}}"#]).ok();
     instance.wait("condition=complete", "job/later");
 }
+
+#[test]
+fn a_task_that_fails_now_and_then_is_started_again_where_it_is() {
+    let instance = Instance::start(&["busybox.tar"]);
+    instance.apply(&format!(
+        r#"apiVersion: batch/v1
+kind: Job
+metadata: {{name: shaky}}
+spec:
+  completions: 2
+  parallelism: 2
+  template:
+    spec:
+      restartPolicy: OnFailure
+      volumes: [{{name: s, emptyDir: {{}}}}]
+      containers:
+      - name: c
+        image: {IMAGE}
+        command: [sh, -c, 'mkdir /s/once && exit 1; exit 0']
+        volumeMounts: [{{name: s, mountPath: /s}}]
+"#
+    ));
+    instance.wait("condition=complete", "job/shaky");
+    assert_eq!(instance.field("job/shaky", "{.status.succeeded}/{.status.failed}"), "2/");
+    let restarts = "{.items[*].status.containerStatuses[0].restartCount}";
+    assert_eq!(instance.field("pods", restarts), "1 1", "the same Pods");
+}
