@@ -43,8 +43,13 @@ pub fn inclusive_range(low: i64, high: i64) -> String {
     format!("must be between {low} and {high}, inclusive")
 }
 
-/// What upstream answers when a text is longer than `max` bytes.
+/// What upstream answers when a name is longer than `max` bytes. It has two words for them: labels and qualified
+/// names are told the other one.
 pub fn max_len(max: usize) -> String {
+    format!("must be no more than {max} characters")
+}
+
+fn max_bytes(max: usize) -> String {
     format!("must be no more than {max} bytes")
 }
 
@@ -180,7 +185,7 @@ pub fn is_qualified_name(value: &str) -> Vec<String> {
     if name.is_empty() {
         errors.push("name part must be non-empty".to_owned());
     } else if name.len() > 63 {
-        errors.push(format!("name part {}", max_len(63)));
+        errors.push(format!("name part {}", max_bytes(63)));
     }
     if !qualified_form(name) {
         let rule = pattern(QUALIFIED_NAME_MESSAGE, QUALIFIED_NAME_FORMAT, &["MyName", "my.name", "123-abc"]);
@@ -193,7 +198,7 @@ pub fn is_qualified_name(value: &str) -> Vec<String> {
 pub fn is_valid_label_value(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > 63 {
-        errors.push(max_len(63));
+        errors.push(max_bytes(63));
     }
     if !value.is_empty() && !qualified_form(value) {
         errors.push(pattern(LABEL_VALUE_MESSAGE, LABEL_VALUE_FORMAT, &["MyValue", "my_value", "12345"]));
@@ -423,7 +428,7 @@ mod tests {
         );
         assert_eq!(is_dns1035_label("9svc").len(), 1);
         assert_eq!(is_dns1035_label("").len(), 1);
-        assert_eq!(is_dns1123_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+        assert_eq!(is_dns1123_label(&"a".repeat(64)), ["must be no more than 63 characters"]);
     }
 
     #[test]
@@ -446,7 +451,7 @@ mod tests {
         assert_eq!(is_valid_port_name("80"), ["must contain at least one letter (a-z)"]);
         assert_eq!(is_valid_port_name("a--b"), ["must not contain consecutive hyphens"]);
         assert_eq!(is_valid_port_name("-a"), ["must not begin or end with a hyphen"]);
-        assert_eq!(is_valid_port_name("abcdefghijklmnop"), ["must be no more than 15 bytes"]);
+        assert_eq!(is_valid_port_name("abcdefghijklmnop"), ["must be no more than 15 characters"]);
     }
 
     #[test]
