@@ -4,11 +4,13 @@
 //! claim ─ decide ─┬─ Bind ──────► volume.claimRef, claim.volumeName, both Bound
 //!                 ├─ Provision ─► a directory volume for the node that was chosen
 //!                 └─ Wait ──────► an Event says for what
+//! bound claim ─ expand ─► the volume grows to what the claim asks for
 //! volume ─ decide ─ phase; Released with policy Delete: directory and object go
 //! ```
 
 mod claim;
 mod decide;
+mod expand;
 mod persistent;
 
 use std::sync::Arc;
@@ -37,6 +39,9 @@ pub(crate) const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
 struct Volumes {
     client: Client,
     recorder: Recorder,
+    /// The two who speak of expansions.
+    expander: Recorder,
+    resizer: Recorder,
     config: Config,
     claims: Informer<PersistentVolumeClaim>,
     volumes: Informer<PersistentVolume>,
@@ -50,6 +55,8 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
     let this = Arc::new(Volumes {
         client: context.client.clone(),
         recorder: context.recorder("persistentvolume-controller", tasks),
+        expander: context.recorder("volume_expand", tasks),
+        resizer: context.recorder(&format!("external-resizer {PROVISIONER}"), tasks),
         config: context.config.clone(),
         claims: informers.of(),
         volumes: informers.of(),
@@ -94,7 +101,11 @@ fn claims(this: &Volumes) -> Controller {
         // A Pod that ends or goes may be the last that protects its claims.
         .watches(&this.pods, |change| match change {
             Change::Added(_) => Vec::new(),
-            Change::Modified { new: pod, .. } if !is_finished(pod) => Vec::new(),
+            Change::Modified { new: pod, .. }
+                if !is_finished(pod) && pod.metadata.deletion_timestamp.is_none() =>
+            {
+                Vec::new()
+            }
             Change::Modified { new: pod, .. } | Change::Deleted(pod) => claims_of(pod),
         })
         .reads(&this.nodes)
@@ -132,6 +143,7 @@ impl Volumes {
             provisioner: PROVISIONER.to_owned(),
             reclaim_policy: Some("Delete".to_owned()),
             volume_binding_mode: Some("WaitForFirstConsumer".to_owned()),
+            allow_volume_expansion: Some(true),
             ..StorageClass::default()
         };
         match self.client.create("", &class).await {

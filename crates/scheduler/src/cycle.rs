@@ -26,6 +26,8 @@ pub struct Cluster<'a> {
 pub(crate) struct Cycle<'a> {
     pub(crate) pod: &'a PodInfo,
     pub(crate) volumes: &'a Volumes,
+    /// Claims of this Pod that only one may use, counted by those who have them, wherever they run.
+    claims_taken: i64,
     affinity: PodAffinity<'a>,
     spread: Spread<'a>,
 }
@@ -35,6 +37,7 @@ impl<'a> Cycle<'a> {
         Self {
             pod,
             volumes,
+            claims_taken: claims_taken(volumes, cluster.nodes),
             affinity: PodAffinity::new(pod, cluster.nodes, cluster.namespaces),
             spread: Spread::new(pod, cluster.nodes),
         }
@@ -42,6 +45,7 @@ impl<'a> Cycle<'a> {
 
     /// A Pod comes to a node (`by` is 1), or leaves it (-1).
     pub(crate) fn moved(&mut self, other: &'a PodInfo, node: &'a NodeInfo, by: i64) {
+        self.claims_taken += by * self.volumes.taken_by(other);
         self.affinity.moved(other, node, by);
         self.spread.moved(other, node, by);
     }
@@ -51,6 +55,9 @@ impl<'a> Cycle<'a> {
         let own = filter::check(self.pod, node);
         if !own.is_empty() {
             return own;
+        }
+        if self.claims_taken > 0 {
+            return vec![Reason::ClaimInUse];
         }
         let reason = filter::check_volumes(self.volumes, node);
         let reason = reason.or_else(|| self.spread.check(node)).or_else(|| self.affinity.check(node));
@@ -79,5 +86,78 @@ impl<'a> Cycle<'a> {
 
     fn yields(&self, other: &PodInfo) -> bool {
         other.priority >= self.pod.priority && other.uid() != self.pod.uid()
+    }
+}
+
+fn claims_taken(volumes: &Volumes, nodes: &[NodeInfo]) -> i64 {
+    if volumes.alone.is_empty() {
+        return 0;
+    }
+    nodes.iter().flat_map(|node| &node.pods).map(|other| volumes.taken_by(other)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::hints::{Relief, Why, helps};
+    use crate::place::tests::{cluster, node, place, pod};
+    use crate::preempt::{Preemption, preempt};
+    use crate::{Failure, Placement};
+
+    fn using(claim: &str, priority: i32) -> Value {
+        json!({"priority": priority, "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]})
+    }
+
+    fn refused(pod: &PodInfo, volumes: &Volumes, nodes: &[NodeInfo]) -> Failure {
+        match place(pod, volumes, nodes, 0) {
+            Placement::Unschedulable(failure) => failure,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_claim_for_one_pod_is_taken_on_every_node_until_that_pod_has_left() {
+        let mut nodes = [node("a", json!({})), node("b", json!({}))];
+        let (user, incoming) = (pod("user", using("data", 0)), pod("p", using("data", 0)));
+        nodes[1].add(pod("other", using("another", 0)));
+        nodes[1].add(user.clone());
+        let volumes =
+            Volumes { alone: vec![client::key(incoming.namespace(), "data")], ..Volumes::default() };
+        let failure = refused(&incoming, &volumes, &nodes);
+        assert_eq!(
+            failure.message(),
+            "0/2 nodes are available: 2 node has pod using PersistentVolumeClaim with the same name and \
+             ReadWriteOncePod access mode."
+        );
+        let why = Why::from(&failure);
+        let left =
+            |other: &PodInfo| helps(Relief::PodGone(other, None), &incoming, &why, &Namespaces::default());
+        assert!(left(&user) && !left(&nodes[1].pods[0]));
+        // Nobody less important is in the way.
+        let preemption = preempt(&incoming, &volumes, cluster(&nodes), &[], &failure);
+        assert!(matches!(preemption, Preemption::Impossible(_)), "{preemption:?}");
+        nodes[1].remove(user.uid());
+        assert!(matches!(place(&incoming, &volumes, &nodes, 0), Placement::Node(_)));
+    }
+
+    #[test]
+    fn who_has_the_claim_goes_for_one_that_is_more_important_and_nobody_else_does() {
+        let mut nodes = [node("a", json!({})), node("b", json!({}))];
+        nodes[0].add(pod("harmless", using("another", 0)));
+        nodes[1].add(pod("bystander", using("another", 0)));
+        nodes[1].add(pod("user", using("data", 5)));
+        let incoming = pod("p", using("data", 10));
+        let volumes =
+            Volumes { alone: vec![client::key(incoming.namespace(), "data")], ..Volumes::default() };
+        let failure = refused(&incoming, &volumes, &nodes);
+        let Preemption::Evict { node, victims } =
+            preempt(&incoming, &volumes, cluster(&nodes), &[], &failure)
+        else {
+            panic!("nobody goes");
+        };
+        let names: Vec<_> = victims.iter().map(|victim| victim.uid()).collect();
+        assert_eq!((node, names), (1, vec!["user"]));
     }
 }

@@ -30,6 +30,8 @@ pub enum Reason {
     },
     /// The Pod is meant for other nodes, by their names.
     NotNamed,
+    /// Another Pod has a claim that only one may use.
+    ClaimInUse,
     /// The Pod's volume is elsewhere.
     VolumeAffinity,
     /// No volume on this node fits the claim.
@@ -56,6 +58,9 @@ impl fmt::Display for Reason {
             Self::TooManyPods => "Too many pods",
             Self::Insufficient { resource, .. } => return write!(f, "Insufficient {resource}"),
             Self::NotNamed => "node(s) didn't satisfy plugin(s) [NodeAffinity]",
+            Self::ClaimInUse => {
+                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+            }
             Self::VolumeAffinity => "node(s) didn't match PersistentVolume's node affinity",
             Self::NoVolume => "node(s) didn't find available persistent volumes to bind",
             Self::Spread => "node(s) didn't match pod topology spread constraints",
@@ -75,6 +80,7 @@ impl Reason {
         match self {
             Self::Ports
             | Self::TooManyPods
+            | Self::ClaimInUse
             | Self::Spread
             | Self::PodAntiAffinity
             | Self::ExistingAntiAffinity => true,

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use client::index::claims_of;
+
 use crate::filter::{check_node, fits_beside};
 use crate::terms::{Namespaces, Term};
 use crate::{Failure, NodeInfo, PodInfo, Reason};
@@ -84,6 +86,7 @@ pub(crate) fn helps(relief: Relief<'_>, pod: &PodInfo, why: &Why, namespaces: &N
             let room = || node.is_some_and(|n| fits_beside(pod, n, &|o| o.priority >= pod.priority));
             (why.has(&Reason::Ports) && pod.host_ports.iter().any(port))
                 || (why.about_room() && room())
+                || (why.has(&Reason::ClaimInUse) && shares_claim(pod, other))
                 || (why.has(&Reason::PodAntiAffinity) && means(&pod.terms.apart, other))
                 // The last of a group is gone: the Pod may now be the first of it.
                 || (why.has(&Reason::PodAffinity) && means(&pod.terms.near, other))
@@ -95,6 +98,11 @@ pub(crate) fn helps(relief: Relief<'_>, pod: &PodInfo, why: &Why, namespaces: &N
         }
         Relief::NodeGone | Relief::Relabelled => why.about_pods(),
     }
+}
+
+fn shares_claim(pod: &PodInfo, other: &PodInfo) -> bool {
+    let theirs = claims_of(&other.pod);
+    claims_of(&pod.pod).iter().any(|claim| theirs.contains(claim))
 }
 
 #[cfg(test)]

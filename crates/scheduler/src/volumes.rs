@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use client::index::claims_of;
+use client::key;
 use k8s_openapi::api::core::v1::{NodeSelector, PersistentVolume, PersistentVolumeClaim, PodSpec};
 use k8s_openapi::api::storage::v1::StorageClass;
+
+use crate::PodInfo;
 
 /// The answer of the API to a few questions about claims, taken before placing.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +19,8 @@ pub struct Volumes {
     pub choices: Vec<Vec<Option<NodeSelector>>>,
     /// Claims that are bound when a node has been chosen.
     pub waiting: Vec<String>,
+    /// Keys of claims that only one Pod may use.
+    pub alone: Vec<String>,
     /// Why the Pod cannot be placed anywhere.
     pub rejected: Option<String>,
 }
@@ -30,7 +36,20 @@ pub(crate) trait Lookup {
 /// A class with this provisioner has only the volumes that somebody made.
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 
+/// The access mode of claims that only one Pod may use.
+const ONE_POD: &str = "ReadWriteOncePod";
+
 impl Volumes {
+    /// How many of the claims that only one Pod may use another Pod has.
+    pub(crate) fn taken_by(&self, other: &PodInfo) -> i64 {
+        if self.alone.is_empty() {
+            return 0;
+        }
+        let claims = claims_of(&other.pod);
+        let taken = self.alone.iter().filter(|claim| claims.contains(claim)).count();
+        i64::try_from(taken).unwrap_or(i64::MAX)
+    }
+
     /// Looks up all claims of a Pod.
     pub(crate) fn of(pod: &str, namespace: &str, spec: &PodSpec, lookup: &dyn Lookup) -> Self {
         let mut volumes = Self::default();
@@ -53,6 +72,9 @@ impl Volumes {
         let claim = lookup.claim(namespace, name).ok_or_else(not_found)?;
         if claim.metadata.deletion_timestamp.is_some() {
             return Err(format!("persistentvolumeclaim \"{name}\" is being deleted"));
+        }
+        if claim.spec.iter().flat_map(|spec| spec.access_modes.iter().flatten()).any(|mode| mode == ONE_POD) {
+            self.alone.push(key(namespace, name));
         }
         let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
         if phase == Some("Lost") {

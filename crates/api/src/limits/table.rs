@@ -310,18 +310,6 @@ metadata: {name: limits-copy}
 spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}, dataSource: {kind: PersistentVolumeClaim, name: other}}
 "#,
     ),
-    part(
-        CLAIM,
-        "access mode ReadWriteOncePod",
-        Found::At(&["spec.accessModes[*]=ReadWriteOncePod"]),
-        "more than one Pod may use it all the same",
-        r#"
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: limits-once}
-spec: {accessModes: [ReadWriteOncePod], resources: {requests: {storage: 1Mi}}}
-"#,
-    ),
     kind(STORAGE, "CSIDriver", NO_CSI, r#"
 apiVersion: storage.k8s.io/v1
 kind: CSIDriver

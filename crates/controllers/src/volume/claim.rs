@@ -1,15 +1,16 @@
 //! One claim: its protection, its volume, its phase.
 
 use client::events::EventType;
-use client::{Error, Patch, PatchKind, index, key_of};
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use client::{Error, ListOptions, Patch, PatchKind, index, key_of};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use serde_json::{Value, json};
 
-use super::decide::{Decision, SELECTED_NODE, claim_reference, decide, names, storage_request};
+use super::decide::{Decision, SELECTED_NODE, claim_reference, decide, keeps, names, storage_request};
+use super::expand::expand;
 use super::{
-    BOUND_BY_CONTROLLER, CLAIM_PROTECTION, PROVISIONED_BY, PROVISIONER, Volumes, finalizers_patch, volume_of,
+    BOUND_BY_CONTROLLER, CLAIM_PROTECTION, PROVISIONED_BY, PROVISIONER, Volumes, finalizers_patch,
+    missing_protection, volume_of,
 };
-use crate::conditions::is_finished;
 use crate::context::{say, split, unless_gone};
 use crate::workqueue::Next;
 
@@ -22,6 +23,12 @@ pub(super) async fn sync(this: &Volumes, key: &str) -> Result<Next, Error> {
         release(this, &claim, key).await?;
         return Ok(Next::Done);
     }
+    if let Some(finalizers) = missing_protection(&claim.metadata, CLAIM_PROTECTION) {
+        // The changed claim comes back by the watch and goes on from there.
+        let body = finalizers_patch(claim.metadata.resource_version.as_deref(), &finalizers);
+        patch(this, &claim, body).await?;
+        return Ok(Next::Done);
+    }
     match volume_of(&claim) {
         Some(volume) => bound(this, &claim, volume).await?,
         None => unbound(this, &claim).await?,
@@ -32,8 +39,14 @@ pub(super) async fn sync(this: &Volumes, key: &str) -> Result<Next, Error> {
 /// A claim that is being deleted goes when no Pod uses it any more.
 async fn release(this: &Volumes, claim: &PersistentVolumeClaim, key: &str) -> Result<(), Error> {
     let finalizers = claim.metadata.finalizers.clone().unwrap_or_default();
-    let used = this.pods.by_index(index::PODS_BY_CLAIM, key).iter().any(|pod| !is_finished(pod));
-    if used || !finalizers.iter().any(|finalizer| finalizer == CLAIM_PROTECTION) {
+    let used = || this.pods.by_index(index::PODS_BY_CLAIM, key).iter().any(|pod| keeps(pod, claim));
+    if !finalizers.iter().any(|finalizer| finalizer == CLAIM_PROTECTION) || used() {
+        return Ok(());
+    }
+    // What is known may be older than the Pod that was just given a node.
+    let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+    let live = this.client.list::<Pod>(namespace, &ListOptions::default()).await?;
+    if live.items.iter().any(|pod| keeps(pod, claim)) {
         return Ok(());
     }
     let left: Vec<String> =
@@ -69,7 +82,8 @@ async fn bound(this: &Volumes, claim: &PersistentVolumeClaim, volume: &str) -> R
         return Ok(());
     };
     if names(&object, claim) || claim_reference(&object).is_none() {
-        return bind(this, claim, &object).await;
+        bind(this, claim, &object).await?;
+        return expand(this, claim, &object).await;
     }
     if completed && phase(claim) != "Lost" {
         let text =
@@ -186,7 +200,11 @@ async fn patch(this: &Volumes, claim: &PersistentVolumeClaim, body: Value) -> Re
     unless_gone(this.client.patch::<PersistentVolumeClaim>(namespace, name, &patch).await)
 }
 
-async fn patch_status(this: &Volumes, claim: &PersistentVolumeClaim, status: Value) -> Result<(), Error> {
+pub(super) async fn patch_status(
+    this: &Volumes,
+    claim: &PersistentVolumeClaim,
+    status: Value,
+) -> Result<(), Error> {
     let key = key_of(claim);
     let (namespace, name) = split(&key);
     let patch = Patch::status(PatchKind::Merge, json!({"status": status}));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::placement::matches_selector;
 use api::quantity::Quantity;
 use api::selector::LabelSelector;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 
 use super::{PROVISIONER, VOLUME_PROTECTION};
@@ -136,17 +136,43 @@ fn selected(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
     LabelSelector::from_meta(Some(selector)).is_ok_and(|selector| selector.matches(&volume.metadata.labels))
 }
 
-fn bytes(text: Option<&str>) -> i64 {
+pub(super) fn bytes(text: Option<&str>) -> i64 {
     text.and_then(|text| text.parse::<Quantity>().ok()).map_or(0, |quantity| quantity.value())
 }
 
-fn capacity(volume: &PersistentVolume) -> i64 {
+pub(super) fn capacity(volume: &PersistentVolume) -> i64 {
     let capacity = volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref());
     bytes(capacity.and_then(|list| list.get("storage")).map(|quantity| quantity.0.as_str()))
 }
 
 fn requested(claim: &PersistentVolumeClaim) -> i64 {
     bytes(storage_request(claim))
+}
+
+/// Whether a Pod keeps its claim from going. One without a node will not start with a claim that goes; one that
+/// has ended keeps it until it is deleted, but for a volume that is only the Pod's own: that goes when the node
+/// is done with the Pod.
+pub(super) fn keeps(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
+    let Some(spec) =
+        pod.spec.as_ref().filter(|spec| spec.node_name.as_deref().is_some_and(|n| !n.is_empty()))
+    else {
+        return false;
+    };
+    let (pod_name, name) = (pod.metadata.name.as_deref().unwrap_or_default(), claim.metadata.name.as_deref());
+    let is_shut_down =
+        pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0);
+    let is_own = claim
+        .metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|owner| owner.controller == Some(true) && Some(&owner.uid) == pod.metadata.uid.as_ref());
+    spec.volumes.iter().flatten().any(|volume| {
+        let named = volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.as_str());
+        let own =
+            || volume.ephemeral.is_some() && name == Some(format!("{pod_name}-{}", volume.name).as_str());
+        named.is_some() && named == name || !is_shut_down && is_own && own()
+    })
 }
 
 /// `spec.resources.requests.storage`.
@@ -187,6 +213,34 @@ mod tests {
             "spec": {"storageClassName": class, "accessModes": ["ReadWriteOnce"],
                      "resources": {"requests": {"storage": "1Gi"}}}}))
         .unwrap()
+    }
+
+    #[test]
+    fn a_pod_on_a_node_keeps_its_claim_until_it_is_deleted() {
+        let mut data = claim("", json!({}));
+        let pod = |node: &str, volume: Value, metadata: Value| -> Pod {
+            let mut pod = json!({"metadata": {"name": "p", "namespace": "a", "uid": "pod"}, "status": {"phase": "Succeeded"},
+                "spec": {"nodeName": node, "containers": [], "volumes": [volume]}});
+            for (key, value) in metadata.as_object().unwrap() {
+                pod["metadata"][key] = value.clone();
+            }
+            serde_json::from_value(pod).unwrap()
+        };
+        let named = json!({"name": "v", "persistentVolumeClaim": {"claimName": "data"}});
+        assert!(keeps(&pod("n", named.clone(), json!({})), &data), "one that has ended, too");
+        assert!(!keeps(&pod("", named, json!({})), &data), "it will not start any more");
+        let other = json!({"name": "v", "persistentVolumeClaim": {"claimName": "other"}});
+        assert!(!keeps(&pod("n", other, json!({})), &data));
+        let own = json!({"name": "v", "ephemeral": {}});
+        data.metadata.name = Some("p-v".to_owned());
+        assert!(!keeps(&pod("n", own.clone(), json!({})), &data), "somebody else's of the same name");
+        data.metadata.owner_references = serde_json::from_value(
+            json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "pod", "controller": true}]),
+        )
+        .unwrap();
+        assert!(keeps(&pod("n", own.clone(), json!({})), &data));
+        let done = json!({"deletionTimestamp": "2027-01-15T08:00:00Z", "deletionGracePeriodSeconds": 0});
+        assert!(!keeps(&pod("n", own, done), &data));
     }
 
     fn volume(name: &str, size: &str, reference: Value) -> Arc<PersistentVolume> {

@@ -5,6 +5,7 @@
 
 mod autoscalers;
 mod certificates;
+mod claims;
 mod cluster;
 mod cluster_roles;
 mod collector;
