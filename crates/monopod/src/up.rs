@@ -326,6 +326,7 @@ fn node_config(settings: &Settings, ground: &Ground, address: SocketAddr) -> nod
         pods_directory: ground.data_dir.join("pods"),
         logs_directory: logs.join("pods"),
         log_links_directory: Some(logs.join("containers")),
+        memory_threshold: node::MEMORY_THRESHOLD,
         seccomp_directory: ground.data_dir.join("seccomp"),
         kubelet_version: KUBERNETES_VERSION.to_owned(),
         runtime_version: format!("monopod://{}", crate::version()),

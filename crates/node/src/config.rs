@@ -38,6 +38,9 @@ pub struct Config {
     pub cluster_domain: String,
     /// Where containers find the API server: the `kubernetes` Service, or the address itself.
     pub api_server: SocketAddr,
+    /// With less available memory than this, in bytes, Pods are evicted (upstream's hard threshold
+    /// `memory.available`).
+    pub memory_threshold: u64,
     /// Pods at most.
     pub max_pods: u32,
     /// Extra sysctls Pods may set; a trailing `*` matches a prefix.

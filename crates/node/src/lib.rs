@@ -22,6 +22,7 @@ mod clock;
 mod config;
 pub mod container;
 mod credentials;
+mod eviction;
 mod hooks;
 mod host;
 mod kubelet;
@@ -39,3 +40,4 @@ mod worker;
 
 pub use config::{Config, ConfirmEndpoints, ConfirmPolicies, NotReady, Pulses};
 pub use node::Node;
+pub use object::MEMORY_THRESHOLD;

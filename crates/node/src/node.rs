@@ -10,7 +10,7 @@ use futures_util::future::join;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use runtime::{Runtime, SandboxSnapshot};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ use crate::pod::state::PodState;
 use crate::shared::{Shared, Worker, is_open};
 use crate::volumes::{self, HostMounts, Mounts, PodDirectory};
 use crate::worker::{INBOX, Message, PodWorker, Snapshot, kept_allocation, remove_logs};
-use crate::{Config, clock, host, object};
+use crate::{Config, clock, eviction, host, object};
 
 /// How often all that the runtime has is compared with what is believed. Events tell everything at
 /// once; this finds what no event told, and says so.
@@ -78,6 +78,7 @@ impl Node {
         let shared = Arc::new(Shared {
             own_node: object::build(&config, Timestamp::now()),
             workers: Mutex::default(),
+            freed: Notify::new(),
             client,
             runtime,
             config,
@@ -92,6 +93,7 @@ impl Node {
         let until = |task| until_shutdown(shutdown.clone(), task);
         tasks.spawn(until(Box::pin(object::keep_node(Arc::clone(&shared), announce))));
         tasks.spawn(until(Box::pin(object::keep_lease(Arc::clone(&shared), ready.clone()))));
+        tasks.spawn(until(Box::pin(eviction::keep(Arc::clone(&shared)))));
         let dispatcher = Dispatcher::new(Arc::clone(&shared), pods);
         tasks.spawn(until(Box::pin(dispatcher.run())));
         Self { shared, ready, shutdown, tasks }

@@ -16,8 +16,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::Config;
 use crate::shared::Shared;
+use crate::{Config, host};
 
 /// How often the node looks at itself.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -32,8 +32,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Images named in the status, and names of each.
 const IMAGES_MAX: usize = 50;
 const IMAGE_NAMES_MAX: usize = 5;
-/// Less free memory than this is pressure (upstream's hard eviction threshold).
-const MEMORY_MIN: u64 = 100 << 20;
+/// Less available memory than this is pressure (upstream's hard eviction threshold).
+pub const MEMORY_THRESHOLD: u64 = 100 << 20;
 /// Less free disk than this share is pressure.
 const DISK_FREE_MIN: f64 = 0.10;
 
@@ -123,7 +123,7 @@ fn allocatable(capacity: &BTreeMap<String, Quantity>) -> BTreeMap<String, Quanti
     let kibibytes =
         |name: &str| capacity.get(name).and_then(|amount| amount.0.strip_suffix("Ki")?.parse::<u64>().ok());
     if let Some(memory) = kibibytes("memory") {
-        let left = memory.saturating_sub(MEMORY_MIN / 1024);
+        let left = memory.saturating_sub(MEMORY_THRESHOLD / 1024);
         list.insert("memory".into(), Quantity(format!("{left}Ki")));
     }
     if let Some(disk) = kibibytes("ephemeral-storage") {
@@ -176,7 +176,7 @@ fn conditions(
     not_ready: &[String],
     now: Timestamp,
 ) -> Vec<core::NodeCondition> {
-    let memory = meminfo("MemAvailable:") < MEMORY_MIN;
+    let memory = host::used().is_some_and(|used| used.memory_available < config.memory_threshold);
     let (size, free) = disk(config);
     // A file system that tells no size (some network mounts) is not full.
     let full = size > 0 && (free as f64) < size as f64 * DISK_FREE_MIN;
@@ -265,6 +265,15 @@ pub(crate) async fn keep_node(node: Arc<Shared>, ready: watch::Sender<bool>) {
 }
 
 fn tell(node: &Shared, reason: &str, message: String) {
+    record(node, EventType::Normal, reason, message);
+}
+
+/// A Warning event about the node.
+pub(crate) fn warn(node: &Shared, reason: &str, message: String) {
+    record(node, EventType::Warning, reason, message);
+}
+
+fn record(node: &Shared, kind: EventType, reason: &str, message: String) {
     let name = &node.config.node_name;
     // Upstream's kubelet names itself by its name where a UID belongs.
     let about = core::ObjectReference {
@@ -273,7 +282,7 @@ fn tell(node: &Shared, reason: &str, message: String) {
         uid: Some(name.clone()),
         ..core::ObjectReference::default()
     };
-    node.recorder.event(&about, EventType::Normal, reason, message);
+    node.recorder.event(&about, kind, reason, message);
 }
 
 /// Creates the Node, or brings an old one up to date.

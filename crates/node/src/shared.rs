@@ -10,7 +10,7 @@ use client::{Client, Informer, Informers};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::Config;
 use crate::container::dns::NodeDns;
@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) nodes: Informer<Node>,
     pub(crate) dns: NodeDns,
     pub(crate) workers: Mutex<HashMap<String, Worker>>,
+    /// Told when nothing of a Pod runs any more.
+    pub(crate) freed: Notify,
 }
 
 /// A worker seen from outside.

@@ -81,6 +81,8 @@ struct Cluster {
     runtime: Arc<FakeRuntime>,
     node: Option<Node>,
     pulses: node::Pulses,
+    /// With less memory than this Pods are evicted.
+    memory_threshold: u64,
     pods: Informer<Pod>,
     tasks: JoinSet<()>,
 }
@@ -120,6 +122,7 @@ impl Cluster {
             runtime: Arc::default(),
             node: None,
             pulses: node::Pulses::default(),
+            memory_threshold: 0,
             pods: informers.of(),
             tasks,
         };
@@ -153,6 +156,7 @@ impl Cluster {
             pods_directory: root.join("pods"),
             logs_directory: root.join("logs"),
             log_links_directory: None,
+            memory_threshold: self.memory_threshold,
             seccomp_directory: root.join("seccomp"),
             kubelet_version: "v1.36.2".into(),
             runtime_version: "monopod://0.1.0".into(),
@@ -311,6 +315,71 @@ async fn a_node_that_starts_again_adopts_what_runs() {
     within(cluster.runtime.running("c", 1)).await;
     let starts = cluster.runtime.calls().iter().filter(|call| call.starts_with("run_sandbox")).count();
     assert_eq!(starts, 1, "the sandbox was not made again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_volume_that_comes_late_holds_back_only_who_mounts_it() {
+    let cluster = Cluster::start().await;
+    let mut spec = plain();
+    let mut other = spec["containers"][0].clone();
+    other["name"] = "other".into();
+    spec["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
+    spec["containers"] = json!([other, spec["containers"][0]]);
+    spec["volumes"] = json!([{"name": "v", "image": {"reference": "data:1", "pullPolicy": "IfNotPresent"}}]);
+    cluster.create("web", spec).await;
+    let waits = |pod: Option<&Value>| {
+        let shown = pod.map(|pod| pod["status"]["containerStatuses"].to_string()).unwrap_or_default();
+        shown.contains("ImagePullBackOff") && shown.contains(r#"Back-off pulling image \"data:1\""#)
+    };
+    cluster.until("web", waits).await;
+    within(cluster.runtime.running("other", 0)).await;
+    cluster.runtime.add_image("data:1");
+    within(cluster.runtime.running("c", 0)).await;
+    let config = cluster.runtime.config("c").unwrap();
+    let mount = config.mounts.iter().find(|mount| mount.container_path == Path::new("/v")).unwrap();
+    assert!(mount.read_only && mount.host_path.ends_with("volumes/kubernetes.io~image/v"), "{mount:?}");
+    assert_eq!(cluster.called("mount_image v"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_short_of_memory_lets_pods_go_one_by_one_in_upstreams_order() {
+    let mut cluster = Cluster::start().await;
+    let requests = json!({"requests": {"cpu": "1m", "memory": "64Mi"}});
+    let mut limits = requests.clone();
+    limits["limits"] = requests["requests"].clone();
+    for (name, resources, used) in [
+        ("guaranteed", limits, 64_u64 << 20),
+        ("burstable", requests, 65 << 20),
+        ("effort", json!({}), 2 << 20),
+    ] {
+        let mut spec = plain();
+        spec["containers"][0]["name"] = name.into();
+        spec["containers"][0]["resources"] = resources;
+        cluster.create(name, spec).await;
+        cluster.running(name).await;
+        cluster.runtime.use_memory(name, used);
+    }
+    cluster.node.take().unwrap().shutdown().await;
+    // No machine has as much.
+    cluster.memory_threshold = 1 << 60;
+    cluster.start_node().await;
+    let failed = |pod: Option<&Value>| pod.is_some_and(|pod| pod["status"]["phase"] == "Failed");
+    let mut ended = Vec::new();
+    for name in ["effort", "burstable", "guaranteed"] {
+        let pod = cluster.until(name, failed).await.unwrap();
+        assert_eq!(pod["status"]["reason"], "Evicted");
+        let message = pod["status"]["message"].as_str().unwrap().to_owned();
+        assert!(
+            message.starts_with("The node was low on resource: memory. Threshold quantity: "),
+            "{message}"
+        );
+        let above = "Container effort was using 2048Ki, request is 0, has larger consumption of memory. ";
+        assert_eq!(message.ends_with(above), name == "effort", "{message}");
+        ended.push(pod["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"].to_string());
+    }
+    let stops: Vec<String> =
+        cluster.runtime.calls().into_iter().filter(|call| call.starts_with("terminate ")).collect();
+    assert_eq!(stops, ["terminate effort", "terminate burstable", "terminate guaranteed"], "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
+
+mod limits;
+
+pub use limits::{ContainerStats, Measured, MemoryUse, Resources, SandboxUpdate};
 
 /// A container runtime. All methods may be called again with the same arguments
 /// after a restart of either side: creating what exists returns it, stopping or
@@ -88,6 +92,14 @@ pub trait Runtime: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Image, Error>>;
     /// Removes an image and the layers nobody else uses.
     fn remove_image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+    /// Shows what is in an image, read-only, on a directory that is made if it is missing. The image stays
+    /// until the last sandbox of the Pod is removed; whoever asked unmounts it before.
+    fn mount_image<'a>(
+        &'a self,
+        image: &'a str,
+        pod_uid: &'a str,
+        target: &'a Path,
+    ) -> BoxFuture<'a, Result<(), Error>>;
     /// Sets limits of a running sandbox's own group; a field at zero (or empty) stays as it is.
     fn update_sandbox<'a>(&'a self, id: &'a str, update: SandboxUpdate) -> BoxFuture<'a, Result<(), Error>>;
     /// Sets limits of a running container; a field at zero (or empty) stays as it is, and so does the OOM score.
@@ -95,6 +107,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// The memory that a sandbox and its running containers use now, page cache included: a limit below it
     /// kills, or is refused by the kernel.
     fn memory_use<'a>(&'a self, sandbox: &'a str) -> BoxFuture<'a, Result<MemoryUse, Error>>;
+    /// Bytes on the disk that the running containers of a Pod have written to their roots, by their names. The
+    /// layers are walked.
+    fn written<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, Result<BTreeMap<String, u64>, Error>>;
     /// Current use of each running container.
     fn stats(&self, measured: Measured) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>>;
 }
@@ -258,24 +273,6 @@ pub struct PortMapping {
     pub host_ip: String,
 }
 
-/// New limits of a sandbox.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SandboxUpdate {
-    /// Limits of the Pod's own cgroup.
-    pub resources: Resources,
-    /// CPU that the Pod asks for now, in thousandths; `None`: as before.
-    pub cpu_request: Option<u64>,
-}
-
-/// Memory in use, bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MemoryUse {
-    /// Of the sandbox as a whole.
-    pub sandbox: u64,
-    /// Of its running containers, by their ids.
-    pub containers: BTreeMap<String, u64>,
-}
-
 /// A sandbox as it is.
 #[derive(Clone, Debug)]
 pub struct SandboxStatus {
@@ -331,44 +328,6 @@ pub enum Propagation {
     HostToContainer,
     /// Both ways (rshared).
     Bidirectional,
-}
-
-/// Limits of a cgroup. Zero or `None`: no limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Resources {
-    /// cgroup v1 cpu.shares (2 to 262144).
-    pub cpu_shares: u64,
-    /// CFS quota in microseconds a period; 0: none.
-    pub cpu_quota: i64,
-    /// CFS period in microseconds.
-    pub cpu_period: u64,
-    /// Bytes; 0: none.
-    pub memory_limit: i64,
-    /// Processes; 0: none.
-    pub pids_limit: i64,
-    /// From -1000 to 1000; set on the container's process.
-    pub oom_score_adj: i32,
-    /// cpuset.cpus; empty: all.
-    pub cpuset_cpus: String,
-}
-
-impl Resources {
-    /// These limits after an update: what is zero (or empty) in it stays as it is.
-    #[must_use]
-    pub fn updated(&self, update: &Resources) -> Resources {
-        fn or<T: Default + PartialEq + Clone>(new: &T, old: &T) -> T {
-            if *new == T::default() { old.clone() } else { new.clone() }
-        }
-        Resources {
-            cpu_shares: or(&update.cpu_shares, &self.cpu_shares),
-            cpu_quota: or(&update.cpu_quota, &self.cpu_quota),
-            cpu_period: or(&update.cpu_period, &self.cpu_period),
-            memory_limit: or(&update.memory_limit, &self.memory_limit),
-            pids_limit: or(&update.pids_limit, &self.pids_limit),
-            oom_score_adj: self.oom_score_adj,
-            cpuset_cpus: or(&update.cpuset_cpus, &self.cpuset_cpus),
-        }
-    }
 }
 
 /// A seccomp profile.
@@ -627,28 +586,4 @@ pub struct Credentials {
     pub identity_token: String,
     /// Where they come from: what has the same origin later is taken for the same, whatever it then says.
     pub origin: String,
-}
-
-/// What is measured of containers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Measured {
-    /// What the kernel counts: cheap.
-    CpuAndMemory,
-    /// Their layers too, which are walked.
-    All,
-}
-
-/// What a container uses.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ContainerStats {
-    /// Container id.
-    pub id: String,
-    /// CPU time since the start, nanoseconds.
-    pub cpu_nanoseconds: u64,
-    /// Working set, bytes.
-    pub memory_working_set: u64,
-    /// Processes.
-    pub pids: u64,
-    /// Bytes written to the container's own layer, if that was measured.
-    pub rootfs_bytes: Option<u64>,
 }

@@ -116,6 +116,16 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
+/// Makes a directory that is nobody else's to look into.
+pub(crate) fn make_private(path: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(failed("make directory", path))
+}
+
 /// For `map_err`: an error of the disk.
 pub(crate) fn failed<E: std::fmt::Display>(action: &str, path: &Path) -> impl FnOnce(E) -> Error + use<E> {
     let context = format!("failed to {action} {}", path.display());

@@ -23,6 +23,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test owns what it starts"))]
 
 mod clock;
+mod config;
 mod container;
 mod events;
 pub mod image;
@@ -37,7 +38,8 @@ mod recorded;
 mod sandbox;
 mod threads;
 
+pub use config::Config;
 pub use interface::*;
-pub use native::{Config, Native};
+pub use native::Native;
 pub use network::{Subnet, range_taken};
 pub use threads::on_own_thread;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -15,61 +15,23 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::container::{self, Container};
+use crate::config::Config;
+use crate::container::{self, Container, stats};
 use crate::events::Events;
-use crate::image::{ImageStore, Registries};
+use crate::image::ImageStore;
 use crate::interface::{
     AttachOptions, ContainerConfig, ContainerStats, ContainerStatus, Credentials, Error, Event, ExecOptions,
     ExecOutput, Image, Measured, MemoryUse, PodIdentity, PortMapping, Resources, Runtime, SandboxConfig,
     SandboxSnapshot, SandboxStatus, SandboxUpdate, Streams,
 };
-use crate::layout::{Layout, failed};
+use crate::layout::{Layout, make_private};
 use crate::link::Link;
+use crate::network::Addresses;
 use crate::network::bridge::Bridge;
 use crate::network::ports::{self, HostPorts, Table};
-use crate::network::{Addresses, Subnet};
 use crate::sandbox::branches::{Allocatable, Branches};
 use crate::sandbox::{self, Sandbox};
-
-/// What a runtime is made with.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The instance's data directory.
-    pub data_dir: PathBuf,
-    /// 8 hexadecimal digits made from it; everything in the kernel is named after them.
-    pub instance: String,
-    /// Addresses of this node's Pods.
-    pub pod_cidr: Subnet,
-    /// Addresses of the Pods of all nodes; what goes there keeps its sender.
-    pub cluster_cidr: Subnet,
-    /// Addresses of Services, if the node's own programs are to reach them.
-    pub service_cidr: Option<Subnet>,
-    /// The program that is started with the argument `shim`.
-    pub executable: PathBuf,
-    /// How registries are reached.
-    pub registries: Registries,
-    /// A container's log is renamed when it would grow beyond this, bytes.
-    pub log_max_bytes: u64,
-    /// Files kept of a container's log.
-    pub log_max_files: u32,
-}
-
-impl Config {
-    /// With the kubelet's limits of logs and this very program as the shim.
-    pub fn new(data_dir: impl Into<PathBuf>, instance: impl Into<String>, pod_cidr: Subnet) -> Self {
-        Config {
-            data_dir: data_dir.into(),
-            instance: instance.into(),
-            pod_cidr,
-            cluster_cidr: pod_cidr,
-            service_cidr: None,
-            executable: PathBuf::from("/proc/self/exe"),
-            registries: Registries::default(),
-            log_max_bytes: 10 << 20,
-            log_max_files: 5,
-        }
-    }
-}
+use crate::threads::on_own_thread;
 
 /// The runtime of this node. Dropping it leaves every Pod running; the next one adopts them.
 #[derive(Debug)]
@@ -108,6 +70,7 @@ pub(crate) struct Inner {
     /// By reference and fingerprint of the logins. Those who wait for a pull hold it.
     pulls: Mutex<HashMap<(String, Vec<String>), KnownPull>>,
     pull_turns: Arc<Semaphore>,
+    pub(crate) image_volumes: Mutex<Vec<String>>,
     making: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -208,6 +171,7 @@ impl Inner {
             host_ports: Mutex::default(),
             pulls: Mutex::default(),
             pull_turns: Arc::new(Semaphore::new(PULLS_AT_ONCE)),
+            image_volumes: Mutex::default(),
             making: Mutex::default(),
             stop: CancellationToken::new(),
             layout,
@@ -467,15 +431,6 @@ impl Inner {
     }
 }
 
-fn make_private(path: &Path) -> Result<(), Error> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(failed("make directory", path))
-}
-
 /// Runs what blocks on a thread that may.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
@@ -675,6 +630,17 @@ impl Runtime for Native {
         .boxed()
     }
 
+    fn mount_image<'a>(
+        &'a self,
+        image: &'a str,
+        pod_uid: &'a str,
+        target: &'a Path,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        let (inner, target) = (self.inner.clone(), target.to_owned());
+        let (image, uid) = (image.to_owned(), pod_uid.to_owned());
+        blocking(move || sandbox::image_volume::mount(&inner, &uid, &image, &target)).boxed()
+    }
+
     fn update_sandbox<'a>(&'a self, id: &'a str, update: SandboxUpdate) -> BoxFuture<'a, Result<(), Error>> {
         async move {
             let (sandbox, inner) = (self.inner.sandbox(id)?, self.inner.clone());
@@ -702,11 +668,18 @@ impl Runtime for Native {
         .boxed()
     }
 
+    fn written<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, Result<BTreeMap<String, u64>, Error>> {
+        let mine = self.inner.all().into_iter().filter(move |sandbox| sandbox.pod_uid() == pod_uid);
+        let running: Vec<_> = mine.flat_map(|one| one.containers()).filter(|one| one.is_running()).collect();
+        let sized = |one: &Arc<Container>| (one.record.config.name.clone(), stats::layer(one));
+        on_own_thread((), move || running.iter().map(sized).collect()).boxed()
+    }
+
     fn stats(&self, measured: Measured) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>> {
         let inner = self.inner.clone();
         blocking(move || {
             let running = inner.all().into_iter().flat_map(|s| s.containers()).filter(|c| c.is_running());
-            Ok(running.map(|c| container::stats::stats(&inner.hierarchy, &c, measured)).collect())
+            Ok(running.map(|c| stats::stats(&inner.hierarchy, &c, measured)).collect())
         })
         .boxed()
     }

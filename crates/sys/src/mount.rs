@@ -18,6 +18,7 @@ use rustix::mount::{
 use crate::{Context, Error, Result};
 
 mod later;
+pub mod layers;
 
 /// A mount that is not in the file tree yet; gone if it is dropped.
 #[derive(Debug)]
@@ -303,7 +304,7 @@ fn overlay_by_one_option(
     let layers = lowers.iter().map(|lower| open(lower)).collect::<std::result::Result<Vec<_>, _>>()?;
     let (upper, work_opened) = (open(upper)?, open(work)?);
     let options = one_option(&layers, &upper, &work_opened);
-    if options.as_bytes_with_nul().len() > PAGE {
+    if options.as_bytes_with_nul().len() > layers::PAGE {
         return Err(Errno::TOOBIG);
     }
     rustix::mount::mount("overlay", work, "overlay", MountFlags::empty(), options.as_c_str())?;
@@ -311,9 +312,6 @@ fn overlay_by_one_option(
     unmount(work, UnmountFlags::DETACH)?;
     copy
 }
-
-/// What `mount` reads of its options.
-const PAGE: usize = 4096;
 
 fn one_option(lowers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> CString {
     let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -492,7 +492,23 @@ impl Runtime for FakeRuntime {
         answer(Ok(()))
     }
 
+    fn mount_image<'a>(
+        &'a self,
+        image: &'a str,
+        _pod_uid: &'a str,
+        target: &'a Path,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        let mut inner = self.lock();
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        inner.calls.push(format!("mount_image {name}"));
+        // Nothing is mounted: the directory is there, and empty.
+        let known = inner.images.values().any(|one| one.id == image);
+        let made = std::fs::create_dir_all(target).map_err(|err| Error::host("failed to mount", err));
+        answer(if known { made } else { Err(missing("image", image)) })
+    }
+
     fn update_sandbox<'a>(&'a self, id: &'a str, update: SandboxUpdate) -> BoxFuture<'a, Result<(), Error>> {
+        // Nothing is limited here: what was asked is what there is.
         let mut inner = self.lock();
         inner.calls.push(format!("update_sandbox {}", changed(&update.resources)));
         let Some(sandbox) = inner.sandboxes.get_mut(id) else { return answer(Err(missing("sandbox", id))) };
@@ -512,6 +528,7 @@ impl Runtime for FakeRuntime {
     }
 
     fn memory_use<'a>(&'a self, sandbox: &'a str) -> BoxFuture<'a, Result<MemoryUse, Error>> {
+        // A sandbox uses what its containers use.
         let inner = self.lock();
         let used = |name: &str| inner.memory.get(name).copied().unwrap_or(0);
         let running = inner
@@ -523,7 +540,22 @@ impl Runtime for FakeRuntime {
         answer(Ok(MemoryUse { sandbox: containers.values().sum(), containers }))
     }
 
+    fn written<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, Result<BTreeMap<String, u64>, Error>> {
+        let inner = self.lock();
+        let mine = inner.containers.values().filter(|one| one.status.pod.uid == pod_uid);
+        let running = mine.filter(|one| one.status.state == ContainerState::Running);
+        // No program runs that could write.
+        answer(Ok(running.map(|one| (one.config.name.clone(), 0)).collect()))
+    }
+
     fn stats(&self, _: Measured) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>> {
-        answer(Ok(Vec::new()))
+        let inner = self.lock();
+        let running = inner.containers.values().filter(|one| one.status.state == ContainerState::Running);
+        let stats = running.map(|one| ContainerStats {
+            id: one.status.id.clone(),
+            memory_working_set: inner.memory.get(&one.config.name).copied().unwrap_or(0),
+            ..ContainerStats::default()
+        });
+        answer(Ok(stats.collect()))
     }
 }

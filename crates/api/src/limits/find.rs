@@ -98,14 +98,6 @@ pub(super) fn selinux(pod: &Value) -> Vec<String> {
     kept(all, |options| options["type"] != "spc_t" && options.as_object().is_some_and(|map| !map.is_empty()))
 }
 
-/// Size limits of scratch space on disk; in memory they are the size of the file system.
-pub(super) fn size_limits(pod: &Value) -> Vec<String> {
-    kept(places(pod, "spec.volumes[*].emptyDir"), |scratch| {
-        let scratch = View::new(scratch);
-        scratch.get("sizeLimit").is_set() && scratch.str("medium").is_empty()
-    })
-}
-
 /// Resources that only a device plug-in could offer.
 pub(super) fn extended_resources(pod: &Value) -> Vec<String> {
     limits_of(pod, |name| name.contains('/') && !name.contains("kubernetes.io/"))

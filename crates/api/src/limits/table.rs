@@ -2,7 +2,7 @@
 
 use super::find::{
     apparmor, enforced_pod_security, extended_resources, foreign_handler, huge_page_limits,
-    huge_page_volumes, selinux, size_limits, told_pod_security,
+    huge_page_volumes, selinux, told_pod_security,
 };
 use super::{Found, Limit, Shown};
 
@@ -431,30 +431,6 @@ spec: {containers: [{name: c, image: "busybox:1.36", resources: {limits: {exampl
     .shown(&[Shown::Warning, Shown::Pending("Insufficient example.com/device")]),
     part(
         POD,
-        "limits of ephemeral-storage",
-        Found::At(&["spec.*[*].resources.limits.ephemeral-storage"]),
-        "counted when the Pod is placed, and not enforced yet: nothing is evicted for what it writes",
-        r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: limits-storage}
-spec: {containers: [{name: c, image: "busybox:1.36", resources: {limits: {ephemeral-storage: 1Mi}}}]}
-"#,
-    ),
-    part(
-        POD,
-        "sizeLimit of an emptyDir on disk",
-        Found::By(size_limits),
-        "sizeLimit is not enforced yet: nothing is evicted for what it writes",
-        r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: limits-scratch}
-spec: {volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}], containers: [{name: c, image: "busybox:1.36"}]}
-"#,
-    ),
-    part(
-        POD,
         "limits of huge pages",
         Found::By(huge_page_limits),
         "counted when the Pod is placed, and not enforced yet",
@@ -512,12 +488,12 @@ spec:
     .shown(&[Shown::Warning, Shown::Waiting("CreateContainerConfigError")]),
     part(
         POD,
-        "volumes of other kinds than emptyDir, hostPath, configMap, secret, downwardAPI, projected and claims",
+        "volumes of other kinds than emptyDir, hostPath, configMap, secret, downwardAPI, projected, image and claims",
         Found::At(&[
             "spec.volumes[*].awsElasticBlockStore", "spec.volumes[*].azureDisk", "spec.volumes[*].azureFile",
             "spec.volumes[*].cephfs", "spec.volumes[*].cinder", "spec.volumes[*].csi", "spec.volumes[*].fc",
             "spec.volumes[*].flexVolume", "spec.volumes[*].flocker", "spec.volumes[*].gcePersistentDisk",
-            "spec.volumes[*].gitRepo", "spec.volumes[*].glusterfs", "spec.volumes[*].image",
+            "spec.volumes[*].gitRepo", "spec.volumes[*].glusterfs",
             "spec.volumes[*].iscsi", "spec.volumes[*].nfs", "spec.volumes[*].photonPersistentDisk",
             "spec.volumes[*].portworxVolume", "spec.volumes[*].quobyte", "spec.volumes[*].rbd",
             "spec.volumes[*].scaleIO", "spec.volumes[*].storageos", "spec.volumes[*].vsphereVolume",

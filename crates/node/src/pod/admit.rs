@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use api::placement::{matches_node, tolerates};
 use api::quantity::Quantity as Amount;
 use client::Retry;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use runtime::QosClass;
 
+use super::pressure::CRITICAL_PRIORITY;
 use super::qos;
 use super::resize::Room;
 use super::spec::spec;
@@ -39,6 +41,8 @@ impl Refusal {
 pub enum Reason {
     /// Its program is for another system.
     PodOsNotSupported,
+    /// The node is short of memory.
+    Evicted,
     /// A sysctl that is neither safe nor allowed here.
     SysctlForbidden,
     /// The labels of the node do not fit.
@@ -63,6 +67,7 @@ impl Reason {
         let word = match self {
             Reason::OutOf(resource) => return format!("OutOf{resource}"),
             Reason::PodOsNotSupported => "PodOSNotSupported",
+            Reason::Evicted => "Evicted",
             Reason::SysctlForbidden => "SysctlForbidden",
             Reason::NodeAffinity => "NodeAffinity",
             Reason::TaintToleration => "TaintToleration",
@@ -115,6 +120,7 @@ pub fn admit(pod: &Pod, node: &Node, others: &[&Pod], host: &Host) -> Result<(),
     confine::check(pod, host)?;
     check_selector(pod, node)?;
     check_taints(pod, node)?;
+    check_pressure(pod, node)?;
     check_resources(pod, node, others)?;
     ports::check(pod, others, host)
 }
@@ -209,6 +215,26 @@ fn allocatable(node: &Node) -> Option<&BTreeMap<String, Quantity>> {
 /// As upstream's messages have it.
 fn number(name: &str, amount: &Amount) -> i64 {
     if name == "cpu" { amount.milli_value() } else { amount.value() }
+}
+
+/// A node that is short of memory takes no more of those that it would have to evict first.
+fn check_pressure(pod: &Pod, node: &Node) -> Result<(), Refusal> {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let short = conditions.into_iter().any(|one| one.type_ == "MemoryPressure" && one.status == "True");
+    let critical = spec(pod).priority.is_some_and(|priority| priority >= CRITICAL_PRIORITY);
+    if !short || critical || qos::class(pod) != QosClass::BestEffort {
+        return Ok(());
+    }
+    let taint = Taint {
+        key: "node.kubernetes.io/memory-pressure".into(),
+        effect: "NoSchedule".into(),
+        ..Taint::default()
+    };
+    let tolerations = spec(pod).tolerations.as_deref().unwrap_or_default();
+    if tolerations.iter().any(|toleration| tolerates(toleration, &taint)) {
+        return Ok(());
+    }
+    refuse(Reason::Evicted, "The node had condition: [MemoryPressure]. ")
 }
 
 fn check_resources(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusal> {

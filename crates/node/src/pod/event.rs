@@ -75,6 +75,17 @@ pub enum Event {
     PullStarted {
         /// Container.
         container: String,
+        /// The image.
+        image: String,
+    },
+    /// The image of a volume that the container mounts is here.
+    VolumeImageReady {
+        /// Container.
+        container: String,
+        /// The image.
+        image: String,
+        /// How it came, when it had to be pulled.
+        pulled: Option<Pulled>,
     },
     /// The image is here.
     ImageReady {
@@ -87,12 +98,14 @@ pub enum Event {
         /// How it came, when it had to be pulled.
         pulled: Option<Pulled>,
     },
-    /// The image is not here and could not be brought.
+    /// The image, or that of a volume which the container mounts, is not here and could not be brought.
     ImageFailed {
         /// Container.
         container: String,
         /// What was asked for.
         reference: String,
+        /// Which it is.
+        image: String,
         /// What went wrong.
         error: ImageError,
         /// In words.

@@ -28,6 +28,7 @@ pub mod clock;
 pub mod event;
 pub mod observe;
 pub mod policy;
+pub mod pressure;
 pub mod probe;
 pub mod qos;
 pub mod resize;
@@ -37,8 +38,11 @@ pub mod state;
 pub mod status;
 pub mod step;
 pub mod stop;
+pub mod storage;
 
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;

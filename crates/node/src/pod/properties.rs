@@ -12,7 +12,7 @@
 //! `MONOPOD_LIVES=10000 cargo test -p node --lib random_lives` plays as many lives; lives that broke a
 //! rule are kept in `proptest-regressions` and played first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -24,17 +24,23 @@ use serde_json::json;
 
 use super::allocation::Allocation;
 use super::clock::{Now, Steady};
-use super::event::{Action, Event, Exit, HookReport, ImageError, ImageRef, StartFailure};
-use super::observe::{Because, Instance, Observed, SeenSandbox};
+use super::event::{Action, Event, Exit, HookReport, ImageError, StartFailure};
+use super::observe::Because;
 use super::probe::{Outcome, ProbeKind};
-use super::resize::{Decision, Room, Step};
+use super::resize::{Decision, Room};
 use super::spec::Role;
-use super::state::{PodState, Run};
+use super::state::PodState;
 use super::status::status;
 use super::step::{step, wakes_after};
-use super::tests::{World, pod};
+use super::world::{World, pod};
 use crate::container::resources;
 use runtime::Resources;
+
+mod kernel;
+mod lost;
+
+use kernel::{Kernel, Real, RealSandbox, image};
+use lost::lost;
 
 /// Something random that happens to the Pod. Numbers choose among what there is.
 #[derive(Clone, Debug)]
@@ -120,114 +126,6 @@ fn spec(policy: &str) -> Pod {
         "initContainers": [image("i"), side, image("j")],
         "containers": [a, b],
     }))
-}
-
-/// What really is there.
-#[derive(Debug, Default)]
-struct Kernel {
-    /// By number.
-    sandboxes: BTreeMap<u32, RealSandbox>,
-    containers: Vec<Real>,
-    /// Init containers that have succeeded in a sandbox.
-    succeeded: BTreeSet<(u32, String)>,
-    count: u32,
-}
-
-#[derive(Clone, Debug)]
-struct RealSandbox {
-    id: String,
-    limits: Resources,
-    up: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Real {
-    sandbox: u32,
-    name: String,
-    attempt: u32,
-    id: String,
-    limits: Resources,
-    started_at: Option<Timestamp>,
-    exit: Option<Exit>,
-}
-
-impl Kernel {
-    fn running(&self, name: &str) -> Option<&Real> {
-        self.containers.iter().find(|one| one.name == name && one.exit.is_none())
-    }
-
-    fn end(&mut self, id: &str, code: i32, now: Timestamp) -> Option<Event> {
-        let one = self.containers.iter_mut().find(|one| one.id == id)?;
-        if one.exit.is_none() {
-            one.exit = Some(Exit {
-                id: id.into(),
-                code,
-                reason: if code == 0 { "Completed" } else { "Error" }.into(),
-                message: String::new(),
-                started_at: one.started_at,
-                finished_at: now,
-            });
-            if code == 0 {
-                self.succeeded.insert((one.sandbox, one.name.clone()));
-            }
-        }
-        Some(Event::ContainerExited { container: one.name.clone(), exit: one.exit.clone()? })
-    }
-
-    /// The sandbox and all in it; what the runtime tells of it.
-    fn kill_sandbox(&mut self, attempt: u32, now: Timestamp) -> Vec<Event> {
-        let Some(sandbox) = self.sandboxes.get_mut(&attempt).filter(|one| one.up) else { return Vec::new() };
-        sandbox.up = false;
-        let died = Event::SandboxDied { id: sandbox.id.clone() };
-        let inside: Vec<String> = self
-            .containers
-            .iter()
-            .filter(|one| one.sandbox == attempt && one.exit.is_none())
-            .map(|one| one.id.clone())
-            .collect();
-        let mut told: Vec<Event> = inside.iter().filter_map(|id| self.end(id, 137, now)).collect();
-        told.push(died);
-        told
-    }
-
-    fn take(&mut self, sandbox: &str, step: &Step) {
-        let all = self.containers.iter_mut().map(|one| (&one.id, &mut one.limits));
-        let groups = self.sandboxes.values_mut().map(|one| (&one.id, &mut one.limits));
-        let (wanted, update) = match step {
-            Step::CheckMemory { .. } => return,
-            Step::Pod(update) => (sandbox, update),
-            Step::Container { id, resources } => (id.as_str(), resources),
-        };
-        for (_, limits) in all.chain(groups).filter(|(id, _)| id.as_str() == wanted) {
-            *limits = limits.updated(update);
-        }
-    }
-
-    fn look(&self, because: Because, asked_at: Steady) -> Event {
-        let sandboxes = self.sandboxes.iter().map(|(attempt, one)| SeenSandbox {
-            attempt: *attempt,
-            id: one.id.clone(),
-            ready: one.up,
-            ips: vec!["10.42.0.2".parse().unwrap()],
-            resources: one.limits.clone(),
-            instances: self.containers.iter().filter(|one| one.sandbox == *attempt).map(seen).collect(),
-        });
-        Event::Observed(Observed { because, asked_at, sandboxes: sandboxes.collect() })
-    }
-}
-
-fn seen(one: &Real) -> Instance {
-    let started_at = one.started_at.unwrap_or_default();
-    let state = match &one.exit {
-        Some(exit) => Err(exit.clone()),
-        None => Ok(Run { id: one.id.clone(), started_at, user: None }),
-    };
-    let resources = one.limits.clone();
-    Instance { name: one.name.clone(), attempt: one.attempt, image: image(), resources, state }
-}
-
-fn image() -> ImageRef {
-    ImageRef { id: "sha256:1".into(), name: "img".into(), image_id: "sha256:1".into() }
 }
 
 /// Something the worker has under way.
@@ -398,7 +296,8 @@ impl Life {
             }
             Action::EnsureImage { container, reference } if self.fails("image") => {
                 let message = "no".to_string();
-                vec![Event::ImageFailed { container, reference, error: ImageError::Pull, message }]
+                let image = reference.clone();
+                vec![Event::ImageFailed { container, reference, image, error: ImageError::Pull, message }]
             }
             Action::EnsureImage { container, reference } => {
                 vec![Event::ImageReady { container, reference, image: image(), pulled: None }]
@@ -824,34 +723,6 @@ impl Life {
         self.settle();
         self.write();
     }
-}
-
-/// What the worker tells of an action whose task has panicked.
-fn lost(action: &Action) -> Option<Event> {
-    let why = || "panicked".to_string();
-    Some(match action.clone() {
-        Action::MountVolumes => Event::VolumesFailed { message: why() },
-        Action::RunSandbox { attempt } => Event::SandboxFailed { attempt, message: why() },
-        Action::EnsureImage { container, reference } => {
-            Event::ImageFailed { container, reference, error: ImageError::Inspect, message: why() }
-        }
-        Action::StartContainer { container, attempt, .. } => {
-            Event::ContainerFailed { container, attempt, failure: StartFailure::Create, message: why() }
-        }
-        Action::RunPostStart { container, id } => Event::PostStartDone { container, id, result: Err(why()) },
-        Action::RunPreStop { container, id } => Event::PreStopDone { container, id, result: Err(why()) },
-        Action::TerminateContainer { container, id } | Action::KillContainer { container, id } => {
-            Event::KillFailed { container, id, message: why() }
-        }
-        Action::WithdrawEndpoints { .. } => Event::EndpointsWithdrawn,
-        Action::StopSandbox { id } => Event::SandboxStopped { id, result: Err(why()) },
-        Action::UnmountVolumes => Event::VolumesUnmounted(Err(why())),
-        Action::RemovePod => Event::Removed(Err(why())),
-        Action::KeepAllocation { .. } => Event::AllocationKept(Err(why())),
-        Action::ResizePod { .. } => Event::Resized(Err(why())),
-        Action::DeleteObject => Event::ObjectDeleted(Err(client::Retry::Never)),
-        _ => return None,
-    })
 }
 
 fn count(status: Option<&PodStatus>, name: &str) -> i32 {

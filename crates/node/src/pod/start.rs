@@ -163,7 +163,7 @@ fn waits_for_pull(container: &mut Container, now: Now, actions: &mut Actions) ->
     let Some(until) = until.filter(|until| pull_failed && *until > now.steady) else {
         return false;
     };
-    let text = format!("Back-off pulling image {:?}", container.image);
+    let text = format!("Back-off pulling image {:?}", container.missing_image);
     let message = format!("{text}: {}: {}", waiting.reason.word(), waiting.message);
     container.phase = Phase::Idle { retry_at: Some(until) };
     container.waiting = Some(Waiting { reason: WaitingReason::ImagePullBackOff, message });
@@ -225,7 +225,7 @@ pub(super) fn image_ready(
     container.image_ref = Some(image);
 }
 
-fn pulled_message(image: &str, pulled: Option<Pulled>) -> String {
+pub(super) fn pulled_message(image: &str, pulled: Option<Pulled>) -> String {
     let Some(pulled) = pulled else {
         return format!(
             "Container image {image:?} already present on machine and can be accessed by the pod"
@@ -248,8 +248,8 @@ fn pulled_message(image: &str, pulled: Option<Pulled>) -> String {
 pub(super) fn image_failed(
     container: &mut Container,
     reference: &str,
-    error: ImageError,
-    message: String,
+    image: String,
+    (error, message): (ImageError, String),
     now: Now,
     actions: &mut Actions,
 ) {
@@ -263,7 +263,7 @@ pub(super) fn image_failed(
             warn(container, actions, "InspectFailed", message.clone())
         }
         ImageError::Pull | ImageError::RegistryUnavailable => {
-            let text = format!("Failed to pull image {:?}: {message}", container.image);
+            let text = format!("Failed to pull image {image:?}: {message}");
             warn(container, actions, "Failed", text);
             container.pull_backoff.next(now.steady, now.steady);
             // So that `kubectl get` shows what went wrong before it shows that we wait.
@@ -273,6 +273,7 @@ pub(super) fn image_failed(
     warn(container, actions, "Failed", format!("Error: {}", error.reason()));
     container.phase = Phase::Idle { retry_at: Some(now.after(wait)) };
     container.waiting = Some(Waiting { reason: WaitingReason::Image(error), message });
+    container.missing_image = image;
 }
 
 /// The program runs: hooks and probes begin.

@@ -197,6 +197,8 @@ pub struct Container {
     pub backoff: Backoff,
     /// Waits between pulls.
     pub pull_backoff: Backoff,
+    /// The image that could not be brought last: its own or that of a volume.
+    pub missing_image: String,
     /// Results of its probes.
     pub probes: Probes,
 }
@@ -455,6 +457,7 @@ impl Container {
             image_ref: None,
             backoff: Backoff::default(),
             pull_backoff: Backoff::default(),
+            missing_image: String::new(),
             probes: Probes::default(),
         }
     }

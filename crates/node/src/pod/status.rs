@@ -25,6 +25,15 @@ pub const OWNED: [&str; 7] = [
     "PodScheduled",
 ];
 
+/// Condition of a Pod that somebody ends before its time, and its reason when that is the node.
+const DISRUPTION: &str = "DisruptionTarget";
+const BY_KUBELET: &str = "TerminationByKubelet";
+
+/// Whether a condition is the node's to write.
+pub fn is_own(type_: &str, reason: &str) -> bool {
+    OWNED.contains(&type_) || (type_, reason) == (DISRUPTION, BY_KUBELET)
+}
+
 /// Makes the status. `previous` gives the conditions of others and the times of ours.
 pub fn status(
     state: &PodState,
@@ -372,6 +381,11 @@ fn conditions(
     // Others write theirs through the API while this status is made; ours may be older than their last.
     let theirs = latest_conditions(state, old).filter(|condition| !OWNED.contains(&condition.type_.as_str()));
     let mut all: Vec<core::PodCondition> = theirs.cloned().collect();
+    if let Some(disruption) = disruption(state, old, now)
+        && !all.iter().any(|one| one.type_ == DISRUPTION)
+    {
+        all.push(disruption);
+    }
     let containers_ready = containers_ready(state, statuses, phase);
     let ready = ready(state, &containers_ready, &all);
     let sandbox = Verdict::bare(matches!(state.sandbox, Sandbox::Ready { .. }));
@@ -386,6 +400,14 @@ fn conditions(
         all.push(condition(state, old, type_, verdict, now));
     }
     all
+}
+
+/// That the node has evicted the Pod; who else disrupts it says so himself.
+fn disruption(state: &PodState, old: &[core::PodCondition], now: Timestamp) -> Option<core::PodCondition> {
+    let evicted = state.verdict.as_ref().filter(|verdict| verdict.reason == "Evicted")?;
+    let message = Some(evicted.message.clone());
+    let verdict = Verdict { status: true, reason: Some(BY_KUBELET), message };
+    Some(condition(state, old, DISRUPTION, verdict, now))
 }
 
 /// Why a resize waits, and of which generation it is.

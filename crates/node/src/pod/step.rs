@@ -164,22 +164,10 @@ fn note(state: &mut PodState, event: Event, now: Now, actions: &mut Actions) {
         Event::Removed(result) => stop::removed(state, result, now),
         Event::ObjectDeleted(result) => stop::object_deleted(state, result, now),
         Event::EndpointsWithdrawn => stop::endpoints_withdrawn(state),
-        Event::PullStarted { container } => {
-            with(state, &container, |state, at| {
-                let image = state.containers[at].image.clone();
-                record(&state.containers[at], actions, "Pulling", format!("Pulling image {image:?}"));
-            });
-        }
-        Event::ImageReady { container, reference, image, pulled } => {
-            with(state, &container, |state, at| {
-                start::image_ready(state, at, &reference, image, pulled, actions)
-            });
-        }
-        Event::ImageFailed { container, reference, error, message } => {
-            with(state, &container, |state, at| {
-                start::image_failed(&mut state.containers[at], &reference, error, message, now, actions)
-            });
-        }
+        event @ (Event::PullStarted { .. }
+        | Event::VolumeImageReady { .. }
+        | Event::ImageReady { .. }
+        | Event::ImageFailed { .. }) => note_image(state, event, now, actions),
         Event::ContainerCreated { container, .. } => {
             with(state, &container, |state, at| {
                 record(&state.containers[at], actions, "Created", "Container created".into())
@@ -230,6 +218,34 @@ fn judge(state: &mut PodState, verdict: Verdict, actions: &mut Actions) {
     let record = Record::pod_warning("", verdict.message.clone()).with_reason(verdict.reason.clone());
     actions.push(Action::Record(record));
     state.verdict = Some(verdict);
+}
+
+/// Of images.
+fn note_image(state: &mut PodState, event: Event, now: Now, actions: &mut Actions) {
+    match event {
+        Event::PullStarted { container, image } => {
+            with(state, &container, |state, at| {
+                record(&state.containers[at], actions, "Pulling", format!("Pulling image {image:?}"));
+            });
+        }
+        Event::ImageReady { container, reference, image, pulled } => {
+            with(state, &container, |state, at| {
+                start::image_ready(state, at, &reference, image, pulled, actions)
+            });
+        }
+        Event::VolumeImageReady { container, image, pulled } => {
+            with(state, &container, |state, at| {
+                record(&state.containers[at], actions, "Pulled", start::pulled_message(&image, pulled))
+            });
+        }
+        Event::ImageFailed { container, reference, image, error, message } => {
+            with(state, &container, |state, at| {
+                let container = &mut state.containers[at];
+                start::image_failed(container, &reference, image, (error, message), now, actions)
+            });
+        }
+        _ => {}
+    }
 }
 
 /// Calls `act` with the index of the container, if there is one of that name.

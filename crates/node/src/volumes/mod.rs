@@ -109,6 +109,8 @@ pub fn mount(
             own(path, policy).map_err(|err| failed("failed to set ownership of", &err))
         }
         Source::Claimed { .. } => Ok(()),
+        // Who mounts it sees to it: others need not wait for an image that does not come.
+        Source::Image { .. } => Ok(()),
         Source::Files { memory } => {
             let files = files.ok_or("its contents were not read")?;
             if *memory {

@@ -54,6 +54,13 @@ pub enum Source {
         /// On tmpfs.
         memory: bool,
     },
+    /// What is in an image. Containers that mount it bring it.
+    Image {
+        /// Its name.
+        reference: String,
+        /// Always, IfNotPresent, Never.
+        pull_policy: String,
+    },
     /// Not for this node.
     Unsupported {
         /// Which.
@@ -69,6 +76,7 @@ impl Source {
             Source::HostPath { .. } => "kubernetes.io/host-path",
             Source::Claimed { plugin, .. } | Source::Unsupported { plugin } => plugin,
             Source::Files { .. } => "kubernetes.io/projected",
+            Source::Image { .. } => "kubernetes.io/image",
         }
     }
 }
@@ -89,8 +97,8 @@ pub fn plan(pod: &Pod, volume: &Volume, claimed: Option<Result<Source, String>>)
         None => own_source(pod, volume),
     };
     let claim_says = volume.persistent_volume_claim.as_ref().and_then(|claim| claim.read_only) == Some(true);
-    // Files of objects change only with their objects, as upstream's plug-ins have it.
-    let read_only = claim_says || matches!(source, Source::Files { .. });
+    // Files of objects change only with their objects, and images never, as upstream's plug-ins have it.
+    let read_only = claim_says || matches!(source, Source::Files { .. } | Source::Image { .. });
     Ok(Plan { name: volume.name.clone(), source, projections, read_only })
 }
 
@@ -131,6 +139,11 @@ fn own_source(pod: &Pod, volume: &Volume) -> (Source, Vec<Projection>) {
     }
     if let Some(source) = &volume.projected {
         return files(true, projected(pod, source));
+    }
+    if let Some(image) = &volume.image {
+        let reference = image.reference.clone().unwrap_or_default();
+        let pull_policy = image.pull_policy.clone().unwrap_or_default();
+        return (Source::Image { reference, pull_policy }, Vec::new());
     }
     match unsupported(volume) {
         Some(plugin) => (Source::Unsupported { plugin }, Vec::new()),
@@ -208,7 +221,6 @@ fn unsupported(volume: &Volume) -> Option<&'static str> {
     let kinds = [
         (volume.nfs.is_some(), "kubernetes.io/nfs"),
         (volume.csi.is_some(), "kubernetes.io/csi"),
-        (volume.image.is_some(), "kubernetes.io/image"),
         (volume.iscsi.is_some(), "kubernetes.io/iscsi"),
         (volume.fc.is_some(), "kubernetes.io/fc"),
         (volume.git_repo.is_some(), "kubernetes.io/git-repo"),

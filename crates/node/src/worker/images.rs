@@ -7,11 +7,12 @@ use client::Part;
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use runtime::{Error, Image};
 
-use super::{Message, PodWorker};
+use super::{Message, PodWorker, lock};
 use crate::credentials;
 use crate::pod::event::{Event, ImageError, ImageRef, Pulled};
 use crate::pod::spec::spec;
 use crate::shared::Shared;
+use crate::volumes::{self, Source};
 
 impl PodWorker {
     pub(super) fn ensure_image(&mut self, container: String, reference: String) {
@@ -20,24 +21,58 @@ impl PodWorker {
         let lost = Event::ImageFailed {
             container: container.clone(),
             reference: reference.clone(),
+            image: reference.clone(),
             error: ImageError::Inspect,
             message: format!("Failed to inspect image {reference:?}: the task panicked"),
         };
+        let images = self.images_of_volumes(&spec);
         let name = container.clone();
         let handle = self.spawn(lost, async move {
-            let started = {
-                let name = name.clone();
-                async move { drop(outbox.send(Message::Event(Event::PullStarted { container: name })).await) }
+            let started = |image: &str| {
+                let event = Event::PullStarted { container: name.clone(), image: image.to_owned() };
+                let outbox = outbox.clone();
+                async move { drop(outbox.send(Message::Event(event)).await) }
             };
-            match ensure(&node, &pod, &spec, &reference, started).await {
+            for (image, policy) in images {
+                match ensure(&node, &pod, Some(&policy), &image, started(&image)).await {
+                    Ok((_, pulled)) => {
+                        let event = Event::VolumeImageReady { container: name.clone(), image, pulled };
+                        let _ = outbox.send(Message::Event(event)).await;
+                    }
+                    Err((error, message)) => {
+                        return Event::ImageFailed { container: name, reference, image, error, message };
+                    }
+                }
+            }
+            let policy = spec.image_pull_policy.as_deref();
+            match ensure(&node, &pod, policy, &reference, started(&reference)).await {
                 Ok((image, pulled)) => {
                     let image = image_ref(&reference, &image);
                     Event::ImageReady { container: name, reference, image, pulled }
                 }
-                Err((error, message)) => Event::ImageFailed { container: name, reference, error, message },
+                Err((error, message)) => {
+                    let image = reference.clone();
+                    Event::ImageFailed { container: name, reference, image, error, message }
+                }
             }
         });
         self.pulls.insert(container, handle);
+    }
+}
+
+impl PodWorker {
+    /// Images, with their pull policies, of volumes that the container mounts and that are not there yet. One that
+    /// is mounted stays what it is for as long as the Pod lives.
+    fn images_of_volumes(&self, container: &Container) -> Vec<(String, String)> {
+        let plans = lock(&self.files.plans);
+        let mounted = container.volume_mounts.iter().flatten().filter_map(|mount| plans.get(&mount.name));
+        let images = mounted.filter_map(|plan| match &plan.source {
+            Source::Image { reference, pull_policy } => Some((plan, reference, pull_policy)),
+            _ => None,
+        });
+        let missing = images
+            .filter(|(plan, ..)| !self.node.mounts.is_mounted(&volumes::path_of(&self.directory, plan)));
+        missing.map(|(_, reference, policy)| (reference.clone(), policy.clone())).collect()
     }
 }
 
@@ -46,12 +81,11 @@ type Failure = (ImageError, String);
 async fn ensure(
     node: &Shared,
     pod: &Pod,
-    container: &Container,
+    policy: Option<&str>,
     reference: &str,
     started: impl Future<Output = ()>,
 ) -> Result<(Image, Option<Pulled>), Failure> {
     let present = node.runtime.image_status(reference).await.map_err(|err| inspect_error(reference, &err))?;
-    let policy = container.image_pull_policy.as_deref();
     if policy == Some("Never") && present.is_none() {
         let text = format!("Container image {reference:?} is not present with pull policy of Never");
         return Err((ImageError::NeverPull, text));

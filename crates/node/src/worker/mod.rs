@@ -10,6 +10,7 @@ mod observe;
 mod resize;
 mod start;
 mod status;
+mod storage;
 mod tokens;
 mod volumes;
 
@@ -152,6 +153,7 @@ impl PodWorker {
     /// Runs until nothing of the Pod is left. The runtime is asked first, after `pause`.
     pub(crate) async fn run(mut self, pause: Duration) {
         self.observe(Because::TakenUp, pause);
+        self.watch_storage();
         while !self.state.is_gone() {
             let wake = self.wakes_after();
             tokio::select! {
@@ -368,6 +370,9 @@ impl PodWorker {
             worker.terminated = self.state.is_terminated();
             worker.sandbox = sandbox;
             frees = took_room && !worker.takes_room();
+        }
+        if frees {
+            self.node.freed.notify_waiters();
         }
         if frees && self.node.workers().values().any(|worker| worker.wish.is_some()) {
             self.decide_resizes();

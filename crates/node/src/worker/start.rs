@@ -22,7 +22,7 @@ use crate::pod::event::{Event, Record, StartFailure};
 use crate::pod::spec::{self, spec};
 use crate::shared::Shared;
 use crate::threads::Threads;
-use crate::volumes::{self, PodDirectory, sub_path};
+use crate::volumes::{self, PodDirectory, Source, sub_path};
 
 impl PodWorker {
     pub(super) fn run_sandbox(&mut self, attempt: u32) {
@@ -135,6 +135,8 @@ async fn check_runtime_class(node: &Shared, pod: &Pod) -> Result<(), String> {
 
 /// Longest wait for the proxy to program a Pod's policies; the start is tried again after it.
 const ADMIT_AT_MOST: Duration = Duration::from_secs(30);
+/// The word by which runtimes say that an image cannot be mounted as a volume.
+const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
 
 /// One start.
 struct Starter {
@@ -161,8 +163,8 @@ impl Starter {
         R: Future<Output = ()>,
     {
         let name = || self.container.name.clone();
-        let (config, admitted) = tokio::join!(self.config(), self.admitted());
-        let config = config.map_err(|message| (StartFailure::Config, message))?;
+        let (ready, admitted) = tokio::join!(self.ready_config(), self.admitted());
+        let config = ready?;
         admitted.map_err(|message| (StartFailure::Create, message))?;
         // Creating and starting are told apart, as Events and the status do: what was created and did not start
         // has an id, a log and an exit code of its own.
@@ -225,18 +227,49 @@ impl Starter {
         }
     }
 
-    async fn config(self: &Arc<Self>) -> Result<runtime::ContainerConfig, String> {
-        let image = self.node.runtime.image_status(&self.image).await.map_err(|err| err.to_string())?;
+    async fn ready_config(self: &Arc<Self>) -> Result<runtime::ContainerConfig, Failure> {
+        self.mount_images().await.map_err(|message| (StartFailure::Create, message))?;
+        self.config().await
+    }
+
+    /// Puts the images in place that the container mounts as volumes. Their layers are here.
+    async fn mount_images(&self) -> Result<(), String> {
+        let plans = lock(&self.files.plans).clone();
+        for mount in self.container.volume_mounts.iter().flatten() {
+            let Some(plan) = plans.get(&mount.name) else { continue };
+            let Source::Image { reference, .. } = &plan.source else { continue };
+            // One at a time: another container of the Pod may be about to mount it too.
+            let released = Arc::clone(&self.files.released).lock_owned().await;
+            let target = volumes::path_of(&self.directory, plan);
+            if *released || self.node.mounts.is_mounted(&target) {
+                continue;
+            }
+            let failed = |why: String| {
+                format!("{IMAGE_VOLUME_FAILED}: volume {:?}, image {reference:?}: {why}", plan.name)
+            };
+            let image =
+                self.node.runtime.image_status(reference).await.map_err(|err| failed(err.to_string()))?;
+            let id = image.ok_or_else(|| failed("it is gone".into()))?.id;
+            let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
+            self.node.runtime.mount_image(&id, uid, &target).await.map_err(|err| failed(err.to_string()))?;
+        }
+        Ok(())
+    }
+
+    async fn config(self: &Arc<Self>) -> Result<runtime::ContainerConfig, Failure> {
+        let wrong = |message: String| (StartFailure::Config, message);
+        let image =
+            self.node.runtime.image_status(&self.image).await.map_err(|err| wrong(err.to_string()))?;
         let user = image.map(|image| image.user).unwrap_or_default();
         // Before anything is made: runAsNonRoot is a promise that must hold for the first instruction.
-        security::check_non_root(&self.pod, &self.container, &user)?;
+        security::check_non_root(&self.pod, &self.container, &user).map_err(wrong)?;
         if self.container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
-            return Err("block devices (volumeDevices) are not supported yet".to_owned());
+            return Err(wrong("block devices (volumeDevices) are not supported yet".to_owned()));
         }
-        let env = self.environment().await?;
+        let env = self.environment().await.map_err(wrong)?;
         let (this, known) = (Arc::clone(self), env.clone());
         // Sub-paths are looked for in volumes, whose server may be gone.
-        let mounts = self.threads.run(move || this.mounts(&known)).await??;
+        let mounts = self.threads.run(move || this.mounts(&known)).await.map_err(wrong)??;
         config::container(
             &self.pod,
             &self.container,
@@ -250,6 +283,7 @@ impl Starter {
                 pid: self.target.clone(),
             },
         )
+        .map_err(wrong)
     }
 
     async fn environment(&self) -> Result<Vec<(String, String)>, String> {
@@ -269,26 +303,37 @@ impl Starter {
         Ok(all)
     }
 
-    fn mounts(&self, env: &[(String, String)]) -> Result<Vec<Mount>, String> {
+    fn mounts(&self, env: &[(String, String)]) -> Result<Vec<Mount>, Failure> {
+        let wrong = |message: String| (StartFailure::Config, message);
         let plans = lock(&self.files.plans).clone();
         let known: HashMap<&str, &str> =
             env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let mut all = Vec::new();
         for (index, mount) in self.container.volume_mounts.iter().flatten().enumerate() {
             let plan = plans.get(&mount.name).ok_or_else(|| {
-                format!(
+                wrong(format!(
                     "cannot find volume {:?} to mount into container {:?}",
                     mount.name, self.container.name
-                )
+                ))
             })?;
             let volume = volumes::path_of(&self.directory, plan);
             let sub = match (&mount.sub_path_expr, &mount.sub_path) {
                 (Some(expr), _) if !expr.is_empty() => expand::expand(expr, |name| known.get(name).copied())
-                    .map_err(|error| format!("failed to expand subPath {expr:?}: {error}"))?,
+                    .map_err(|error| wrong(format!("failed to expand subPath {expr:?}: {error}")))?,
                 (_, sub) => sub.clone().unwrap_or_default(),
             };
-            let host_path =
-                if sub.is_empty() { volume } else { self.sub_path(&volume, &sub, &mount.name, index)? };
+            let host_path = match (sub.is_empty(), &plan.source) {
+                (true, _) => volume,
+                (false, source) => self.sub_path(&volume, &sub, &mount.name, index).map_err(|message| {
+                    // Nothing is made in an image: what is not there never will be.
+                    let missing =
+                        || format!("{IMAGE_VOLUME_FAILED}: subPath {sub:?} does not exist: {message}");
+                    match source {
+                        Source::Image { .. } => (StartFailure::Create, missing()),
+                        _ => wrong(message),
+                    }
+                })?,
+            };
             // A claim may be read-only as a whole, whatever the container says.
             let read_only = mount.read_only == Some(true) || plan.read_only;
             all.push(Mount {
@@ -299,8 +344,9 @@ impl Starter {
                 propagation: config::propagation(mount.mount_propagation.as_deref()),
             });
         }
-        self.add_own_files(&mut all)
-            .map_err(|err| format!("failed to make files of container {:?}: {err}", self.container.name))?;
+        self.add_own_files(&mut all).map_err(|err| {
+            wrong(format!("failed to make files of container {:?}: {err}", self.container.name))
+        })?;
         Ok(all)
     }
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::{Message, PodWorker};
 use crate::pod::event::Event;
 use crate::pod::state::Stage;
-use crate::pod::status::{OWNED, status};
+use crate::pod::status::{is_own, status};
 
 /// Pause after a patch that failed for no fault of its own.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -169,7 +169,10 @@ fn patch(pod: &Pod, old: &PodStatus, new: &PodStatus) -> Option<Value> {
 fn conditions(old: &Value, new: &Value) -> Map<String, Value> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let (before, after) = (list(old), list(new));
-    let ours = |condition: &&Value| condition["type"].as_str().is_some_and(|kind| OWNED.contains(&kind));
+    let ours = |condition: &&Value| {
+        let text = |name: &str| condition[name].as_str().unwrap_or_default();
+        is_own(text("type"), text("reason"))
+    };
     let mut changed = Vec::new();
     for condition in after.iter().filter(ours) {
         match before.iter().find(|one| one["type"] == condition["type"]) {

@@ -9,14 +9,17 @@ pub(crate) fn stats(
     container: &Container,
     measured: Measured,
 ) -> ContainerStats {
-    // A layer that vanishes while it is walked uses nothing.
-    let layer = || sys::disk::usage(&container.directory.join("upper")).map_or(0, |usage| usage.bytes);
     let used = hierarchy.group(&container.cgroup).stats();
     ContainerStats {
         id: container.id().to_owned(),
         cpu_nanoseconds: used.cpu_nanoseconds,
         memory_working_set: used.memory_working_set,
         pids: used.pids,
-        rootfs_bytes: (measured == Measured::All).then(layer),
+        rootfs_bytes: (measured == Measured::All).then(|| layer(container)),
     }
+}
+
+/// Bytes that a container has written to its root. A layer that vanishes while it is walked uses nothing.
+pub(crate) fn layer(container: &Container) -> u64 {
+    sys::disk::usage(&container.directory.join("upper")).map_or(0, |usage| usage.bytes)
 }

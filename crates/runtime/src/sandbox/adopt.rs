@@ -157,7 +157,7 @@ fn read_containers(inner: &Inner, sandbox: &Sandbox) {
 
 fn end_stale_leases(inner: &Inner) -> Result<(), Error> {
     for (holder, _) in inner.store.leases()? {
-        if inner.container(&holder).is_err() {
+        if inner.container(&holder).is_err() && !super::image_volume::is_held(inner, &holder) {
             inner.store.release(&holder)?;
         }
     }

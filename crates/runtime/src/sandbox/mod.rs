@@ -4,6 +4,7 @@ pub(crate) mod adopt;
 pub(crate) mod branches;
 pub(crate) mod forward;
 pub(crate) mod hold;
+pub(crate) mod image_volume;
 pub(crate) mod remove;
 pub(crate) mod run;
 pub(crate) mod update;

@@ -68,6 +68,9 @@ pub(crate) async fn remove(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result
     }
     clean(inner, sandbox).await?;
     inner.forget(sandbox.id());
+    if !inner.all().iter().any(|other| other.pod_uid() == sandbox.pod_uid()) {
+        super::image_volume::release(inner, sandbox.pod_uid());
+    }
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::pod::event::Event;
-use crate::pod::tests::{World, pod};
+use crate::pod::world::{World, pod};
 
 fn resources(cpu: &str, memory: &str) -> Value {
     let amounts = json!({"cpu": cpu, "memory": memory});
