@@ -20,6 +20,7 @@
 //! | `/env`, `/file?path=P`, `/args` | dumps |
 //! | `/log?line=L` | writes L to standard output |
 //! | `/echo` | the request's body |
+//! | `/peer` | the address that the request came from |
 //!
 //! On TERM it waits `--slow-stop` seconds and ends with `--exit-code` (0). With `--drain 1` it first does
 //! what Go's `Shutdown` does: it stops listening and finishes the requests that are open, and no more.
@@ -168,7 +169,10 @@ fn converse(connection: &TcpStream, shared: &Shared, first: drain::Request) -> i
     while !reader.fill_buf()?.is_empty() {
         let _open = under_way.take().unwrap_or_else(|| shared.open.begin());
         let Some(request) = read_request(&mut reader)? else { break };
-        let (code, body) = answer(&request, shared);
+        let (code, body) = match (request.path.as_str(), connection.peer_addr()) {
+            ("/peer", Ok(peer)) => (200, format!("{}\n", peer.ip()).into_bytes()),
+            _ => answer(&request, shared),
+        };
         let reason = if code == 200 { "OK" } else { "Error" };
         let close = request.close || shared.open.is_closing();
         let how = if close { "Connection: close\r\n" } else { "" };

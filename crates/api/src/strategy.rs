@@ -34,6 +34,7 @@ use crate::validate::times;
 use crate::validate::view::View;
 
 pub use prepare::{Author, date, prepare_create, prepare_update, stamp};
+pub use service::has_health_check;
 
 /// The rule for names of a kind.
 pub fn name_rule(resource: &Kind) -> NameRule {

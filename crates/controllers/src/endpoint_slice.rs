@@ -11,7 +11,9 @@ use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort as SubsetPort, EndpointSubset, Endpoints, Node, ObjectReference, Pod,
     Service, ServicePort, ServiceSpec,
 };
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::task::JoinSet;
@@ -235,10 +237,23 @@ fn backend(
             uid: pod.metadata.uid.clone(),
             ..ObjectReference::default()
         }),
+        hints: hints(spec, pod_spec.node_name.as_deref(), zone.as_deref()).filter(|_| ready),
         zone,
         ..Endpoint::default()
     };
     Some(Backend { endpoint, ports: ports(spec, pod), ready, terminating })
+}
+
+/// For whom an endpoint is, if the Service wants its traffic to stay near.
+fn hints(spec: &ServiceSpec, node: Option<&str>, zone: Option<&str>) -> Option<EndpointHints> {
+    let (same_node, same_zone) = match spec.traffic_distribution.as_deref() {
+        Some("PreferSameNode") => (true, true),
+        Some("PreferSameZone" | "PreferClose") => (false, true),
+        _ => return None,
+    };
+    let zones = zone.filter(|_| same_zone).map(|name| vec![ForZone { name: name.to_owned() }]);
+    let nodes = node.filter(|_| same_node).map(|name| vec![ForNode { name: name.to_owned() }]);
+    (zones.is_some() || nodes.is_some()).then_some(EndpointHints { for_nodes: nodes, for_zones: zones })
 }
 
 /// The Service's ports with the numbers they have in this Pod.

@@ -26,6 +26,7 @@
 //! - `volume` binds, provisions and reclaims volumes.
 //! - `endpoint_slice` lists the Pods behind each Service.
 //! - `endpoint_slice_mirroring` lists the Endpoints that somebody wrote by hand.
+//! - `load_balancer` gives Services of that type the addresses of the nodes.
 //! - `garbage_collector` deletes what has lost its owners.
 //! - `resource_quota` counts what quotas limit.
 //! - `disruption` says how many Pods of a budget may be evicted.
@@ -53,6 +54,7 @@ mod history;
 mod horizontal_pod_autoscaler;
 mod intstr;
 mod job;
+mod load_balancer;
 mod namespace;
 mod node_lifecycle;
 mod ownership;

@@ -1,7 +1,9 @@
 //! Services and names of this node: the proxy and the DNS server, on the same informers.
 //!
 //! ```text
-//! Services, EndpointSlices ─┬─ proxy ─ nftables: 10.43.x.y → Pods; 10.43.0.10 → the bridge's address
+//! NetworkPolicies, Pods ────┐
+//! Services, EndpointSlices ─┼─ proxy ─ nftables: 10.43.x.y → Pods; 10.43.0.10 → the bridge's address;
+//!                           │          who may reach whom
 //!                           └─ dns ─── the bridge's address, port 53
 //! ```
 //!
@@ -59,8 +61,11 @@ pub(crate) fn start(rooms: &mut Rooms, config: Config<'_>, shutdown: Cancellatio
     let instance = proxy::Instance {
         id: config.instance,
         node: config.node.to_owned(),
+        // The proxy reads it from the Node itself.
+        zone: None,
         pod_cidrs: vec![range(config.ranges.pods)],
         service_cidrs: vec![range(config.ranges.services)],
+        // Policies let names through by the labels of Pods, which this server is not.
         dns: Some(proxy::policy::Dns {
             address: listening.udp.ip(),
             udp: listening.udp.port(),

@@ -81,6 +81,7 @@ mod tests {
         let instance = Instance {
             id: "x".into(),
             node: "n".into(),
+            zone: None,
             pod_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             dns: None,
@@ -89,8 +90,7 @@ mod tests {
         let entry = |targets: &[&str]| Entry {
             comment: String::new(),
             targets: targets.iter().map(target).collect(),
-            drop: false,
-            from_outside: false,
+            ..Entry::default()
         };
         let entries = entries.iter().map(|(matched, targets)| (*matched, entry(targets))).collect();
         Ruleset { instance, entries, policies: std::sync::Arc::default() }

@@ -15,14 +15,14 @@
 //!
 //! The table `monopod-<instance>` is ours alone; [`cleanup`] deletes it, and when others do, it is programmed
 //! again. Flows that lead to Pods of before are forgotten after each change (`flows.rs`). Not
-//! here: session affinity, and the masquerading of what leaves the Pod
-//! network, which is the runtime's as it owns the bridge.
+//! here: the masquerading of what leaves the Pod network, which is the runtime's as it owns the bridge.
 //!
 //! Start reading at [`ruleset`], and for policies at [`policy::compile`].
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test owns what it starts"))]
 
 mod flows;
+mod health_check;
 mod outer;
 pub mod policy;
 mod programmed;

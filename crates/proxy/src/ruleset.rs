@@ -1,7 +1,7 @@
 //! Which packets go where: a function of Services and EndpointSlices.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
@@ -19,6 +19,8 @@ pub struct Instance {
     pub id: String,
     /// This node's name, for Services that only want Pods of the same node.
     pub node: String,
+    /// Its zone, by the label that nodes have for it.
+    pub zone: Option<String>,
     /// Addresses of the Pods of all nodes, `10.42.0.0/16`; one range of a family.
     pub pod_cidrs: Vec<Range>,
     /// Addresses of Services.
@@ -38,6 +40,14 @@ impl Range {
     /// Those of `network` whose first `bits` are the same.
     pub fn new(network: IpAddr, bits: u8) -> Self {
         Range { network, bits }
+    }
+
+    /// A range that no sender is of: the unspecified address.
+    fn nobody(family: Family) -> Self {
+        match family {
+            Family::V4 => Range::new(Ipv4Addr::UNSPECIFIED.into(), 32),
+            Family::V6 => Range::new(Ipv6Addr::UNSPECIFIED.into(), 128),
+        }
     }
 
     /// Whether the address is one of them.
@@ -129,7 +139,7 @@ pub struct Target {
 }
 
 /// What happens to the packets of one match.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entry {
     /// `namespace/name:port`, for those who read the rules.
     pub comment: String,
@@ -141,6 +151,12 @@ pub struct Entry {
     /// Answers must come back through this node: always, or when the sender is
     /// no Pod.
     pub from_outside: bool,
+    /// The Pod sees who sent, and answers by this node because it is here.
+    pub keeps_sender: bool,
+    /// So many seconds after its last connection a client comes back to the same Pod.
+    pub affinity: Option<u32>,
+    /// Only from these addresses, unless there are none.
+    pub sources: Vec<Range>,
 }
 
 /// All rules.
@@ -229,11 +245,15 @@ fn port_entries(
     let comment = format!("{namespace}/{name}:{}", port.name.as_deref().unwrap_or_default());
     let protocol = Protocol::parse(port.protocol.as_deref());
     let all = endpoints(slices, port);
+    let affinity = affinity(spec);
     let entry = |family: Family, policy: &Option<String>, from_outside| {
         let local_only = policy.as_deref() == Some("Local");
-        let targets = choose(&all, family, local_only.then_some(instance.node.as_str()));
-        let drop = targets.is_empty() && !choose(&all, family, None).is_empty();
-        Entry { comment: comment.clone(), targets, drop, from_outside: from_outside && !local_only }
+        let near = if local_only { Near::Local(&instance.node) } else { Near::Hinted(instance) };
+        let targets = choose(&all, family, near);
+        let drop = targets.is_empty() && !choose(&all, family, Near::Anywhere).is_empty();
+        let (from_outside, keeps_sender) = (from_outside && !local_only, from_outside && local_only);
+        let (comment, sources) = (comment.clone(), Vec::new());
+        Entry { comment, targets, drop, from_outside, keeps_sender, affinity, sources }
     };
     let internal = |family| entry(family, &spec.internal_traffic_policy, false);
     let external = |family| entry(family, &spec.external_traffic_policy, true);
@@ -243,9 +263,14 @@ fn port_entries(
         let matched = Match::Address(address, protocol, number);
         entries.push((Origin::Given, matched, internal(Family::of(address))));
     }
-    for address in outer_ips(service, spec) {
+    for address in addresses(spec.external_ips.iter().flatten()) {
         let matched = Match::Address(address, protocol, number);
         entries.push((Origin::Claimed, matched, external(Family::of(address))));
+    }
+    for address in balancer_ips(service) {
+        let (matched, family) = (Match::Address(address, protocol, number), Family::of(address));
+        let entry = Entry { sources: sources(spec, family), ..external(family) };
+        entries.push((Origin::Claimed, matched, entry));
     }
     if let Some(number) = port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0) {
         for family in families(spec) {
@@ -253,6 +278,27 @@ fn port_entries(
         }
     }
     entries
+}
+
+/// Upstream's default: three hours.
+const AFFINITY_SECONDS: u32 = 10_800;
+
+/// For how many seconds a client is remembered, if it is.
+fn affinity(spec: &ServiceSpec) -> Option<u32> {
+    let client = spec.session_affinity.as_deref() == Some("ClientIP");
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds = config.and_then(|config| u32::try_from(config.timeout_seconds?).ok());
+    client.then(|| seconds.filter(|seconds| *seconds > 0).unwrap_or(AFFINITY_SECONDS))
+}
+
+/// From where a load balancer's address may be used. A list of which none is of the family lets nobody in.
+fn sources(spec: &ServiceSpec, family: Family) -> Vec<Range> {
+    let listed = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+    let read = |text: &String| api::validate::parse_cidr_sloppy(text.trim());
+    let ranges: Vec<Range> =
+        listed.iter().filter_map(read).map(|(network, bits)| Range::new(network, bits)).collect();
+    let own: Vec<Range> = ranges.iter().copied().filter(|range| range.family() == family).collect();
+    if own.is_empty() && !ranges.is_empty() { vec![Range::nobody(family)] } else { own }
 }
 
 fn families(spec: &ServiceSpec) -> Vec<Family> {
@@ -266,10 +312,13 @@ fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
     listed.unwrap_or_default().iter().filter_map(|ip| ip.parse().ok()).collect()
 }
 
-fn outer_ips(service: &Service, spec: &ServiceSpec) -> Vec<IpAddr> {
+fn addresses<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<IpAddr> {
+    texts.filter_map(|ip| ip.parse().ok()).collect()
+}
+
+fn balancer_ips(service: &Service) -> Vec<IpAddr> {
     let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
-    let balancer = balancer.into_iter().flatten().filter_map(|ingress| ingress.ip.as_ref());
-    spec.external_ips.iter().flatten().chain(balancer).filter_map(|ip| ip.parse().ok()).collect()
+    addresses(balancer.into_iter().flatten().filter_map(|ingress| ingress.ip.as_ref()))
 }
 
 struct Candidate<'a> {
@@ -297,17 +346,25 @@ fn endpoints<'a>(slices: &[&'a EndpointSlice], port: &ServicePort) -> Vec<Candid
     found
 }
 
+/// Which Pods a packet may go to, by where they are.
+#[derive(Clone, Copy)]
+enum Near<'a> {
+    Anywhere,
+    /// On this node.
+    Local(&'a str),
+    /// As their hints say, where these leave somebody.
+    Hinted(&'a Instance),
+}
+
 /// Those that are ready; when there are none, those that still serve while
 /// they are leaving: a connection there is better than a refused one.
-fn choose(all: &[Candidate<'_>], family: Family, node: Option<&str>) -> Vec<Target> {
-    let here = |candidate: &&Candidate<'_>| {
-        Family::of(candidate.target.address) == family
-            && (node.is_none() || candidate.endpoint.node_name.as_deref() == node)
-    };
+fn choose(all: &[Candidate<'_>], family: Family, near: Near<'_>) -> Vec<Target> {
     let conditions = |candidate: &Candidate<'_>| candidate.endpoint.conditions.clone().unwrap_or_default();
     let pick = |wanted: &dyn Fn(&Candidate<'_>) -> bool| {
+        let of_family = |candidate: &&Candidate<'_>| Family::of(candidate.target.address) == family;
+        let found: Vec<&Candidate<'_>> = all.iter().filter(of_family).filter(|c| wanted(c)).collect();
         let mut targets: Vec<Target> =
-            all.iter().filter(here).filter(|c| wanted(c)).map(|candidate| candidate.target).collect();
+            nearest(found, near).into_iter().map(|candidate| candidate.target).collect();
         targets.sort_unstable();
         targets.dedup();
         targets
@@ -320,4 +377,44 @@ fn choose(all: &[Candidate<'_>], family: Family, node: Option<&str>) -> Vec<Targ
         let conditions = conditions(candidate);
         conditions.serving == Some(true) && conditions.terminating == Some(true)
     })
+}
+
+/// What of these is near enough.
+fn nearest<'a>(found: Vec<&'a Candidate<'a>>, near: Near<'_>) -> Vec<&'a Candidate<'a>> {
+    let on = |candidate: &Candidate<'_>, node: &str| candidate.endpoint.node_name.as_deref() == Some(node);
+    match near {
+        Near::Anywhere => found,
+        Near::Local(node) => found.into_iter().filter(|candidate| on(candidate, node)).collect(),
+        Near::Hinted(instance) => hinted(found, instance),
+    }
+}
+
+/// Hints hold where all have some and one of them is for here: otherwise they are about to change, and
+/// whoever is left out by half of them would be nobody's.
+fn hinted<'a>(found: Vec<&'a Candidate<'a>>, instance: &Instance) -> Vec<&'a Candidate<'a>> {
+    let nodes = |candidate: &Candidate<'_>| {
+        let hints = candidate.endpoint.hints.as_ref().and_then(|hints| hints.for_nodes.as_ref());
+        hints.map(|nodes| nodes.iter().map(|node| node.name.clone()).collect::<Vec<_>>())
+    };
+    let zones = |candidate: &Candidate<'_>| {
+        let hints = candidate.endpoint.hints.as_ref().and_then(|hints| hints.for_zones.as_ref());
+        hints.map(|zones| zones.iter().map(|zone| zone.name.clone()).collect::<Vec<_>>())
+    };
+    by_hint(&found, &nodes, Some(&instance.node))
+        .or_else(|| by_hint(&found, &zones, instance.zone.as_ref()))
+        .unwrap_or(found)
+}
+
+/// Those that are meant for here, if every one has hints of this kind.
+fn by_hint<'a>(
+    found: &[&'a Candidate<'a>],
+    hints: &dyn Fn(&Candidate<'_>) -> Option<Vec<String>>,
+    here: Option<&String>,
+) -> Option<Vec<&'a Candidate<'a>>> {
+    let here = here?;
+    let all: Option<Vec<Vec<String>>> = found.iter().map(|candidate| hints(candidate)).collect();
+    let paired = found.iter().copied().zip(all?);
+    let near: Vec<&Candidate<'_>> =
+        paired.filter(|(_, hints)| hints.contains(here)).map(|(candidate, _)| candidate).collect();
+    (!near.is_empty()).then_some(near)
 }

@@ -1,11 +1,12 @@
 //! The loop that keeps the node's table as it should be.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::events::{EventType, Recorder, reference};
-use client::{Changes, Informer, Informers};
-use k8s_openapi::api::core::v1::Service;
+use client::{Changes, Informer, Informers, Part};
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sys::command::{self, CommandError};
 use sys::netlink::{Heard, TableWatch, conntrack};
@@ -14,6 +15,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::flows::{is_stale, may_be_stale};
+use crate::health_check::{self, HealthChecks, Local};
 use crate::policy::{Feed, Known};
 use crate::render::table_name;
 use crate::{Family, Host, Instance, Programmed, Refusal, Ruleset, ruleset};
@@ -53,6 +55,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let (services, slices) = (informers.of(), informers.of());
+    let node = informers.part(Part::object("", &instance.node));
     programmed.follow(slices.clone());
     let feed = Feed::new(informers, programmed.admission().clone());
     let ready = async {
@@ -61,12 +64,15 @@ pub async fn run(
         slices.synced().await;
     };
     if shutdown.run_until_cancelled(ready).await.is_some() {
-        let sources = Sources::new(services, slices, feed);
+        let sources = Sources::new(services, slices, node, feed);
         let keeper = Keeper::new(instance, programmed, recorder);
         // Cancel-safe: a transaction that began is finished by its own thread.
         shutdown.run_until_cancelled(keeper.keep(sources)).await;
     }
 }
+
+/// The label that says in which zone a node is.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What the table is made of.
 struct Sources {
@@ -74,6 +80,9 @@ struct Sources {
     slices: Informer<EndpointSlice>,
     service_changes: Changes<Service>,
     slice_changes: Changes<EndpointSlice>,
+    /// This node, for its zone.
+    node: Informer<Node>,
+    node_changes: Changes<Node>,
     feed: Feed,
 }
 
@@ -82,26 +91,43 @@ struct Seen {
     ruleset: Ruleset,
     refusals: Vec<Refusal>,
     slices: Vec<Arc<EndpointSlice>>,
+    /// What health checks are told, by port.
+    health: BTreeMap<u16, Local>,
     /// Whose addresses the policies in it know.
     known: Known,
 }
 
 impl Sources {
-    fn new(services: Informer<Service>, slices: Informer<EndpointSlice>, feed: Feed) -> Self {
+    fn new(
+        services: Informer<Service>,
+        slices: Informer<EndpointSlice>,
+        node: Informer<Node>,
+        feed: Feed,
+    ) -> Self {
         let (service_changes, slice_changes) = (services.subscribe(), slices.subscribe());
-        Self { services, slices, service_changes, slice_changes, feed }
+        let node_changes = node.subscribe();
+        Self { services, slices, service_changes, slice_changes, node, node_changes, feed }
     }
 
     /// Takes what is there now; what changes after that is the reason for another turn.
     async fn look(&mut self, instance: &Instance) -> Seen {
         drain(&mut self.service_changes);
         drain(&mut self.slice_changes);
+        drain(&mut self.node_changes);
         self.feed.synced().await;
         let (policies, known) = self.feed.compiled(&instance.node, instance.dns);
         let (services, slices) = (self.services.list(), self.slices.list());
-        let (mut ruleset, refusals) = ruleset(&services, &slices, instance, &Host::look(&services));
+        let health = health_check::wanted(&services, &slices, &instance.node);
+        let instance = Instance { zone: self.zone(), ..instance.clone() };
+        let (mut ruleset, refusals) = ruleset(&services, &slices, &instance, &Host::look(&services));
         ruleset.policies = policies;
-        Seen { ruleset, refusals, slices, known }
+        Seen { ruleset, refusals, slices, health, known }
+    }
+
+    /// Where hints may send packets that begin here.
+    fn zone(&self) -> Option<String> {
+        let node = self.node.list();
+        node.first().and_then(|node| node.metadata.labels.as_ref()?.get(ZONE).cloned())
     }
 
     /// Returns when something has changed; false when nothing will any more. Cancel-safe.
@@ -110,6 +136,7 @@ impl Sources {
         tokio::select! {
             change = self.service_changes.next() => change.is_some(),
             change = self.slice_changes.next() => change.is_some(),
+            change = self.node_changes.next() => change.is_some(),
             more = self.feed.changed() => more,
         }
     }
@@ -122,6 +149,7 @@ struct Keeper {
     recorder: Recorder,
     watch: Option<AsyncFd<TableWatch>>,
     told: Told,
+    health_checks: HealthChecks,
     /// None: nobody knows what is there.
     applied: Option<Ruleset>,
     backoff: Duration,
@@ -131,8 +159,9 @@ impl Keeper {
     fn new(instance: Instance, programmed: Programmed, recorder: Recorder) -> Self {
         // Before the first transaction, so that no end of the table goes unheard.
         let watch = watch(&table_name(&instance.id));
-        let (told, applied, backoff) = (Told::default(), None, BACKOFF_MIN);
-        Self { instance, programmed, recorder, watch, told, applied, backoff }
+        let (told, health_checks) = (Told::default(), HealthChecks::default());
+        let (applied, backoff) = (None, BACKOFF_MIN);
+        Self { instance, programmed, recorder, watch, told, health_checks, applied, backoff }
     }
 
     async fn keep(mut self, mut sources: Sources) {
@@ -157,12 +186,13 @@ impl Keeper {
 
     /// Makes the table what was seen, if it is not yet, and tells those who wait for it.
     async fn turn(&mut self, seen: Seen) -> Turn {
-        let Seen { ruleset, refusals, slices, known } = seen;
+        let Seen { ruleset, refusals, slices, health, known } = seen;
         if known == Known::NoPolicy {
             // Nobody has to wait for the first transaction.
             self.programmed.admission().publish(known.clone());
         }
         self.told.tell(refusals, &self.recorder);
+        self.health_checks.update(health).await;
         let changed = self.applied.as_ref() != Some(&ruleset);
         let mut turn = Turn::Done;
         if changed {

@@ -234,11 +234,13 @@ fn fill(
         // One that has its address keeps it: validation refuses another.
         if old.is_some_and(|old| has_address(old) && !is_unset(&old["spec"]["clusterIP"])) {
             fill_ports(service, taken, seed, &mut errors);
+            fill_health_check(service, taken, seed, &mut errors);
             return errors;
         }
         fill_address(service, range, taken, seed, &mut errors);
     }
     fill_ports(service, taken, seed, &mut errors);
+    fill_health_check(service, taken, seed, &mut errors);
     errors
 }
 
@@ -304,17 +306,47 @@ fn fill_ports(service: &mut Value, taken: &mut Taken<'_>, seed: u32, errors: &mu
     }
     for port in ports.iter_mut().filter(|port| wanted && node_port_number(port).is_none()) {
         let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
-        let count = u32::from(*NODE_PORTS.end() - *NODE_PORTS.start()) + 1;
-        let candidates =
-            (0..count).map(|step| u32::from(*NODE_PORTS.start()) + (seed % count + step) % count);
-        let free = candidates
-            .filter_map(|number| u16::try_from(number).ok())
-            .find(|number| taken.take(Thing::Port(protocol.clone(), *number)));
-        match free {
+        match free_port(taken, seed, &protocol) {
             Some(number) => port["nodePort"] = number.into(),
             None => errors.push(Error::internal(&path, "failed to allocate a nodePort: range is full")),
         }
     }
+}
+
+fn free_port(taken: &mut Taken<'_>, seed: u32, protocol: &str) -> Option<u16> {
+    let count = u32::from(*NODE_PORTS.end() - *NODE_PORTS.start()) + 1;
+    let candidates = (0..count).map(|step| u32::from(*NODE_PORTS.start()) + (seed % count + step) % count);
+    let mut numbers = candidates.filter_map(|number| u16::try_from(number).ok());
+    numbers.find(|number| taken.take(Thing::Port(protocol.to_owned(), *number)))
+}
+
+/// The port at which a load balancer asks how many Pods there are on the node.
+fn fill_health_check(service: &mut Value, taken: &mut Taken<'_>, seed: u32, errors: &mut ErrorList) {
+    let Some(spec) = service["spec"].as_object_mut() else { return };
+    if !api::strategy::has_health_check(spec) {
+        return;
+    }
+    let path = Path::new("spec");
+    let given = spec.get("healthCheckNodePort").and_then(Value::as_u64).filter(|number| *number > 0);
+    let Some(given) = given else {
+        match free_port(taken, seed, "TCP") {
+            Some(number) => drop(spec.insert("healthCheckNodePort".to_owned(), number.into())),
+            None => errors.push(Error::internal(&path, "failed to allocate a nodePort: range is full")),
+        }
+        return;
+    };
+    let number = u16::try_from(given).ok().filter(|number| NODE_PORTS.contains(number));
+    let refused = match number {
+        None => "provided port is not in the valid range. The range of valid ports is 30000-32767",
+        Some(number) if !taken.take(Thing::Port("TCP".to_owned(), number)) => {
+            "provided port is already allocated"
+        }
+        Some(_) => return,
+    };
+    errors.push(Error::internal(
+        &path,
+        format!("failed to allocate requested HealthCheck NodePort {given}: {refused}"),
+    ));
 }
 
 #[cfg(test)]
@@ -405,6 +437,26 @@ mod tests {
         held.remove(&twin);
         held.remove(&other);
         assert!(held.services.is_empty() && held.holders.is_empty() && held.unreadable.is_empty());
+    }
+
+    #[test]
+    fn a_local_load_balancer_gets_a_port_for_its_questions() {
+        let balancer = |policy: &str| {
+            json!({"spec": {"type": "LoadBalancer", "externalTrafficPolicy": policy, "clusterIP": "None",
+                            "ports": [{"port": 80, "protocol": "TCP"}]}})
+        };
+        let mut local = balancer("Local");
+        assert!(filled(&mut local).is_empty());
+        assert_eq!(local["spec"]["ports"][0]["nodePort"], 30007);
+        assert_eq!(local["spec"]["healthCheckNodePort"], 30008);
+        let mut cluster = balancer("Cluster");
+        filled(&mut cluster);
+        assert!(cluster["spec"]["healthCheckNodePort"].is_null());
+        let held = holding(&local);
+        let mut taken = balancer("Local");
+        taken["spec"]["healthCheckNodePort"] = 30008.into();
+        let refused = filled_beside(&held, &mut taken);
+        assert!(refused[0].contains("provided port is already allocated"), "{refused:?}");
     }
 
     #[test]

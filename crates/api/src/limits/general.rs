@@ -7,6 +7,6 @@ pub const GENERAL: &[&str] = &[
     "Pods are not evicted when the node runs short of disk or process ids; images are removed by \
      `monopod image prune` alone.",
     "The size of a claim is what is asked for, not what is enforced: volumes are directories.",
-    "There is no load balancer and no ingress controller; an Ingress waits for one that runs as a Pod.",
+    "There is no ingress controller: an Ingress waits for one that runs as a Pod.",
     "Preferences for the company of other Pods (preferred affinity, ScheduleAnyway) do not weigh.",
 ];

@@ -37,7 +37,6 @@ const FLOW: &str = "flowcontrol.apiserver.k8s.io";
 const DRA: &str = "resource.k8s.io";
 const STORAGE: &str = "storage.k8s.io";
 const POD: (&str, &str) = ("", "Pod");
-const SERVICE: (&str, &str) = ("", "Service");
 const CLAIM: (&str, &str) = ("", "PersistentVolumeClaim");
 
 const NO_DEVICES: &str = "stored, and no devices are allocated yet";
@@ -232,30 +231,6 @@ metadata: {name: limits, labels: {pod-security.kubernetes.io/warn: baseline}}
 "#,
     ),
     // Network.
-    part(
-        SERVICE,
-        "sessionAffinity",
-        Found::At(&["spec.sessionAffinity=ClientIP"]),
-        "connections of one client still go to any Pod",
-        r#"
-apiVersion: v1
-kind: Service
-metadata: {name: limits-affinity}
-spec: {sessionAffinity: ClientIP, ports: [{port: 80}]}
-"#,
-    ),
-    part(
-        SERVICE,
-        "type LoadBalancer",
-        Found::At(&["spec.type=LoadBalancer"]),
-        "nothing gives it an external address yet; it is reached by its cluster IP and node ports",
-        r#"
-apiVersion: v1
-kind: Service
-metadata: {name: limits-balancer}
-spec: {type: LoadBalancer, ports: [{port: 80}]}
-"#,
-    ),
     kind(NETWORKING, "ServiceCIDR", "stored, and Services get no addresses from it yet", r#"
 apiVersion: networking.k8s.io/v1
 kind: ServiceCIDR

@@ -25,20 +25,30 @@ pub(crate) fn validate(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorL
     };
     label_selector(spec.get("podSelector"), values, &SPEC.child("podSelector"), errors);
     for (direction, peers) in DIRECTIONS {
-        let rules = SPEC.child(direction);
-        for (index, rule) in spec.list(direction).enumerate() {
-            let at = rules.index(index);
-            let list = at.child("ports");
-            for (number, one) in rule.list("ports").enumerate() {
-                port(one, &list.index(number), errors);
-            }
-            let list = at.child(peers);
-            for (number, one) in rule.list(peers).enumerate() {
-                peer(one, values, &kept, &list.index(number), errors);
-            }
+        let list = SPEC.child(direction);
+        for (index, one) in spec.list(direction).enumerate() {
+            rule(one, peers, values, &kept, &list.index(index), errors);
         }
     }
     policy_types(spec, errors);
+}
+
+fn rule(
+    rule: View<'_>,
+    peers: &str,
+    values: SelectorValues,
+    kept: &[&str],
+    path: &Path<'_>,
+    errors: &mut ErrorList,
+) {
+    let list = path.child("ports");
+    for (number, one) in rule.list("ports").enumerate() {
+        port(one, &list.index(number), errors);
+    }
+    let list = path.child(peers);
+    for (number, one) in rule.list(peers).enumerate() {
+        peer(one, values, kept, &list.index(number), errors);
+    }
 }
 
 /// An object from before the rule for values keeps them.
@@ -66,31 +76,33 @@ fn port(port: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
     if protocol.is_set() && !PROTOCOLS.contains(&protocol.text()) {
         errors.push(Error::not_supported(&path.child("protocol"), protocol.text(), &PROTOCOLS));
     }
-    let (at, end_at, end) = (path.child("port"), path.child("endPort"), port.get("endPort").as_int());
-    match (port.get("port").value(), end) {
-        (Some(Value::String(name)), end) => {
-            if let Some(end) = end {
-                let words = "may not be specified when `port` is non-numeric";
-                errors.push(Error::invalid(&end_at, end, words));
-            }
+    let (given, end) = (port.get("port").value(), port.get("endPort").as_int());
+    match given {
+        Some(Value::String(name)) => {
             let wrong = is_valid_port_name(name);
-            errors.extend(wrong.into_iter().map(|words| Error::invalid(&at, name.clone(), words)));
+            errors.extend(wrong.into_iter().map(|w| Error::invalid(&path.child("port"), name.clone(), w)));
         }
-        (Some(number), end) => {
-            let first = number.as_i64().unwrap_or(0);
-            number_of_port(first, &at, errors);
-            let Some(end) = end else { return };
-            if end < first {
-                errors.push(Error::invalid(&end_at, end, "must be greater than or equal to `port`"));
-            }
-            number_of_port(end, &end_at, errors);
-        }
-        (None, Some(end)) => {
-            let words = "may not be specified when `port` is not specified";
-            errors.push(Error::invalid(&end_at, end, words));
-        }
-        (None, None) => {}
+        Some(number) => number_of_port(number.as_i64().unwrap_or(0), &path.child("port"), errors),
+        None => {}
     }
+    if let Some(end) = end {
+        end_of_range(given, end, &path.child("endPort"), errors);
+    }
+}
+
+/// Only of a number a range can go on.
+fn end_of_range(first: Option<&Value>, end: i64, path: &Path<'_>, errors: &mut ErrorList) {
+    let words = match first {
+        None => "may not be specified when `port` is not specified",
+        Some(Value::String(_)) => "may not be specified when `port` is non-numeric",
+        Some(first) => {
+            if end < first.as_i64().unwrap_or(0) {
+                errors.push(Error::invalid(path, end, "must be greater than or equal to `port`"));
+            }
+            return number_of_port(end, path, errors);
+        }
+    };
+    errors.push(Error::invalid(path, end, words));
 }
 
 fn number_of_port(number: i64, path: &Path<'_>, errors: &mut ErrorList) {

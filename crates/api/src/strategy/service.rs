@@ -51,6 +51,7 @@ fn keep_allocated(new: &mut Object, old: &Object) {
         return;
     }
     sync_cluster_ips(spec, before);
+    keep_health_check(spec, before);
     for name in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
         let absent = spec.get(name).is_none_or(|value| value.is_null() || value == "" || value == &json!([]));
         if let (true, Some(value)) = (absent, before.get(name)) {
@@ -66,6 +67,24 @@ fn keep_allocated(new: &mut Object, old: &Object) {
                 port.as_object_mut().map(|port| port.remove("nodePort"));
             }
         }
+    }
+}
+
+/// Whether the Service has a port at which a load balancer asks for its local endpoints.
+pub fn has_health_check(spec: &Object) -> bool {
+    let is = |name: &str, value: &str| spec.get(name).is_some_and(|given| given == value);
+    is("type", "LoadBalancer") && is("externalTrafficPolicy", "Local")
+}
+
+fn keep_health_check(spec: &mut Object, before: &Object) {
+    const PORT: &str = "healthCheckNodePort";
+    let absent = |spec: &Object| spec.get(PORT).is_none_or(|port| port.is_null() || port == 0);
+    match (has_health_check(before), has_health_check(spec)) {
+        (true, true) if absent(spec) => {
+            spec.extend(before.get(PORT).map(|port| (PORT.to_owned(), port.clone())));
+        }
+        (true, false) if spec.get(PORT) == before.get(PORT) => drop(spec.remove(PORT)),
+        _ => {}
     }
 }
 
@@ -113,6 +132,7 @@ pub(crate) fn validate(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorL
     let spec = new.get("spec");
     if let Some(old) = old {
         addresses_update(spec, old.get("spec"), errors);
+        health_check_update(spec, old.get("spec"), errors);
     }
     let kind = spec.str("type");
     if !spec.has_items("ports") && !is_headless(spec) && kind != "ExternalName" {
@@ -161,6 +181,16 @@ fn addresses_update(new: View<'_>, old: View<'_>, errors: &mut ErrorList) {
         if now.is_empty() && !then.is_empty() && name == "clusterIPs" {
             errors.push(Error::invalid(&path.index(0), json!([]), "primary clusterIP can not be unset"));
         }
+    }
+}
+
+/// The port stays while it is needed.
+fn health_check_update(new: View<'_>, old: View<'_>, errors: &mut ErrorList) {
+    let needs =
+        |spec: View<'_>| spec.str("type") == "LoadBalancer" && spec.str("externalTrafficPolicy") == "Local";
+    let (now, then) = (new.int("healthCheckNodePort"), old.int("healthCheckNodePort"));
+    if needs(new) && needs(old) && then != 0 && now != then {
+        errors.push(Error::forbidden(&SPEC.child("healthCheckNodePort"), "field is immutable"));
     }
 }
 
@@ -341,6 +371,11 @@ fn traffic(spec: View<'_>, kind: &str, errors: &mut ErrorList) {
         }
         (true, "") => errors.push(Error::required(&path, "")),
         (true, other) => errors.push(Error::not_supported(&path, other, &["Cluster", "Local"])),
+    }
+    let health = spec.int("healthCheckNodePort");
+    if health != 0 && !(kind == "LoadBalancer" && policy == "Local") {
+        let words = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        errors.push(Error::invalid(&SPEC.child("healthCheckNodePort"), health, words));
     }
     let inner = spec.get("internalTrafficPolicy");
     if inner.is_set() && !matches!(inner.text(), "Cluster" | "Local") {

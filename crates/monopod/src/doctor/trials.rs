@@ -201,7 +201,15 @@ fn program(script: &str) -> Outcome {
 fn example() -> String {
     let v4 = |a, b, c, d| IpAddr::from([a, b, c, d]);
     let target = |last| Target { address: v4(10, 42, 0, last), port: 8080 };
-    let entry = |targets, drop| Entry { comment: "default/trial:".into(), targets, drop, from_outside: true };
+    let entry = |targets, drop| Entry {
+        comment: "default/trial:".into(),
+        targets,
+        drop,
+        from_outside: true,
+        keeps_sender: false,
+        affinity: Some(60),
+        sources: vec![Range::new(v4(10, 0, 0, 0), 8)],
+    };
     let address = |last| Match::Address(v4(10, 43, 0, last), Protocol::Tcp, 80);
     let entries = BTreeMap::from([
         (address(1), entry(vec![target(2), target(3)], false)),
@@ -212,6 +220,7 @@ fn example() -> String {
     let instance = proxy::Instance {
         id: "trial".into(),
         node: "trial".into(),
+        zone: None,
         pod_cidrs: vec![Range::new(v4(10, 42, 0, 0), 16)],
         service_cidrs: vec![Range::new(v4(10, 43, 0, 0), 16)],
         dns: None,

@@ -40,6 +40,7 @@ mod resize;
 mod scheduling;
 mod seeds;
 mod service_accounts;
+mod services;
 mod side_by_side;
 mod stateful_set;
 mod storage_limits;

@@ -261,7 +261,8 @@ fn rolling_updates_lose_no_request() {
         rollouts.start_one();
         rollouts.wait();
     }
-    rollouts.end(4 * (count as usize + 1));
+    // One that is replaced as soon as it is ready may have answered nobody.
+    rollouts.end(4 + 2 * count as usize);
 }
 
 #[test]

@@ -14,6 +14,7 @@ fn rules(policies: Policies) -> Ruleset {
     let instance = Instance {
         id: "0123abcd".into(),
         node: "here".into(),
+        zone: None,
         pod_cidrs: vec![Range::new("10.42.0.0".parse().unwrap(), 16)],
         service_cidrs: Vec::new(),
         dns: None,
