@@ -2,38 +2,51 @@
 //!
 //! A flow follows its first packet. When the Pod behind it is gone, or was not there yet, a sender of UDP that
 //! never pauses would never reach the one that is there now, and neither would a connection of TCP that nobody
-//! has answered: such flows are forgotten. kube-proxy does so for UDP alone, and loses the later connections
-//! from the same address and port.
+//! has answered, or a new one from the address and port of one that has just ended: such flows are forgotten.
+//! kube-proxy does so for UDP alone, and loses those connections.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use sys::netlink::conntrack::{Flow, Transport, Which};
 
 use crate::{Entry, Family, Match, Protocol, Ruleset, Target};
 
-/// Whether a change of the rules may have left such flows, and among which.
-pub(crate) fn may_be_stale(before: Option<&Ruleset>, now: &Ruleset) -> Option<Which> {
-    let Some(before) = before else { return which(tracked(now).map(|(protocol, ..)| protocol)) };
-    // A target more harms nobody, unless it is the first.
-    let kept = |old: &Entry, new: &Entry| {
-        (old.targets.is_empty() == new.targets.is_empty())
-            && old.targets.iter().all(|target| new.targets.contains(target))
-    };
-    let changed = tracked(before)
-        .filter(|(_, matched, old)| now.entries.get(matched).is_none_or(|new| !kept(old, new)))
-        .chain(tracked(now).filter(|(_, matched, _)| !before.entries.contains_key(matched)));
-    which(changed.map(|(protocol, ..)| protocol))
-}
+/// Of so many Pods at once each is asked for by itself.
+const ASKED_ONE_BY_ONE: usize = 16;
 
-fn which(protocols: impl Iterator<Item = Protocol>) -> Option<Which> {
-    let of = |protocol| if protocol == Protocol::Udp { Which::All } else { Which::Unanswered };
-    protocols.map(of).reduce(|one, other| if one == Which::All { one } else { other })
+/// Where a change of the rules may have left such flows.
+pub(crate) fn may_be_stale(before: Option<&Ruleset>, now: &Ruleset) -> Vec<Which> {
+    let everywhere = vec![Which::All];
+    let Some(before) = before else {
+        return if tracked(now).next().is_some() { everywhere } else { Vec::new() };
+    };
+    // What was sent before there was anybody went to the Service's own address.
+    let leads = |rules: &Ruleset, matched| rules.entries.get(matched).is_some_and(|e| !e.targets.is_empty());
+    if tracked(now).any(|(matched, entry)| !entry.targets.is_empty() && !leads(before, matched)) {
+        return everywhere;
+    }
+    let mut left = BTreeSet::new();
+    for (matched, old) in tracked(before) {
+        let kept = now.entries.get(matched).map(|new| new.targets.as_slice()).unwrap_or_default();
+        let gone = old.targets.iter().filter(|target| !kept.contains(target));
+        left.extend(gone.map(|target| Which::To(target.address)));
+    }
+    if left.len() > ASKED_ONE_BY_ONE { everywhere } else { left.into_iter().collect() }
 }
 
 /// The entries whose flows the kernel lets us forget.
-fn tracked(ruleset: &Ruleset) -> impl Iterator<Item = (Protocol, &Match, &Entry)> {
-    ruleset.entries.iter().filter_map(|(matched, entry)| {
-        let (Match::Address(_, protocol, _) | Match::NodePort(_, protocol, _)) = *matched;
-        (protocol != Protocol::Sctp).then_some((protocol, matched, entry))
+fn tracked(ruleset: &Ruleset) -> impl Iterator<Item = (&Match, &Entry)> {
+    ruleset.entries.iter().filter(|(matched, _)| {
+        let (Match::Address(_, protocol, _) | Match::NodePort(_, protocol, _)) = matched;
+        *protocol != Protocol::Sctp
     })
+}
+
+/// Whether a flow leads to a Pod that is no more. None of it comes back from there; a packet that is led anew
+/// is answered at once, if only by a reset.
+pub(crate) fn is_orphaned(flow: &Flow, gone: IpAddr) -> bool {
+    flow.is_led() && flow.reply.source.0 == gone
 }
 
 /// Whether a flow goes where it should not: past the Pods of the Service that it is addressed to, or to a
@@ -42,7 +55,9 @@ pub(crate) fn is_stale(flow: &Flow, before: Option<&Ruleset>, now: &Ruleset) -> 
     let (address, port) = flow.original.destination;
     let protocol = match flow.transport {
         Transport::Udp => Protocol::Udp,
-        Transport::UnansweredTcp => Protocol::Tcp,
+        Transport::IdleTcp => Protocol::Tcp,
+        // Whoever speaks with a Pod that leaves may finish.
+        Transport::OpenTcp => return false,
     };
     let leads = |entry: &Entry| {
         let (address, port) = flow.reply.source;
@@ -114,14 +129,16 @@ mod tests {
     fn flows_to_pods_that_are_gone_or_that_came_late_are_stale() {
         let before = rules(&[(dns(), &["10.42.0.2:53", "10.42.0.3:53"])]);
         let now = rules(&[(dns(), &["10.42.0.3:53"])]);
-        assert_eq!(may_be_stale(Some(&before), &now), Some(Which::All));
+        let gone = Which::To(at("10.42.0.2:53").0);
+        assert_eq!(may_be_stale(Some(&before), &now), [gone]);
         let stale = |to, really| is_stale(&flow(to, really), Some(&before), &now);
         assert!(stale("10.43.0.10:53", "10.42.0.2:53"));
         assert!(stale("10.43.0.10:53", "10.43.0.10:53"), "sent before there was a rule");
         assert!(!stale("10.43.0.10:53", "10.42.0.3:53"));
         assert!(!stale("8.8.8.8:53", "8.8.8.8:53"));
         let none = rules(&[]);
-        assert_eq!(may_be_stale(Some(&now), &none), Some(Which::All));
+        assert_eq!(may_be_stale(Some(&none), &now), [Which::All], "what was sent before");
+        assert_eq!(may_be_stale(Some(&now), &none), [Which::To(at("10.42.0.3:53").0)]);
         assert!(is_stale(&flow("10.43.0.10:53", "10.42.0.3:53"), Some(&now), &none));
     }
 
@@ -139,26 +156,26 @@ mod tests {
     fn one_pod_more_is_no_reason_to_look() {
         let one = rules(&[(dns(), &["10.42.0.2:53"])]);
         let two = rules(&[(dns(), &["10.42.0.2:53", "10.42.0.3:53"])]);
-        assert_eq!(may_be_stale(Some(&one), &two), None);
-        assert_eq!(may_be_stale(Some(&two), &two), None);
+        assert_eq!(may_be_stale(Some(&one), &two), []);
+        assert_eq!(may_be_stale(Some(&two), &two), []);
     }
 
     #[test]
-    fn of_tcp_only_what_nobody_has_answered_is_looked_at() {
+    fn of_tcp_only_what_has_nothing_to_lose_is_forgotten() {
         let web = Match::Address(at("10.43.0.5:80").0, Protocol::Tcp, 80);
         let (before, now) =
             (rules(&[(web, &["10.42.0.2:80", "10.42.0.3:80"])]), rules(&[(web, &["10.42.0.3:80"])]));
-        assert_eq!(may_be_stale(Some(&before), &now), Some(Which::Unanswered));
-        assert_eq!(may_be_stale(Some(&now), &before), None);
-        assert_eq!(
-            may_be_stale(None, &now),
-            Some(Which::Unanswered),
-            "a daemon of before may have led there"
-        );
-        let stale =
-            |transport, really| is_stale(&flow_of(transport, "10.43.0.5:80", really), Some(&before), &now);
-        assert!(stale(Transport::UnansweredTcp, "10.42.0.2:80"));
-        assert!(!stale(Transport::UnansweredTcp, "10.42.0.3:80"));
+        assert_eq!(may_be_stale(Some(&before), &now), [Which::To(at("10.42.0.2:80").0)]);
+        assert_eq!(may_be_stale(Some(&now), &before), []);
+        assert_eq!(may_be_stale(None, &now), [Which::All], "a daemon of before may have led there");
+        let led = |transport, really| flow_of(transport, "10.43.0.5:80", really);
+        let stale = |transport, really| is_stale(&led(transport, really), Some(&before), &now);
+        assert!(stale(Transport::IdleTcp, "10.42.0.2:80"));
+        assert!(!stale(Transport::IdleTcp, "10.42.0.3:80"));
+        assert!(!stale(Transport::OpenTcp, "10.42.0.2:80"), "it may finish");
         assert!(!stale(Transport::Udp, "10.42.0.2:80"), "another protocol's port");
+        let gone = at("10.42.0.2:80").0;
+        assert!(is_orphaned(&led(Transport::OpenTcp, "10.42.0.2:80"), gone), "once the Pod is gone");
+        assert!(!is_orphaned(&led(Transport::OpenTcp, "10.42.0.3:80"), gone));
     }
 }

@@ -1,6 +1,7 @@
 //! The loop that keeps the node's table as it should be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,12 +10,13 @@ use client::{Changes, Informer, Informers, Part};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sys::command::{self, CommandError};
-use sys::netlink::{Heard, TableWatch, conntrack};
+use sys::netlink::conntrack::{self, Flow, Which};
+use sys::netlink::{Heard, TableWatch};
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::flows::{is_stale, may_be_stale};
+use crate::flows::{is_orphaned, is_stale, may_be_stale};
 use crate::health_check::{self, HealthChecks, Local};
 use crate::policy::{Feed, Known};
 use crate::render::table_name;
@@ -150,6 +152,8 @@ struct Keeper {
     watch: Option<AsyncFd<TableWatch>>,
     told: Told,
     health_checks: HealthChecks,
+    /// The addresses of all endpoints, as they were seen last.
+    listed: BTreeSet<IpAddr>,
     /// None: nobody knows what is there.
     applied: Option<Ruleset>,
     backoff: Duration,
@@ -160,8 +164,8 @@ impl Keeper {
         // Before the first transaction, so that no end of the table goes unheard.
         let watch = watch(&table_name(&instance.id));
         let (told, health_checks) = (Told::default(), HealthChecks::default());
-        let (applied, backoff) = (None, BACKOFF_MIN);
-        Self { instance, programmed, recorder, watch, told, health_checks, applied, backoff }
+        let (listed, applied, backoff) = (BTreeSet::new(), None, BACKOFF_MIN);
+        Self { instance, programmed, recorder, watch, told, health_checks, listed, applied, backoff }
     }
 
     async fn keep(mut self, mut sources: Sources) {
@@ -206,12 +210,22 @@ impl Keeper {
             }
             self.programmed.pulse().rest();
         }
+        self.forget_those_gone(endpoints(&slices)).await;
         self.programmed.publish(slices);
         self.programmed.admission().publish(known);
         if changed {
             sleep(INTERVAL_MIN).await;
         }
         turn
+    }
+
+    /// A Pod that leaves is listed until it has ended; what leads to it then leads nowhere.
+    async fn forget_those_gone(&mut self, listed: BTreeSet<IpAddr>) {
+        let gone: Vec<IpAddr> = self.listed.difference(&listed).copied().collect();
+        self.listed = listed;
+        if !gone.is_empty() {
+            forget_orphans(gone).await;
+        }
     }
 
     /// One transaction, and what has to follow it.
@@ -320,16 +334,35 @@ async fn changed(watch: &mut Option<AsyncFd<TableWatch>>) {
 
 /// After the rules have changed: no packet of such a flow is led anew before it is forgotten.
 async fn forget_stale_flows(before: Option<Ruleset>, now: &Ruleset) {
-    let Some(which) = may_be_stale(before.as_ref(), now) else { return };
-    let now = now.clone();
+    let places = may_be_stale(before.as_ref(), now);
+    if !places.is_empty() {
+        let now = now.clone();
+        forget(places, move |flow, _| is_stale(flow, before.as_ref(), &now)).await;
+    }
+}
+
+/// After Pods have ended, whose connections outlived the rules that made them.
+async fn forget_orphans(gone: Vec<IpAddr>) {
+    let places = gone.into_iter().map(Which::To).collect();
+    forget(places, |flow, place| matches!(place, Which::To(gone) if is_orphaned(flow, gone))).await;
+}
+
+async fn forget(places: Vec<Which>, stale: impl Fn(&Flow, Which) -> bool + Send + 'static) {
     let forgotten = tokio::task::spawn_blocking(move || {
-        conntrack::forget(which, |flow| is_stale(flow, before.as_ref(), &now))
+        let each = |place: &Which| conntrack::forget(*place, |flow| stale(flow, *place));
+        places.iter().map(each).try_fold(0, |sum, count| Ok::<_, sys::Error>(sum + count?))
     });
     match forgotten.await {
         Ok(Ok(count)) if count > 0 => tracing::debug!(count, "forgot flows to Pods that are gone"),
         Ok(Ok(_)) | Err(_) => {}
         Ok(Err(error)) => tracing::warn!(%error, "flows may go on to Pods that are gone"),
     }
+}
+
+/// Every address that the slices name, ready or not.
+fn endpoints(slices: &[Arc<EndpointSlice>]) -> BTreeSet<IpAddr> {
+    let all = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
+    all.flat_map(|endpoint| &endpoint.addresses).filter_map(|address| address.parse().ok()).collect()
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

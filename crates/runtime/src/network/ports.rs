@@ -124,15 +124,16 @@ fn lead_rule(address: Ipv4Addr, mapping: &PortMapping) -> Option<String> {
     Some(format!("{on}{protocol} dport {host_port} dnat to {address}:{container_port}"))
 }
 
-/// Forgets the flows to these ports of the node but those that go to one of `to`, or that somebody of TCP has
-/// answered. Blocks.
+/// Forgets the flows to these ports of the node but those that go to one of `to`, and open connections of TCP.
+/// Blocks.
 pub(crate) fn forget_flows(to: &[IpAddr], mappings: &[PortMapping]) -> sys::Result<()> {
     let own: Vec<IpAddr> = Link::open()?.addresses()?.into_iter().map(|(_, address, _)| address).collect();
     let forgotten = conntrack::forget(Which::All, |flow| {
         let (address, port) = flow.original.destination;
         let protocol = match flow.transport {
             Transport::Udp => "UDP",
-            Transport::UnansweredTcp => "TCP",
+            Transport::IdleTcp => "TCP",
+            Transport::OpenTcp => return false,
         };
         let meant = |mapping: &PortMapping| mapping.protocol == protocol && mapping.host_port == port;
         // All of 127.0.0.0/8 is the node's.

@@ -1,8 +1,9 @@
 //! Connections that the kernel tracks, to forget those that lead to nobody.
 //!
 //! Where a connection goes is decided by its first packet. Of TCP a new connection decides anew, but its first
-//! packet is repeated, and the same ports may come again within minutes: as long as nobody has answered, they
-//! follow the way of the first. UDP has no connections at all: while a sender goes on, its packets follow it.
+//! packet is repeated, and the same ports come again within minutes: what nobody has answered, and what has
+//! ended, is remembered that long, and new connections follow its way. UDP has no connections at all: while a
+//! sender goes on, its packets follow the first.
 
 use std::net::IpAddr;
 
@@ -20,10 +21,12 @@ const DELETE: u16 = SUBSYSTEM | 2;
 const NESTED: u16 = 0x8000;
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
-const STATUS: u16 = 3;
 const PROTOCOL_INFO: u16 = 4;
 const ID: u16 = 12;
-const STATUS_MASK: u16 = 26;
+const FILTER: u16 = 25;
+const FILTER_REPLY: u16 = 2;
+/// `CTA_FILTER_F_CTA_IP_SRC`
+const BY_SOURCE: u32 = 1;
 const INFO_TCP: u16 = 1;
 const TCP_STATE: u16 = 1;
 const TUPLE_IP: u16 = 1;
@@ -37,10 +40,10 @@ const SOURCE_PORT: u16 = 2;
 const DESTINATION_PORT: u16 = 3;
 const UDP: u8 = 17;
 const TCP: u8 = 6;
-/// `TCP_CONNTRACK_SYN_SENT`
+/// `TCP_CONNTRACK_SYN_SENT`, `TCP_CONNTRACK_TIME_WAIT` and `TCP_CONNTRACK_CLOSE`
 const SYN_SENT: u8 = 1;
-/// `IPS_SEEN_REPLY`
-const SEEN_REPLY: u32 = 2;
+const TIME_WAIT: u8 = 7;
+const CLOSE: u8 = 8;
 
 /// Addresses and ports of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +59,10 @@ pub struct Tuple {
 pub enum Transport {
     /// UDP.
     Udp,
-    /// A connection of TCP that nobody has answered.
-    UnansweredTcp,
+    /// A connection of TCP that nobody has answered, or that has ended: there is nothing in it to lose.
+    IdleTcp,
+    /// Another connection of TCP.
+    OpenTcp,
 }
 
 /// A flow of packets, as the kernel tracks it.
@@ -86,12 +91,13 @@ impl Flow {
 }
 
 /// Which flows are looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Which {
     /// All.
     All,
-    /// Those that nobody has answered. From Linux 5.15 on the kernel leaves out the others, which may be many.
-    Unanswered,
+    /// Those that really go to this address. From Linux 5.8 on the kernel leaves out the others, which may be
+    /// many.
+    To(IpAddr),
 }
 
 /// Forgets the flows for which `stale` says so, and says how many. Their next packets are led anew.
@@ -101,17 +107,19 @@ pub enum Which {
 pub fn forget(which: Which, stale: impl Fn(&Flow) -> bool) -> Result<usize> {
     let socket = Socket::open(Some(netlink::NETFILTER), SocketFlags::empty())?;
     let mut found = Vec::new();
-    let all = Builder::new(GET, DUMP).header(&[0; 4]);
+    let meant = |flow: &Flow| match which {
+        Which::All => true,
+        // Older kernels pass over the filter.
+        Which::To(address) => flow.reply.source.0 == address,
+    };
     let request = match which {
-        Which::All => all,
-        Which::Unanswered => {
-            all.attribute(STATUS, &0u32.to_be_bytes()).attribute(STATUS_MASK, &SEEN_REPLY.to_be_bytes())
-        }
+        Which::All => Builder::new(GET, DUMP).header(&[0; 4]),
+        Which::To(address) => dump_of(address),
     };
     socket
         .talk(request, |kind, body| {
             if kind == NEW {
-                found.extend(parse(body).filter(&stale));
+                found.extend(parse(body).filter(|flow| meant(flow) && stale(flow)));
             }
         })
         .attempt(|| "list tracked connections (nf_conntrack_netlink)")?;
@@ -125,13 +133,24 @@ pub fn forget(which: Which, stale: impl Fn(&Flow) -> bool) -> Result<usize> {
     Ok(found.len())
 }
 
+/// A dump of the flows whose answers come from an address.
+fn dump_of(address: IpAddr) -> Builder {
+    let from = if address.is_ipv4() { V4_SOURCE } else { V6_SOURCE };
+    Builder::new(GET, DUMP)
+        .header(&[family(address), 0, 0, 0])
+        .nest(TUPLE_REPLY | NESTED, |tuple| {
+            tuple.nest(TUPLE_IP | NESTED, |ip| ip.attribute(from, &octets(address)))
+        })
+        .nest(FILTER | NESTED, |filter| filter.number(FILTER_REPLY, BY_SOURCE))
+}
+
 fn deletion(flow: &Flow) -> Builder {
     let Tuple { source, destination } = flow.original;
     let (from, to) =
         if source.0.is_ipv4() { (V4_SOURCE, V4_DESTINATION) } else { (V6_SOURCE, V6_DESTINATION) };
     let protocol = match flow.transport {
         Transport::Udp => UDP,
-        Transport::UnansweredTcp => TCP,
+        Transport::IdleTcp | Transport::OpenTcp => TCP,
     };
     Builder::new(DELETE, ACK)
         .header(&[family(source.0), 0, 0, 0])
@@ -150,7 +169,7 @@ fn deletion(flow: &Flow) -> Builder {
         .attribute(ID, &flow.id.to_be_bytes())
 }
 
-/// A flow of UDP, or of TCP that is unanswered; `None` for anything else.
+/// A flow of UDP or TCP; `None` for anything else.
 fn parse(body: &[u8]) -> Option<Flow> {
     let (mut original, mut reply, mut id, mut state) = (None, None, None, None);
     for_each(body.get(4..)?, |kind, value| match kind {
@@ -163,7 +182,8 @@ fn parse(body: &[u8]) -> Option<Flow> {
     let (protocol, original) = original?;
     let transport = match (protocol, state) {
         (UDP, _) => Transport::Udp,
-        (TCP, Some(SYN_SENT)) => Transport::UnansweredTcp,
+        (TCP, Some(SYN_SENT | TIME_WAIT | CLOSE)) => Transport::IdleTcp,
+        (TCP, _) => Transport::OpenTcp,
         _ => return None,
     };
     Some(Flow { transport, original, reply: reply?.1, id: id? })
@@ -282,8 +302,9 @@ mod tests {
                 crate::command::run("nft", &["-f", "-"], script.as_bytes()).unwrap();
             };
             lead(gone);
+            let there = Which::To("127.0.0.1".parse().unwrap());
             let unanswered =
-                |flow: &Flow| flow.transport == Transport::UnansweredTcp && flow.reply.source.1 == gone;
+                |flow: &Flow| flow.transport == Transport::IdleTcp && flow.reply.source.1 == gone;
             // The first packet is dropped, and repeated each second.
             let address = "127.0.0.2:80".parse().unwrap();
             let client = std::thread::spawn(move || {
@@ -295,7 +316,7 @@ mod tests {
                     seen.set(seen.get() || unanswered(flow));
                     false
                 };
-                forget(Which::Unanswered, look).unwrap();
+                forget(there, look).unwrap();
                 seen.get()
             };
             let start = std::time::Instant::now();
@@ -304,7 +325,8 @@ mod tests {
                 std::thread::yield_now();
             }
             lead(new);
-            assert_eq!(forget(Which::Unanswered, unanswered).unwrap(), 1);
+            assert_eq!(forget(Which::To("127.0.0.9".parse().unwrap()), unanswered).unwrap(), 0);
+            assert_eq!(forget(there, unanswered).unwrap(), 1);
             servers[1].accept().unwrap();
             client.join().unwrap().unwrap();
         })
