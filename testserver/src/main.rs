@@ -108,12 +108,7 @@ fn parse(args: &[String]) -> Result<Options, String> {
 fn serve(options: Options) -> Result<(), String> {
     std::thread::sleep(options.slow_start);
     let shared = Arc::new(Shared::new());
-    let mut accepting = Vec::new();
-    for port in &options.ports {
-        let listener = TcpListener::bind(("0.0.0.0", *port)).map_err(|err| format!("port {port}: {err}"))?;
-        let shared = shared.clone();
-        accepting.push(std::thread::spawn(move || accept(listener, &shared)));
-    }
+    let accepting = listen(&options.ports, &shared)?;
     options.udp.iter().try_for_each(|port| reach::answer_datagrams(*port))?;
     say(&format!("listening on {:?}", options.ports));
     wait_for_term()?;
@@ -126,6 +121,15 @@ fn serve(options: Options) -> Result<(), String> {
     std::thread::sleep(options.slow_stop);
     say("stopped");
     exit(options.exit_code)
+}
+
+fn listen(ports: &[u16], shared: &Arc<Shared>) -> Result<Vec<std::thread::JoinHandle<()>>, String> {
+    let begin = |port: &u16| {
+        let listener = TcpListener::bind(("0.0.0.0", *port)).map_err(|err| format!("port {port}: {err}"))?;
+        let shared = shared.clone();
+        Ok(std::thread::spawn(move || accept(listener, &shared)))
+    };
+    ports.iter().map(begin).collect()
 }
 
 /// PID 1 of a namespace gets no default action for TERM: without this it would only die by KILL.
@@ -173,20 +177,24 @@ fn converse(connection: &TcpStream, shared: &Shared, first: drain::Request) -> i
             ("/peer", Ok(peer)) => (200, format!("{}\n", peer.ip()).into_bytes()),
             _ => answer(&request, shared),
         };
-        let reason = if code == 200 { "OK" } else { "Error" };
         let close = request.close || shared.open.is_closing();
-        let how = if close { "Connection: close\r\n" } else { "" };
-        let head = format!(
-            "HTTP/1.1 {code} {reason}\r\nContent-Type: text/plain\r\n{how}Content-Length: {}\r\n\r\n",
-            body.len()
-        );
-        let mut writer = connection;
-        writer.write_all(&[head.into_bytes(), body].concat())?;
+        reply(connection, code, body, close)?;
         if close {
             break;
         }
     }
     Ok(())
+}
+
+/// In one piece, so that nobody sees half of it.
+fn reply(mut connection: &TcpStream, code: u16, body: Vec<u8>, close: bool) -> io::Result<()> {
+    let reason = if code == 200 { "OK" } else { "Error" };
+    let how = if close { "Connection: close\r\n" } else { "" };
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {code} {reason}\r\nContent-Type: text/plain\r\n{how}Content-Length: {length}\r\n\r\n"
+    );
+    connection.write_all(&[head.into_bytes(), body].concat())
 }
 
 struct Request {

@@ -313,6 +313,7 @@ fn fill_ports(service: &mut Value, taken: &mut Taken<'_>, seed: u32, errors: &mu
     }
 }
 
+/// A node port that nobody has, from `seed` on: two Services that come at once do not look at the same ones.
 fn free_port(taken: &mut Taken<'_>, seed: u32, protocol: &str) -> Option<u16> {
     let count = u32::from(*NODE_PORTS.end() - *NODE_PORTS.start()) + 1;
     let candidates = (0..count).map(|step| u32::from(*NODE_PORTS.start()) + (seed % count + step) % count);
@@ -320,7 +321,9 @@ fn free_port(taken: &mut Taken<'_>, seed: u32, protocol: &str) -> Option<u16> {
     numbers.find(|number| taken.take(Thing::Port(protocol.to_owned(), *number)))
 }
 
-/// The port at which a load balancer asks how many Pods there are on the node.
+/// The port at which a load balancer asks how many Pods there are on the node. It is one of the node ports,
+/// and taken like one, whatever the load balancer's own are. Upstream answers what it cannot give with an
+/// internal error here, though it is the client who asked.
 fn fill_health_check(service: &mut Value, taken: &mut Taken<'_>, seed: u32, errors: &mut ErrorList) {
     let Some(spec) = service["spec"].as_object_mut() else { return };
     if !api::strategy::has_health_check(spec) {
