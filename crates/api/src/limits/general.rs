@@ -8,5 +8,4 @@ pub const GENERAL: &[&str] = &[
      `monopod image prune` alone.",
     "The size of a claim is what is asked for, not what is enforced: volumes are directories.",
     "There is no ingress controller: an Ingress waits for one that runs as a Pod.",
-    "Preferences for the company of other Pods (preferred affinity, ScheduleAnyway) do not weigh.",
 ];

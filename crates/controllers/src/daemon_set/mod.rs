@@ -165,7 +165,9 @@ impl DaemonSets {
         if set.status.as_ref() == Some(status) {
             return Ok(());
         }
-        let mut body = json!({"status": status});
+        // With its version: the conditions are written as a whole, and others' must not be lost to an older view.
+        let mut body =
+            json!({"metadata": {"resourceVersion": set.metadata.resource_version}, "status": status});
         // What a merge patch does not name stays: a count that has become zero is taken away.
         for name in ["numberAvailable", "numberUnavailable", "updatedNumberScheduled"] {
             body["status"].as_object_mut().into_iter().for_each(|status| {

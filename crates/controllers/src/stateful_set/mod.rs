@@ -127,7 +127,9 @@ impl StatefulSets {
         if set.status.as_ref().is_some_and(|known| without_zeros(known) == without_zeros(status)) {
             return Ok(());
         }
-        let mut body = json!({"status": without_zeros(status)});
+        // With its version: the conditions are written as a whole, and others' must not be lost to an older view.
+        let version = &set.metadata.resource_version;
+        let mut body = json!({"metadata": {"resourceVersion": version}, "status": without_zeros(status)});
         // What a merge patch does not name stays: a count that has become zero is taken away.
         for name in ["readyReplicas", "currentReplicas", "updatedReplicas"] {
             body["status"].as_object_mut().into_iter().for_each(|status| {

@@ -225,8 +225,7 @@ fn a_host_port_leads_to_its_pod_and_is_given_once() {
     };
     instance.apply(&pod("first"));
     instance.wait("condition=Ready", "pod/first");
-    let outer = node_address().expect("the node has an address");
-    for address in [Ipv4Addr::LOCALHOST, outer] {
+    for address in [Ipv4Addr::LOCALHOST, node_address().expect("the node has an address")] {
         let said = instance.eventually("the host port", || curl(&format!("http://{address}:{port}")));
         assert_eq!(said, "hello from first", "{address}");
     }

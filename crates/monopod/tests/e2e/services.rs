@@ -72,8 +72,7 @@ fn a_client_stays_with_its_pod_as_long_as_it_comes_back_in_time() {
           sessionAffinityConfig: {clientIP: {timeoutSeconds: 1}}, ports: [{port: 80, targetPort: 8080}]}",
     ));
     instance.apply(&service("loose", "{selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}"));
-    let (sticky, loose) = (address(&instance, "sticky"), address(&instance, "loose"));
-    let (sticky, loose) = (format!("http://{sticky}"), format!("http://{loose}"));
+    let [sticky, loose] = ["sticky", "loose"].map(|name| format!("http://{}", address(&instance, name)));
     instance.eventually("both answer", || {
         curl(&sticky)?;
         let seen = who(&loose, 10);
