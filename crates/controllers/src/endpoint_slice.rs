@@ -5,7 +5,7 @@ mod plan;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use client::index::{self, service_of};
+use client::index::{self, selects, service_of};
 use client::{Change, Client, DeleteOptions, Error, Informer, key_of};
 use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort as SubsetPort, EndpointSubset, Endpoints, Node, ObjectReference, Pod,
@@ -83,16 +83,6 @@ fn looks_the_same(old: &Pod, new: &Pod) -> bool {
         && ips(old) == ips(new)
         && status_of(old, "Ready") == status_of(new, "Ready")
         && is_finished(old) == is_finished(new)
-}
-
-fn selects(service: &Service, pod: &Pod) -> bool {
-    let selector =
-        service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).filter(|labels| !labels.is_empty());
-    let labels = pod.metadata.labels.as_ref();
-    service.metadata.namespace == pod.metadata.namespace
-        && selector.is_some_and(|selector| {
-            selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
-        })
 }
 
 impl EndpointSlices {

@@ -136,14 +136,8 @@ fn tcp_listener(address: SocketAddr) -> io::Result<TcpListener> {
 pub(crate) struct Confirmed(pub(crate) Programmed);
 
 impl node::ConfirmEndpoints for Confirmed {
-    fn withdrawn(
-        &self,
-        _namespace: &str,
-        _pod: &str,
-        uid: &str,
-        at_most: Duration,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(self.0.withdrawn(uid, at_most))
+    fn withdrawn(&self, pod: &Pod, at_most: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.0.withdrawn(pod, at_most))
     }
 }
 

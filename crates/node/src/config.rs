@@ -90,7 +90,7 @@ pub trait NotReady: Send + Sync + 'static {
 pub trait ConfirmEndpoints: Send + Sync + 'static {
     /// Called once when a ready Pod begins to terminate. Returns when all proxies have
     /// programmed a state without the Pod, or after `at_most`.
-    fn withdrawn(&self, namespace: &str, pod: &str, uid: &str, at_most: Duration) -> BoxFuture<'static, ()>;
+    fn withdrawn(&self, pod: &Pod, at_most: Duration) -> BoxFuture<'static, ()>;
 }
 
 /// Knows when the network policies that select a Pod hold for its addresses.

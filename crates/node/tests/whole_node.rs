@@ -66,7 +66,7 @@ struct PanicsOnce {
 }
 
 impl ConfirmEndpoints for PanicsOnce {
-    fn withdrawn(&self, _: &str, _: &str, _: &str, _: Duration) -> BoxFuture<'static, ()> {
+    fn withdrawn(&self, _: &Pod, _: Duration) -> BoxFuture<'static, ()> {
         assert!(self.asked.fetch_add(1, Ordering::AcqRel) > 0, "as the test wants it");
         std::future::ready(()).boxed()
     }

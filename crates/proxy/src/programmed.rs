@@ -1,11 +1,13 @@
 //! What the node's table leads to now, for those who wait until it no longer leads to a Pod.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use client::{Informer, Pulse};
-use k8s_openapi::api::core::v1::Pod;
+use client::index::{selects, service_of};
+use client::{Informer, Pulse, key_of};
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::watch;
 
@@ -16,13 +18,18 @@ const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// would take a leaving Pod from them, and the wait would be in vain.
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 
-type Slices = Vec<Arc<EndpointSlice>>;
+/// What a transaction was made of.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    pub(crate) services: Vec<Arc<Service>>,
+    pub(crate) slices: Vec<Arc<EndpointSlice>>,
+}
 
 /// The endpoints of the last transaction. Clones share it; [`crate::run`] keeps it.
 #[derive(Clone, Debug)]
 pub struct Programmed {
     /// The latest value matters, so it is a watch.
-    table: watch::Sender<Slices>,
+    table: watch::Sender<Table>,
     /// What is known now and will be in a transaction.
     known: Arc<OnceLock<Informer<EndpointSlice>>>,
     admission: Admission,
@@ -32,25 +39,25 @@ pub struct Programmed {
 impl Default for Programmed {
     fn default() -> Self {
         let (known, admission, pulse) = (Arc::default(), Admission::default(), Pulse::default());
-        Programmed { table: watch::Sender::new(Vec::new()), known, admission, pulse }
+        Programmed { table: watch::Sender::new(Table::default()), known, admission, pulse }
     }
 }
 
 impl Programmed {
-    /// Returns when no new connection is led to the Pod of this UID, or after `at_most`.
-    /// At once when no Service selects the Pod.
+    /// Returns when no new connection is led to the Pod, or after `at_most`. At once when no Service
+    /// selects the Pod.
     ///
     /// The last ready Pod of a Service still gets connections while it leaves, as with
     /// kube-proxy: a Pod that answers yet is better than none. It counts as withdrawn as
     /// soon as the table was made in the knowledge that it leaves.
-    pub fn withdrawn(&self, uid: &str, at_most: Duration) -> impl Future<Output = ()> + Send + use<> {
-        let (mut table, known, uid) = (self.table.subscribe(), self.known.clone(), uid.to_owned());
+    pub fn withdrawn(&self, pod: &Pod, at_most: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let (mut table, known, mut leaving) = (self.table.subscribe(), self.known.clone(), Leaving::new(pod));
         async move {
-            let gone = |slices: &Slices| !leads_to(slices, &uid) && !is_known(&known, &uid);
+            let gone = |table: &Table| leaving.is_told(table) && !is_known(&known, &leaving.uid);
             // Every change of what is known is followed by a publication, changed rules or not.
-            let waited = tokio::time::timeout(at_most, table.wait_for(gone)).await;
-            if waited.is_err() {
-                tracing::warn!(uid, ?at_most, "a Pod that leaves is still led to");
+            let is_gone = tokio::time::timeout(at_most, table.wait_for(gone)).await.is_ok();
+            if !is_gone {
+                tracing::warn!(uid = leaving.uid, ?at_most, "a Pod that leaves is still led to");
             }
         }
     }
@@ -80,8 +87,8 @@ impl Programmed {
         let _ = self.known.set(slices);
     }
 
-    pub(crate) fn publish(&self, slices: Slices) {
-        self.table.send_replace(slices);
+    pub(crate) fn publish(&self, table: Table) {
+        self.table.send_replace(table);
     }
 }
 
@@ -89,13 +96,69 @@ fn is_known(known: &OnceLock<Informer<EndpointSlice>>, uid: &str) -> bool {
     known.get().is_some_and(|slices| !slices.filter(|slice| slice_leads_to(slice, uid)).is_empty())
 }
 
-fn leads_to(slices: &Slices, uid: &str) -> bool {
-    slices.iter().any(|slice| slice_leads_to(slice, uid))
+/// A Pod on its way out, and what the tables have said of it.
+#[derive(Debug)]
+struct Leaving {
+    pod: Pod,
+    uid: String,
+    /// The Services that have listed it.
+    listed: BTreeSet<String>,
+}
+
+impl Leaving {
+    fn new(pod: &Pod) -> Self {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        Leaving { pod: pod.clone(), uid, listed: BTreeSet::new() }
+    }
+
+    /// Whether this table leads nobody to the Pod, and none that follows will.
+    ///
+    /// What is not listed may be about to be: a Pod that is deleted in the moment in which it became ready
+    /// is in no slice yet, and would be in the next one after its program was told to end. So whoever is
+    /// deleted must have been listed as leaving, by each Service that selects it, or not be listed any more.
+    fn is_told(&mut self, table: &Table) -> bool {
+        let selecting =
+            table.services.iter().filter(|service| selects(service, &self.pod) && has_slices(service));
+        let mut untold: BTreeSet<String> = selecting.map(|service| key_of(&**service)).collect();
+        let (mut is_led_to, mut stays) = (false, false);
+        for slice in table.slices.iter().filter(|slice| is_managed(slice)) {
+            let (Some(service), Some(leaves)) = (service_of(slice), leaves(slice, &self.uid)) else {
+                continue;
+            };
+            is_led_to |= slice_leads_to(slice, &self.uid);
+            stays |= !leaves && untold.contains(&service);
+            if leaves {
+                untold.remove(&service);
+            }
+            self.listed.insert(service);
+        }
+        let is_deleted = self.pod.metadata.deletion_timestamp.is_some();
+        !is_led_to && (!is_deleted || !stays && untold.is_subset(&self.listed))
+    }
+}
+
+/// Whether the controller lists the Pods that the Service selects.
+fn has_slices(service: &Service) -> bool {
+    let type_ = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+    type_ != Some("ExternalName") && service.metadata.deletion_timestamp.is_none()
+}
+
+/// Whether a slice that lists the Pod says that it leaves.
+fn leaves(slice: &EndpointSlice, uid: &str) -> Option<bool> {
+    let mut endpoints = slice.endpoints.iter().flatten();
+    let endpoint = endpoints.find(|endpoint| {
+        endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref()) == Some(uid)
+    })?;
+    Some(endpoint.conditions.as_ref().and_then(|conditions| conditions.terminating) == Some(true))
+}
+
+fn is_managed(slice: &EndpointSlice) -> bool {
+    let manager = slice.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY));
+    manager.is_some_and(|manager| manager == MANAGER)
 }
 
 fn slice_leads_to(slice: &EndpointSlice, uid: &str) -> bool {
-    let manager = slice.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY));
-    manager.is_some_and(|manager| manager == MANAGER)
+    is_managed(slice)
         && slice.endpoints.iter().flatten().any(|endpoint| {
             let conditions = endpoint.conditions.clone().unwrap_or_default();
             endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref()) == Some(uid)
@@ -110,19 +173,33 @@ mod tests {
 
     use super::*;
 
-    fn slice(manager: &str, uid: &str, ready: bool, terminating: bool) -> Slices {
+    fn slice(manager: &str, uid: &str, ready: bool, terminating: bool) -> Table {
         let slice = json!({
-            "metadata": {"namespace": "a", "labels": {MANAGED_BY: manager}}, "addressType": "IPv4", "ports": [],
+            "metadata": {"namespace": "a", "labels": {MANAGED_BY: manager, "kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "ports": [],
             "endpoints": [{"addresses": ["10.42.0.2"], "targetRef": {"uid": uid},
                            "conditions": {"ready": ready, "terminating": terminating}}],
         });
-        vec![Arc::new(serde_json::from_value(slice).unwrap())]
+        Table { services: Vec::new(), slices: vec![Arc::new(serde_json::from_value(slice).unwrap())] }
+    }
+
+    /// The same, where the Service of the slice is known to select the Pod.
+    fn selected(table: Table) -> Table {
+        let service =
+            json!({"metadata": {"namespace": "a", "name": "web"}, "spec": {"selector": {"app": "web"}}});
+        Table { services: vec![Arc::new(serde_json::from_value(service).unwrap())], ..table }
+    }
+
+    fn pod() -> Pod {
+        let pod = json!({"metadata": {"namespace": "a", "name": "p", "uid": "u", "labels": {"app": "web"},
+                                      "deletionTimestamp": "2027-01-15T08:00:00Z"}});
+        serde_json::from_value(pod).unwrap()
     }
 
     /// How long the wait was, on a clock that only goes on when all wait.
     async fn waited(programmed: &Programmed) -> Duration {
         let start = tokio::time::Instant::now();
-        programmed.withdrawn("u", Duration::from_secs(5)).await;
+        programmed.withdrawn(&pod(), Duration::from_secs(5)).await;
         start.elapsed()
     }
 
@@ -153,5 +230,47 @@ mod tests {
         let programmed = Programmed::default();
         programmed.publish(slice(MANAGER, "u", true, false));
         assert_eq!(waited(&programmed).await, Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_no_slice_lists_yet_is_not_withdrawn_before_one_says_that_it_leaves() {
+        let programmed = Programmed::default();
+        let tables = [
+            slice(MANAGER, "other", true, false),
+            slice(MANAGER, "u", false, false),
+            slice(MANAGER, "u", true, false),
+            slice(MANAGER, "u", false, true),
+        ];
+        let other = programmed.clone();
+        tokio::spawn(async move {
+            for table in tables {
+                other.publish(selected(table));
+                tokio::time::sleep(Duration::from_millis(7)).await;
+            }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(waited(&programmed).await, Duration::from_millis(21));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_is_listed_no_more_is_withdrawn() {
+        let programmed = Programmed::default();
+        programmed.publish(selected(slice(MANAGER, "u", false, false)));
+        let other = programmed.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(7)).await;
+            other.publish(selected(slice(MANAGER, "other", true, false)));
+        });
+        assert_eq!(waited(&programmed).await, Duration::from_millis(7));
+    }
+
+    #[test]
+    fn a_pod_that_ends_without_being_deleted_is_only_not_to_be_led_to() {
+        let mut stays = pod();
+        stays.metadata.deletion_timestamp = None;
+        let mut leaving = Leaving::new(&stays);
+        assert!(leaving.is_told(&selected(slice(MANAGER, "u", false, false))));
+        assert!(!leaving.is_told(&selected(slice(MANAGER, "u", true, false))));
+        assert!(leaving.is_told(&selected(slice(MANAGER, "other", true, false))));
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::flows::{is_orphaned, is_stale, may_be_stale};
 use crate::health_check::{self, HealthChecks, Local};
 use crate::policy::{Feed, Known};
+use crate::programmed::Table;
 use crate::render::table_name;
 use crate::{Family, Host, Instance, Programmed, Refusal, Ruleset, ruleset};
 
@@ -92,7 +93,7 @@ struct Sources {
 struct Seen {
     ruleset: Ruleset,
     refusals: Vec<Refusal>,
-    slices: Vec<Arc<EndpointSlice>>,
+    table: Table,
     /// What health checks are told, by port.
     health: BTreeMap<u16, Local>,
     /// Whose addresses the policies in it know.
@@ -123,7 +124,7 @@ impl Sources {
         let instance = Instance { zone: self.zone(), ..instance.clone() };
         let (mut ruleset, refusals) = ruleset(&services, &slices, &instance, &Host::look(&services));
         ruleset.policies = policies;
-        Seen { ruleset, refusals, slices, health, known }
+        Seen { ruleset, refusals, table: Table { services, slices }, health, known }
     }
 
     /// Where hints may send packets that begin here.
@@ -190,7 +191,7 @@ impl Keeper {
 
     /// Makes the table what was seen, if it is not yet, and tells those who wait for it.
     async fn turn(&mut self, seen: Seen) -> Turn {
-        let Seen { ruleset, refusals, slices, health, known } = seen;
+        let Seen { ruleset, refusals, table, health, known } = seen;
         if known == Known::NoPolicy {
             // Nobody has to wait for the first transaction.
             self.programmed.admission().publish(known.clone());
@@ -210,8 +211,8 @@ impl Keeper {
             }
             self.programmed.pulse().rest();
         }
-        self.forget_those_gone(endpoints(&slices)).await;
-        self.programmed.publish(slices);
+        self.forget_those_gone(endpoints(&table.slices)).await;
+        self.programmed.publish(table);
         self.programmed.admission().publish(known);
         if changed {
             sleep(INTERVAL_MIN).await;

@@ -1,6 +1,6 @@
 //! Indexes: what objects are looked up by, other than their names.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::{Object, key};
@@ -71,6 +71,17 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub fn service_of(slice: &EndpointSlice) -> Option<String> {
     let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
     Some(key(slice.metadata.namespace.as_deref().unwrap_or_default(), service))
+}
+
+/// Whether a Pod is among the endpoints of a Service. A Service without a selector has none of its own.
+pub fn selects(service: &Service, pod: &Pod) -> bool {
+    let selector =
+        service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).filter(|labels| !labels.is_empty());
+    let labels = pod.metadata.labels.as_ref();
+    service.metadata.namespace == pod.metadata.namespace
+        && selector.is_some_and(|selector| {
+            selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+        })
 }
 
 /// The keys of the claims that a Pod uses: a generic ephemeral volume's is named after Pod and volume.

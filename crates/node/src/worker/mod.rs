@@ -342,11 +342,8 @@ impl PodWorker {
     }
 
     fn withdraw_endpoints(&mut self, at_most: Duration) {
-        let meta = &self.state.pod.metadata;
-        let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        let (namespace, name, uid) = (text(&meta.namespace), text(&meta.name), text(&meta.uid));
         let endpoints = self.node.config.endpoints.clone();
-        let withdrawn = endpoints.map(|endpoints| endpoints.withdrawn(&namespace, &name, &uid, at_most));
+        let withdrawn = endpoints.map(|endpoints| endpoints.withdrawn(&self.state.pod, at_most));
         self.spawn(Event::EndpointsWithdrawn, async move {
             if let Some(withdrawn) = withdrawn {
                 withdrawn.await;
