@@ -28,8 +28,9 @@ pub(crate) struct Table {
 /// The endpoints of the last transaction. Clones share it; [`crate::run`] keeps it.
 #[derive(Clone, Debug)]
 pub struct Programmed {
-    /// The latest value matters, so it is a watch.
-    table: watch::Sender<Table>,
+    /// The latest value matters, so it is a watch. Nothing before the first: what a daemon before this one has
+    /// programmed still leads to Pods.
+    table: watch::Sender<Option<Table>>,
     /// What is known now and will be in a transaction.
     known: Arc<OnceLock<Informer<EndpointSlice>>>,
     admission: Admission,
@@ -39,7 +40,7 @@ pub struct Programmed {
 impl Default for Programmed {
     fn default() -> Self {
         let (known, admission, pulse) = (Arc::default(), Admission::default(), Pulse::default());
-        Programmed { table: watch::Sender::new(Table::default()), known, admission, pulse }
+        Programmed { table: watch::Sender::new(None), known, admission, pulse }
     }
 }
 
@@ -53,7 +54,10 @@ impl Programmed {
     pub fn withdrawn(&self, pod: &Pod, at_most: Duration) -> impl Future<Output = ()> + Send + use<> {
         let (mut table, known, mut leaving) = (self.table.subscribe(), self.known.clone(), Leaving::new(pod));
         async move {
-            let gone = |table: &Table| leaving.is_told(table) && !is_known(&known, &leaving.uid);
+            let gone = |table: &Option<Table>| {
+                let is_told = table.as_ref().is_some_and(|table| leaving.is_told(table));
+                is_told && !is_known(&known, &leaving.uid)
+            };
             // Every change of what is known is followed by a publication, changed rules or not.
             let is_gone = tokio::time::timeout(at_most, table.wait_for(gone)).await.is_ok();
             if !is_gone {
@@ -88,7 +92,7 @@ impl Programmed {
     }
 
     pub(crate) fn publish(&self, table: Table) {
-        self.table.send_replace(table);
+        self.table.send_replace(Some(table));
     }
 }
 
@@ -206,7 +210,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pod_that_no_service_leads_to_is_withdrawn_at_once() {
         let programmed = Programmed::default();
-        assert_eq!(waited(&programmed).await, Duration::ZERO);
+        assert_eq!(waited(&programmed).await, Duration::from_secs(5), "nobody knows yet");
         programmed.publish(slice(MANAGER, "other", true, false));
         assert_eq!(waited(&programmed).await, Duration::ZERO);
         programmed.publish(slice("me", "u", true, false));
