@@ -80,8 +80,9 @@ enum Acknowledged {
 }
 
 impl Acknowledged {
-    fn holds(&self, deployment: Option<&Value>) -> bool {
-        let Some(deployment) = deployment else { return *self == Acknowledged::Deleted };
+    /// Of a Deployment that somebody has asked to delete nothing else is promised than that it may be gone.
+    fn holds(&self, deployment: Option<&Value>, is_going: bool) -> bool {
+        let Some(deployment) = deployment else { return is_going };
         let spec = &deployment["spec"];
         match self {
             Acknowledged::Replicas(replicas) => spec["replicas"] == *replicas,
@@ -107,6 +108,8 @@ struct Churn {
     instance: Instance,
     random: Random,
     names: Vec<String>,
+    /// Those whose deletion was asked for, answered or not, since all were there.
+    going: BTreeSet<String>,
     versions: u64,
     changes: u64,
     kills: u64,
@@ -119,7 +122,7 @@ impl Churn {
         let instance = Instance::start_with(&["busybox.tar"], &["--max-pods", &most]);
         let names: Vec<String> = (0..count).map(|n| format!("d{n:03}")).collect();
         let random = Random::of("MONOPOD_CHURN_SEED");
-        Churn { instance, random, names, versions: 0, changes: 0, kills: 0 }
+        Churn { instance, random, names, going: BTreeSet::new(), versions: 0, changes: 0, kills: 0 }
     }
 
     /// How long a wait for all of them may take: they share the processors with whatever else runs.
@@ -154,8 +157,11 @@ impl Churn {
         let deployments = by_name(&list(&self.instance, &["deployments"]));
         for (names, asked, answered) in answered {
             for name in names.iter().filter(|_| answered) {
-                let now = deployments.get(name);
-                assert!(asked.holds(now), "{asked:?} of {name} was acknowledged and is lost: {now:?}");
+                let (now, is_going) = (deployments.get(name), self.going.contains(name));
+                assert!(
+                    asked.holds(now, is_going),
+                    "{asked:?} of {name} was acknowledged and is lost: {now:?}"
+                );
             }
         }
     }
@@ -182,6 +188,7 @@ impl Churn {
             5 => (to(&["rollout", "pause"], &[]), Acknowledged::Paused(true)),
             6 => (to(&["rollout", "resume"], &[]), Acknowledged::Paused(false)),
             7 => {
+                self.going.extend(names.iter().cloned());
                 let cascade = ["background", "foreground", "orphan"][self.chance(3)];
                 let more = [&*format!("--cascade={cascade}"), "--wait=false", "--ignore-not-found"];
                 (to(&["delete"], &more), Acknowledged::Deleted)
@@ -208,6 +215,7 @@ impl Churn {
             if left.is_empty() { Ok(()) } else { Err(left.join(" ")) }
         });
         self.instance.apply(&manifests(&self.names, version));
+        self.going.clear();
         let (instance, names) = (&self.instance, &self.names);
         instance.eventually_within(self.patience(), "all Deployments arrive", || {
             let world = World::look(instance);
@@ -407,7 +415,6 @@ fn led_to(id: &str) -> BTreeSet<String> {
 }
 
 #[test]
-#[ignore = "once in three whole runs a Deployment that had been acknowledged was not there: to be explained first"]
 fn deployments_churned_under_a_daemon_that_is_killed_all_arrive_and_leave_nothing() {
     let asked = number("MONOPOD_CHURN");
     let seconds = number("MONOPOD_CHURN_SECONDS").unwrap_or(if asked.is_some() { 300 } else { 0 });
