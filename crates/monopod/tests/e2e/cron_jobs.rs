@@ -65,20 +65,21 @@ fn a_cron_job_runs_and_says_so() {
 fn a_cron_job_is_run_by_hand_keeps_so_much_of_its_history_and_takes_it_along() {
     let instance = Instance::start(&["busybox.tar"]);
     let name = ticked(&instance);
-    instance.kubectl(&["create", "job", "by-hand", "--from=cronjob/tick"]).ok();
-    instance.wait("condition=complete", "job/by-hand");
+    // Two that began in the same second are as old as each other: the later name stays.
+    instance.kubectl(&["create", "job", "tock", "--from=cronjob/tick"]).ok();
+    instance.wait("condition=complete", "job/tock");
     let owner = "{.metadata.ownerReferences[0].kind} {.metadata.ownerReferences[0].controller}";
-    assert_eq!(instance.field("job/by-hand", owner), "CronJob true");
+    assert_eq!(instance.field("job/tock", owner), "CronJob true");
     // Of those that succeeded the newest is kept.
     patch(&instance, r#"{"spec":{"successfulJobsHistoryLimit":1}}"#);
     instance.eventually("the history", || match &jobs(&instance)[..] {
-        [left] if left == "job.batch/by-hand" => Ok(()),
+        [left] if left == "job.batch/tock" => Ok(()),
         left => Err(format!("{left:?}")),
     });
     told(&instance, &format!("SuccessfulDelete: Deleted job {name}"));
 
     instance.kubectl(&["delete", "cronjob", "tick"]).ok();
-    instance.kubectl(&["wait", "--for=delete", "job/by-hand", "--timeout=60s"]).ok();
+    instance.kubectl(&["wait", "--for=delete", "job/tock", "--timeout=60s"]).ok();
     instance.eventually("its Pods are gone", || match instance.field("pods", "{.items[*].metadata.name}") {
         none if none.is_empty() => Ok(()),
         some => Err(some),
