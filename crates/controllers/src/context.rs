@@ -6,6 +6,7 @@ use std::sync::Arc;
 use api::kinds::Kinds;
 use client::events::{EventType, Recorder, reference};
 use client::{Client, Informers, Object};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -58,6 +59,11 @@ pub(crate) fn say<K: Object>(
     message: String,
 ) {
     recorder.event(&reference(object), kind, reason, message);
+}
+
+/// The store's revision at which an object was written.
+pub(crate) fn version(metadata: &ObjectMeta) -> u64 {
+    metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 /// An object that is gone already is as good as deleted or changed.

@@ -26,6 +26,12 @@ pub(crate) fn owner_key<O: Object>(metadata: &ObjectMeta) -> Option<String> {
     is_of_kind.then(|| key(metadata.namespace.as_deref().unwrap_or_default(), &owner.name))
 }
 
+/// The keys of the owners of the kind `O` that managed a dependent before a change of it, and manage it now.
+pub(crate) fn owner_keys<O: Object, K: Object>(change: &Change<K>) -> BTreeSet<String> {
+    let old = if let Change::Modified { old, .. } = change { Some(old.metadata()) } else { None };
+    old.into_iter().chain([change.object().metadata()]).filter_map(owner_key::<O>).collect()
+}
+
 /// The keys of the owners that a change of a dependent concerns: the owner before, the owner now, and, where
 /// it is nobody's, those that select it. An orphan whose labels stay as they were is no news to anybody.
 pub(crate) fn concerned<O: Object, K: Object>(
@@ -34,9 +40,8 @@ pub(crate) fn concerned<O: Object, K: Object>(
     selects: impl Fn(&O, &K) -> bool,
 ) -> Vec<String> {
     let new = change.object();
+    let mut keys = owner_keys::<O, K>(change);
     let old = if let Change::Modified { old, .. } = change { Some(old.metadata()) } else { None };
-    let mut keys: BTreeSet<String> =
-        old.into_iter().chain([new.metadata()]).filter_map(owner_key::<O>).collect();
     let is_news = old.is_none_or(|old| controller_of(old).is_some() || old.labels != new.metadata().labels);
     if controller_of(new.metadata()).is_none() && is_news {
         let namespace = &new.metadata().namespace;

@@ -24,10 +24,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::context::{Context, say, split};
+use crate::context::{Context, say, split, version};
 use crate::controller::Controller;
 use crate::job::end_of;
-use crate::ownership::{controller_of, owner_key};
+use crate::ownership::{controller_of, owner_keys};
 use crate::pod_control::words;
 use crate::workqueue::{Keys, Next};
 use decide::{Run, View, active, decide};
@@ -65,7 +65,7 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
     let of_cron_jobs = this.clone();
     let controller = Controller::new("cronjob")
         .watches(&this.cron_jobs, move |change| of_cron_jobs.changed(change))
-        .watches(&this.jobs, job_changed);
+        .watches(&this.jobs, |change| owner_keys::<CronJob, _>(change).into_iter().collect());
     let (of_clock, keys, shutdown) = (this.clone(), controller.keys(), context.shutdown.clone());
     tasks.spawn(async move {
         // Cancel-safe: what is due stays due.
@@ -77,15 +77,6 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
     });
 }
 
-/// The owners before and now.
-fn job_changed(change: &Change<Job>) -> Vec<String> {
-    let old = if let Change::Modified { old, .. } = change { Some(&old.metadata) } else { None };
-    let mut keys: Vec<String> =
-        old.into_iter().chain([&change.object().metadata]).filter_map(owner_key::<CronJob>).collect();
-    keys.dedup();
-    keys
-}
-
 /// The UIDs of those whose time has come.
 fn overdue(memories: &HashMap<String, Memory>, now: Timestamp) -> HashSet<String> {
     let due = memories.iter().filter(|(_, memory)| memory.due.is_some_and(|due| due <= now));
@@ -94,10 +85,6 @@ fn overdue(memories: &HashMap<String, Memory>, now: Timestamp) -> HashSet<String
 
 fn uid(metadata: &ObjectMeta) -> &str {
     metadata.uid.as_deref().unwrap_or_default()
-}
-
-fn version(metadata: &ObjectMeta) -> u64 {
-    metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 fn is_controlled(job: &Job, cron_job: &CronJob) -> bool {

@@ -34,7 +34,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::conditions::ready_since;
-use crate::context::{Context, say, split, unless_gone};
+use crate::context::{Context, say, split, unless_gone, version};
 use crate::controller::Controller;
 use crate::expectations::Expectations;
 use crate::ownership::{self, concerned, controller_of};
@@ -94,11 +94,6 @@ pub(crate) fn end_of(job: &Job) -> Option<&JobCondition> {
 
 fn status(job: &Job) -> JobStatus {
     job.status.clone().unwrap_or_default()
-}
-
-/// The store's revision at which the Job was written.
-fn version(job: &Job) -> u64 {
-    job.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 /// Whether another controller was asked to run it.
@@ -161,7 +156,7 @@ impl Jobs {
             return Ok(Next::Done);
         }
         // The change that brings it up to date comes with this key.
-        if self.remember(&job, |memory| memory.is_behind(version(&job))) {
+        if self.remember(&job, |memory| memory.is_behind(version(&job.metadata))) {
             return Ok(Next::Done);
         }
         let (Some(spec), Some(selector)) = (Spec::of(&job), selector(&job)) else { return Ok(Next::Done) };
@@ -301,7 +296,7 @@ impl Jobs {
     async fn write(&self, job: &Job, status: &JobStatus) -> Result<Job, Error> {
         let changed = Job { status: Some(track::written(status)), ..job.clone() };
         let written = self.control.client.replace_status(&changed).await?;
-        self.remember(&written, |memory| memory.writes(version(&written)));
+        self.remember(&written, |memory| memory.writes(version(&written.metadata)));
         Ok(written)
     }
 

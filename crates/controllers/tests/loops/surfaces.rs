@@ -92,20 +92,22 @@ fn condition(kind: &str) -> Value {
         "lastTransitionTime": "2026-01-01T00:00:00Z"})
 }
 
+/// Kinds whose controllers write conditions into their status, where others may write some too.
+const WITH_STATUS: [&str; 7] = [
+    "deployments",
+    "replicasets",
+    "statefulsets",
+    "daemonsets",
+    "replicationcontrollers",
+    "poddisruptionbudgets",
+    "jobs",
+];
+
 /// What somebody else says in a status stays there beside what the controller says.
 #[tokio::test]
 async fn a_status_is_replaced_and_patched_under_a_path_of_its_own() {
     let cluster = Cluster::start().await;
-    let kinds = [
-        "deployments",
-        "replicasets",
-        "statefulsets",
-        "daemonsets",
-        "replicationcontrollers",
-        "poddisruptionbudgets",
-        "jobs",
-    ];
-    for kind in kinds.map(kind) {
+    for kind in WITH_STATUS.map(kind) {
         let path = format!("{}/x", kind.collection());
         cluster.post(&kind.collection(), kind.object("x")).await;
         let at_status = format!("{path}/status");
@@ -151,19 +153,8 @@ async fn labelled(cluster: &Cluster, kind: &Kind, label: &str) -> Vec<String> {
 #[tokio::test]
 async fn collections_are_listed_over_all_namespaces_patched_and_deleted_by_label() {
     let cluster = Cluster::start().await;
-    let kinds = [
-        "deployments",
-        "replicasets",
-        "statefulsets",
-        "daemonsets",
-        "replicationcontrollers",
-        "poddisruptionbudgets",
-        "jobs",
-        "cronjobs",
-        "limitranges",
-        "resourcequotas",
-    ];
-    for kind in kinds.map(kind) {
+    let others = ["cronjobs", "limitranges", "resourcequotas"];
+    for kind in WITH_STATUS.into_iter().chain(others).map(kind) {
         for name in ["a", "b", "c"] {
             cluster.post(&kind.collection(), kind.object(name)).await;
         }
