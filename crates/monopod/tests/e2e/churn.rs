@@ -312,7 +312,7 @@ impl World {
             let status = &one["status"];
             let counts = ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas"];
             let arrived = one["metadata"]["generation"] == status["observedGeneration"]
-                && Acknowledged::Version(version.to_owned()).holds(Some(&one))
+                && Acknowledged::Version(version.to_owned()).holds(Some(&one), false)
                 && counts.iter().all(|count| status[count] == REPLICAS);
             if !arrived {
                 let _ = writeln!(wrong, "deployment {name}: {status}");
