@@ -13,6 +13,7 @@ mod arrows;
 mod check;
 mod conformance;
 mod demo;
+mod flaky;
 mod fuzz;
 mod helm;
 mod host;
