@@ -48,5 +48,6 @@ mod stories;
 mod streams;
 mod taking_down;
 mod usage;
+mod watchers;
 mod workloads;
 mod zero_loss;
