@@ -7,7 +7,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -46,6 +46,15 @@ impl Cidr {
         self.bits
     }
 
+    /// A range that Pods or Services can have.
+    fn checked(self) -> Result<Self> {
+        ensure!((8..=28).contains(&self.bits), "{self}: the prefix length must be from 8 to 28");
+        let network = Cidr { base: self.base & mask(self.bits), bits: self.bits };
+        ensure!(self == network, "{self} has bits set behind the prefix; did you mean {network}?");
+        let wrong = NOBODYS.into_iter().find(|(nobodys, _)| nobodys.overlaps(self));
+        wrong.map_or(Ok(self), |(nobodys, what)| bail!("{self}: {nobodys} is for {what} and for no host"))
+    }
+
     fn overlaps(self, other: Cidr) -> bool {
         let mask = mask(self.bits.min(other.bits));
         self.base & mask == other.base & mask
@@ -60,22 +69,31 @@ impl FromStr for Cidr {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        ensure!(!text.contains(','), "{text}: one range is needed, for {ONE_FAMILY}");
         let (address, bits) = text
             .split_once('/')
             .with_context(|| format!("{text:?} is not an IPv4 range like 10.42.0.0/16"))?;
-        let base = u32::from(
-            address.parse::<Ipv4Addr>().with_context(|| format!("{address:?} is not an IPv4 address"))?,
-        );
+        let base = match address.parse() {
+            Ok(IpAddr::V4(address)) => u32::from(address),
+            Ok(IpAddr::V6(_)) => bail!("{text}: an IPv4 range like 10.42.0.0/16 is needed, for {ONE_FAMILY}"),
+            Err(_) => bail!("{address:?} is not an IPv4 address"),
+        };
         let bits: u8 = bits.parse().with_context(|| format!("{bits:?} is not a prefix length"))?;
-        ensure!((8..=28).contains(&bits), "{text}: the prefix length must be from 8 to 28");
-        ensure!(
-            base & !mask(bits) == 0,
-            "{text} has bits set behind the prefix; did you mean {}?",
-            Cidr { base: base & mask(bits), bits }
-        );
-        Ok(Cidr { base, bits })
+        Cidr { base, bits }.checked()
     }
 }
+
+/// Why there is no second range.
+const ONE_FAMILY: &str = "Pods and Services have addresses of IPv4 alone";
+
+/// What no host may have an address of (RFC 6890): the kernel would take the range, and packets would not come.
+const NOBODYS: [(Cidr, &str); 5] = [
+    (Cidr { base: 0, bits: 8 }, "hosts that do not know their address"),
+    (Cidr { base: 127 << 24, bits: 8 }, "loopback"),
+    (Cidr { base: 169 << 24 | 254 << 16, bits: 16 }, "link-local addresses"),
+    (Cidr { base: 224 << 24, bits: 4 }, "multicast"),
+    (Cidr { base: 240 << 24, bits: 4 }, "future use"),
+];
 
 impl TryFrom<String> for Cidr {
     type Error = anyhow::Error;
@@ -128,6 +146,17 @@ impl Ranges {
         ensure!(room >= pods, "the Pod range {} has {room} addresses for --max-pods {pods}", self.pods);
         Ok(())
     }
+
+    /// Refuses to leave the node's part of before while its bridge is there: the routes of Pods that live, and
+    /// their gateway's address, would go with it.
+    fn keep(&self, before: &Ranges) -> Result<()> {
+        let (here, there) = (before.node(), self.node());
+        ensure!(
+            there.bits <= here.bits && there.overlaps(here),
+            "Pods of the last start may live in {here}: run `monopod down` before they move to {there}"
+        );
+        Ok(())
+    }
 }
 
 /// The network's own address, the gateway's and the broadcast one.
@@ -149,6 +178,7 @@ pub(crate) fn choose_ranges(
     let mut ranges =
         Ranges { pods: pods.unwrap_or(free.pods), services: services.unwrap_or(free.services), ..free };
     max_pods.map_or(Ok(()), |pods| ranges.hold(pods))?;
+    before.as_ref().filter(|_| has_route(&table, &bridge)).map_or(Ok(()), |before| ranges.keep(before))?;
     let Ranges { pods, services, .. } = &ranges;
     ensure!(!pods.overlaps(*services), "Pod range {pods} and Service range {services} overlap");
     if before.as_ref() != Some(&ranges) {
@@ -163,13 +193,26 @@ pub(crate) fn choose_ranges(
 fn still_free(before: Option<&Ranges>, table: &str, bridge: &str) -> Result<Ranges> {
     let taken = routes(table);
     let Some(before) = before else { return first_free(&taken) };
-    let ours = table.lines().any(|line| line.split_whitespace().next() == Some(bridge));
-    if ours || !taken.iter().any(|route| route.overlaps(before.pods)) {
+    if has_route(table, bridge) || !taken.iter().any(|route| route.overlaps(before.pods)) {
         return Ok(before.clone());
     }
     let free = first_free(&[taken, vec![before.services]].concat())?;
     tracing::warn!(before = %before.pods, now = %free.pods, "the range of the Pods was taken by another meanwhile");
     Ok(Ranges { pods: free.pods, ..before.clone() })
+}
+
+/// Whether a link has a route: the instance's bridge does as long as it is there.
+fn has_route(table: &str, link: &str) -> bool {
+    table.lines().any(|line| line.split_whitespace().next() == Some(link))
+}
+
+/// Refuses a range that was asked for when a link of the host has an address in it: the host would lose
+/// its way to all others there, the administrator's own perhaps among them.
+pub(crate) fn refuse_range_of_host(flag: &str, range: Option<Cidr>, instance: &str) -> Result<()> {
+    let Some(range) = range else { return Ok(()) };
+    let link = runtime::range_taken(range.to_string().parse()?, instance)?;
+    ensure!(link.is_none(), "{flag} {range}: {} of this host has an address in it", link.unwrap_or_default());
+    Ok(())
 }
 
 fn first_free(taken: &[Cidr]) -> Result<Ranges> {
@@ -277,6 +320,26 @@ mod tests {
         for wrong in ["10.42.0.0", "10.42.0.1/16", "10.42.0.0/33", "a/8"] {
             assert!(wrong.parse::<Cidr>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_range_that_can_be_nobodys_is_refused_with_the_reason() {
+        let said = |text: &str| text.parse::<Cidr>().expect_err("refused").to_string();
+        let family = "Pods and Services have addresses of IPv4 alone";
+        assert_eq!(
+            said("fd00::/64"),
+            format!("fd00::/64: an IPv4 range like 10.42.0.0/16 is needed, for {family}")
+        );
+        let two = "10.42.0.0/16,fd00::/64";
+        assert_eq!(said(two), format!("{two}: one range is needed, for {family}"));
+        assert_eq!(said("127.8.0.0/16"), "127.8.0.0/16: 127.0.0.0/8 is for loopback and for no host");
+        assert_eq!(
+            said("169.0.0.0/8"),
+            "169.0.0.0/8: 169.254.0.0/16 is for link-local addresses and for no host"
+        );
+        assert_eq!(said("239.1.0.0/16"), "239.1.0.0/16: 224.0.0.0/4 is for multicast and for no host");
+        assert!(said("0.0.0.0/8").contains("do not know their address"));
+        assert!(said("255.255.255.0/24").contains("future use"));
     }
 
     #[test]

@@ -200,6 +200,9 @@ impl Ground {
         let state = data_dir.join("state");
         // First of all: what follows reads and writes files that another daemon may hold.
         let running = instance::lock(&state)?;
+        let id = instance::id(&data_dir);
+        instance::refuse_range_of_host("--pod-cidr", settings.pod_cidr, &id)?;
+        instance::refuse_range_of_host("--service-cidr", settings.service_cidr, &id)?;
         let ranges =
             instance::choose_ranges(&state, settings.pod_cidr, settings.service_cidr, settings.max_pods)?;
         // Before the certificate, which names the address it is served at.

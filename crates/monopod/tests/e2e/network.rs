@@ -432,6 +432,31 @@ fn finished_pods_take_no_address_from_those_that_come() {
     });
 }
 
+#[test]
+fn a_range_of_the_host_is_refused_and_so_is_another_than_that_of_pods_that_live() {
+    in_a_host_of_its_own(|address| {
+        let mut instance = Instance::start(&[]);
+        assert_eq!(instance.stop(), 0);
+        let refused = |flag: &str, range: &str| {
+            instance.monopod(&["up", "--listen", "127.0.0.1:0", flag, range]).fails()
+        };
+        let [a, b, c, _] = address.octets();
+        let hosts = format!("{a}.{b}.{c}.0/24");
+        for flag in ["--pod-cidr", "--service-cidr"] {
+            let said = refused(flag, &hosts);
+            assert!(
+                said.contains(&format!("{flag} {hosts}: ")) && said.contains(" has an address in it"),
+                "{said}"
+            );
+        }
+        let said = refused("--pod-cidr", "10.251.78.0/24");
+        assert!(said.contains("run `monopod down` before they move to 10.251.78.0/24"), "{said}");
+        instance.monopod(&["down"]).ok();
+        let moved = Instance::start_with(&[], &["--pod-cidr", "10.251.78.0/24"]);
+        assert_eq!(moved.field("node", "{.items[0].spec.podCIDR}"), "10.251.78.0/24");
+    });
+}
+
 /// Runs in a network namespace that plays a host with one interface, whose address is given, and the
 /// parameters that a host without `br_netfilter` has; in a mount namespace with a `/run` of its own too, where
 /// instances leave word for each other about the host's parameters.
