@@ -33,7 +33,7 @@ const PATIENCE: &str = "900";
 const GUEST: &str = include_str!("hosts/guest.sh");
 const PODS: &str = include_str!("hosts/pods.yaml");
 /// What the program, nftables and the guest's own script ask of the kernel, with what these need.
-const MODULES: [&str; 28] = [
+const MODULES: [&str; 29] = [
     "overlay",
     "veth",
     "llc",
@@ -48,6 +48,7 @@ const MODULES: [&str; 28] = [
     "nf_defrag_ipv4",
     "nf_defrag_ipv6",
     "nf_conntrack",
+    "nf_conntrack_netlink",
     "nf_nat",
     "nft_chain_nat",
     "nft_nat",

@@ -77,6 +77,14 @@ fn examine(root: bool) -> Vec<Finding> {
     }
     findings.push(Finding {
         needed: false,
+        ..needed(
+            "a list of tracked connections",
+            trials::connections(),
+            "load the kernel module, or senders of UDP that never pause go on to Pods that have left their Service",
+        )
+    });
+    findings.push(Finding {
+        needed: false,
         ..needed("no swap", no_swap(), "swapoff -a, for containers never get any")
     });
     findings

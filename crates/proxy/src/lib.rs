@@ -14,7 +14,7 @@
 //! policies that select it hold.
 //!
 //! The table `monopod-<instance>` is ours alone; [`cleanup`] deletes it, and when others do, it is programmed
-//! again. Flows that lead to Pods of before are forgotten after each change (`flows.rs`). Not
+//! again. Flows that lead to Pods of before are forgotten after each change (`flows.rs`, `forget.rs`). Not
 //! here: the masquerading of what leaves the Pod network, which is the runtime's as it owns the bridge.
 //!
 //! Start reading at [`ruleset`], and for policies at [`policy::compile`].
@@ -22,6 +22,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test owns what it starts"))]
 
 mod flows;
+mod forget;
 mod health_check;
 mod outer;
 pub mod policy;

@@ -10,13 +10,12 @@ use client::{Changes, Informer, Informers, Part};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sys::command::{self, CommandError};
-use sys::netlink::conntrack::{self, Flow, Which};
 use sys::netlink::{Heard, TableWatch};
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::flows::{is_orphaned, is_stale, may_be_stale};
+use crate::forget::Forgetting;
 use crate::health_check::{self, HealthChecks, Local};
 use crate::policy::{Feed, Known};
 use crate::programmed::Table;
@@ -153,6 +152,7 @@ struct Keeper {
     watch: Option<AsyncFd<TableWatch>>,
     told: Told,
     health_checks: HealthChecks,
+    forgetting: Forgetting,
     /// The addresses of all endpoints, as they were seen last.
     listed: BTreeSet<IpAddr>,
     /// None: nobody knows what is there.
@@ -164,9 +164,18 @@ impl Keeper {
     fn new(instance: Instance, programmed: Programmed, recorder: Recorder) -> Self {
         // Before the first transaction, so that no end of the table goes unheard.
         let watch = watch(&table_name(&instance.id));
-        let (told, health_checks) = (Told::default(), HealthChecks::default());
-        let (listed, applied, backoff) = (BTreeSet::new(), None, BACKOFF_MIN);
-        Self { instance, programmed, recorder, watch, told, health_checks, listed, applied, backoff }
+        Self {
+            instance,
+            programmed,
+            recorder,
+            watch,
+            told: Told::default(),
+            health_checks: HealthChecks::default(),
+            forgetting: Forgetting::default(),
+            listed: BTreeSet::new(),
+            applied: None,
+            backoff: BACKOFF_MIN,
+        }
     }
 
     async fn keep(mut self, mut sources: Sources) {
@@ -225,7 +234,7 @@ impl Keeper {
         let gone: Vec<IpAddr> = self.listed.difference(&listed).copied().collect();
         self.listed = listed;
         if !gone.is_empty() {
-            forget_orphans(gone).await;
+            self.forgetting.orphans(gone).await;
         }
     }
 
@@ -235,7 +244,7 @@ impl Keeper {
         let before = self.applied.take();
         program(&wanted, before.as_ref()).await?;
         let by_others = changed_beside(&mut self.watch);
-        forget_stale_flows(before, &wanted).await;
+        self.forgetting.stale(before, &wanted).await;
         (self.applied, self.backoff) = (Some(wanted), BACKOFF_MIN);
         if by_others {
             self.taken_away();
@@ -331,33 +340,6 @@ async fn changed(watch: &mut Option<AsyncFd<TableWatch>>) {
         }
     }
     std::future::pending().await
-}
-
-/// After the rules have changed: no packet of such a flow is led anew before it is forgotten.
-async fn forget_stale_flows(before: Option<Ruleset>, now: &Ruleset) {
-    let places = may_be_stale(before.as_ref(), now);
-    if !places.is_empty() {
-        let now = now.clone();
-        forget(places, move |flow, _| is_stale(flow, before.as_ref(), &now)).await;
-    }
-}
-
-/// After Pods have ended, whose connections outlived the rules that made them.
-async fn forget_orphans(gone: Vec<IpAddr>) {
-    let places = gone.into_iter().map(Which::To).collect();
-    forget(places, |flow, place| matches!(place, Which::To(gone) if is_orphaned(flow, gone))).await;
-}
-
-async fn forget(places: Vec<Which>, stale: impl Fn(&Flow, Which) -> bool + Send + 'static) {
-    let forgotten = tokio::task::spawn_blocking(move || {
-        let each = |place: &Which| conntrack::forget(*place, |flow| stale(flow, *place));
-        places.iter().map(each).try_fold(0, |sum, count| Ok::<_, sys::Error>(sum + count?))
-    });
-    match forgotten.await {
-        Ok(Ok(count)) if count > 0 => tracing::debug!(count, "forgot flows to Pods that are gone"),
-        Ok(Ok(_)) | Err(_) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "flows may go on to Pods that are gone"),
-    }
 }
 
 /// Every address that the slices name, ready or not.

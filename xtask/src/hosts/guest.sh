@@ -132,7 +132,8 @@ nothing_left() {
 names_modules() {
     ! monopod doctor >/tmp/doctor 2>&1
     cat /tmp/doctor
-    grep -q nft_masq /tmp/doctor && grep -q nft_fib_ipv4 /tmp/doctor && ! grep -q nft_nat /tmp/doctor
+    grep -q nft_masq /tmp/doctor && grep -q nft_fib_ipv4 /tmp/doctor && ! grep -q nft_nat /tmp/doctor &&
+        grep -q '^optional.*nf_conntrack_netlink missing' /tmp/doctor
 }
 
 pods_live() {
@@ -163,6 +164,16 @@ all_goes() {
     check "down takes all away" monopod down --purge --data-dir $DATA
     check "nothing is left" nothing_left
 }
+# The kernel cannot be asked to forget where a flow of UDP goes.
+without_lists_of_connections() {
+    check "the node is Ready without lists of connections" up
+    check "images are imported again" monopod image import /images/busybox.tar
+    check "Pods and a Service are created again" kubectl apply -f /etc/pods.yaml
+    check "they are ready again" ready pod/web pod/client
+    check "the Service leads to its Pod" is hello service_from_pod
+    all_goes
+    check "what is missing was said once, by name" is 1 grep -c nf_conntrack_netlink /tmp/monopod.log
+}
 # As in a container of another runtime: processes in the root of a cgroup namespace.
 in_a_container() {
     (cd /sys/fs/cgroup && mkdir -p docker/c1 && echo "+cpu +memory +pids" >cgroup.subtree_control &&
@@ -192,6 +203,8 @@ a_manager_kills_the_daemon "$(field service web '{.spec.clusterIP}')"
 all_goes
 in_a_container
 echo /bin/false >/proc/sys/kernel/modprobe
+rmmod nf_conntrack_netlink
+without_lists_of_connections
 rmmod nft_masq nft_fib_ipv4
 check "doctor names modules that are missing" names_modules
 echo "GUEST done ($(seconds) s)"

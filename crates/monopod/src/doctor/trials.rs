@@ -14,6 +14,7 @@ use sys::capability::Capabilities;
 use sys::cgroup::{DeviceRule, Group, Hierarchy, Resources};
 use sys::mount::{Detached, make_all_private};
 use sys::namespace::{self, Namespaces};
+use sys::netlink::conntrack::{self, Which};
 use sys::netlink::{Link, Veth, mac_of};
 use sys::process::{self, Forked, SingleThreaded};
 use sys::seccomp::{self, Profile};
@@ -187,6 +188,14 @@ pub(super) fn rules() -> Outcome {
     })
 }
 
+/// A list of the connections that the kernel tracks, as the daemon asks for it.
+pub(super) fn connections() -> Outcome {
+    in_namespaces(Namespaces::NETWORK, || match conntrack::forget(Which::All, |_| false) {
+        Err(error) if conntrack::lacks_module(&error) => Err(format!("{} missing", conntrack::MODULE)),
+        listed => listed.map(drop).map_err(words),
+    })
+}
+
 /// A table of one chain, in place of the one before.
 fn asks_for(hook: &str, rule: &str) -> String {
     let empty = "table ip trial\ndelete table ip trial\n";
@@ -256,6 +265,7 @@ mod tests {
         overlay().expect("an overlay");
         links().expect("links");
         rules().expect("rules");
+        connections().expect("a list of connections");
         let left = fs::read_dir("/var/lib").expect("a directory").flatten();
         let mine = format!(".monopod-doctor-{}", std::process::id());
         assert!(left.into_iter().all(|entry| entry.file_name() != mine.as_str()));

@@ -11,7 +11,11 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, netlink};
 
 use super::message::{ACK, Builder, DUMP, Socket, address_of, family, next_attribute, octets, u16_at};
-use crate::{Context, Result};
+use crate::{Context, Error, Result};
+
+/// The kernel's module that lists connections and forgets them. The kernel loads it when it is asked to,
+/// where it has it and may.
+pub const MODULE: &str = "nf_conntrack_netlink";
 
 const SUBSYSTEM: u16 = 1 << 8;
 const NEW: u16 = SUBSYSTEM;
@@ -103,7 +107,7 @@ pub enum Which {
 /// Forgets the flows for which `stale` says so, and says how many. Their next packets are led anew.
 ///
 /// # Errors
-/// The kernel cannot list connections: it says EINVAL without `nf_conntrack_netlink`.
+/// The kernel cannot list connections: see [`lacks_module`].
 pub fn forget(which: Which, stale: impl Fn(&Flow) -> bool) -> Result<usize> {
     let socket = Socket::open(Some(netlink::NETFILTER), SocketFlags::empty())?;
     let mut found = Vec::new();
@@ -122,7 +126,7 @@ pub fn forget(which: Which, stale: impl Fn(&Flow) -> bool) -> Result<usize> {
                 found.extend(parse(body).filter(|flow| meant(flow) && stale(flow)));
             }
         })
-        .attempt(|| "list tracked connections (nf_conntrack_netlink)")?;
+        .attempt(|| "list tracked connections")?;
     for flow in &found {
         match socket.ask(deletion(flow)) {
             // It ended by itself.
@@ -131,6 +135,12 @@ pub fn forget(which: Which, stale: impl Fn(&Flow) -> bool) -> Result<usize> {
         }
     }
     Ok(found.len())
+}
+
+/// Whether [`forget`] failed because the kernel has no [`MODULE`]: nobody takes the request then, which is
+/// told from no wrong one.
+pub fn lacks_module(error: &Error) -> bool {
+    error.errno == Errno::INVAL
 }
 
 /// A dump of the flows whose answers come from an address.
