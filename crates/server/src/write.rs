@@ -53,11 +53,10 @@ pub(crate) enum Tracking {
 /// Records who wrote what in `metadata.managedFields`: before admission, for what that adds belongs to
 /// nobody, and before the server takes back what this way of writing may not change.
 pub(crate) fn track(call: &Call, tracking: Tracking, old: Option<&Value>, new: &mut Value) {
-    let resource = call.resource.storage();
-    let version = resource.api_version();
     if tracking == Tracking::Update {
-        let name = manager_name(call);
-        apply::update(resource.schema(), old, new, manager(call, &name, version));
+        let (name, kinds) = (manager_name(call), call.state.registry.kinds());
+        let manager = manager(call, &name, call.resource.api_version());
+        apply::update(apply::Versions::new(&call.resource, &kinds), old, new, manager);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The list metadata.managedFields.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -141,6 +141,16 @@ impl Managed {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The versions whose names the entries use.
+    pub(super) fn versions(&self) -> BTreeSet<String> {
+        self.0.values().map(|entry| entry.api_version.clone()).collect()
+    }
+
+    /// Drops the entries of a version.
+    pub(super) fn forget(&mut self, api_version: &str) {
+        self.0.retain(|_, entry| entry.api_version != api_version);
     }
 
     pub(super) fn fields_of(&self, identity: &Identity) -> Option<Set> {

@@ -15,10 +15,14 @@ mod managers;
 mod set;
 mod typed;
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::convert;
 use crate::decode::{self, Misfit};
+use crate::kinds::{Kind, Kinds};
 use crate::schema::{ListKind, Struct};
 use crate::status::{Cause, Status};
 use managers::{Identity, Managed, Operation};
@@ -75,48 +79,94 @@ pub fn manager_name(parameter: &str, user_agent: &str) -> String {
     }
 }
 
-/// Records in `new` who owns what after a create (`old` is `None`), update or patch.
+/// A kind in all its versions. Who writes owns fields by the names of the version it writes in, and loses
+/// them by a write in any other: each compares the objects as it shows them.
+#[derive(Debug, Clone, Copy)]
+pub struct Versions<'a> {
+    request: &'a Kind,
+    served: &'a Kinds,
+}
+
+impl<'a> Versions<'a> {
+    /// Of the kind that is written, in the version of the request.
+    pub fn new(request: &'a Kind, served: &'a Kinds) -> Self {
+        Self { request, served }
+    }
+
+    fn find(self, api_version: &str) -> Option<&'a Kind> {
+        match self.request {
+            kind if kind.api_version() == api_version => Some(kind),
+            kind => self.served.by_kind(api_version, &kind.kind).map(|kind| &**kind),
+        }
+    }
+}
+
+/// Records in `new` who owns what after a create (`old` is `None`), update or patch. Both are in the version
+/// that is stored.
 ///
 /// A client may send managedFields: a valid list replaces the old one, a list with one
 /// empty entry clears it, and anything else is taken for ignorance and ignored.
-pub fn update(schema: &Struct, old: Option<&Value>, new: &mut Value, manager: Manager<'_>) {
-    let empty;
-    let live = match old {
-        Some(old) => old,
-        None => {
-            empty = decode::empty(schema);
-            &empty
-        }
-    };
+pub fn update(versions: Versions<'_>, old: Option<&Value>, new: &mut Value, manager: Manager<'_>) {
     let sent = take_managed(new);
-    let managed = match Managed::read(&sent) {
+    let mut managed = match Managed::read(&sent) {
         _ if !manager.subresource.is_empty() => managed_of(old),
         _ if managers::is_reset(&sent) => Managed::default(),
         Some(managed) if !managed.is_empty() => managed,
         _ => managed_of(old),
     };
-    let managed = record_update(schema, live, new, managed, manager);
+    for version in managed.versions().into_iter().filter(|version| *version != manager.api_version) {
+        match versions.find(&version) {
+            Some(kind) => {
+                Written::shown_by(kind, old, new, manager.subresource).take_from(&mut managed, &version)
+            }
+            // Of a version that is served no more nobody can say what its fields are.
+            None => managed.forget(&version),
+        }
+    }
+    Written::shown_by(versions.request, old, new, manager.subresource).give_to(&mut managed, manager);
     managed.write(new);
 }
 
-fn record_update(
-    schema: &Struct,
-    live: &Value,
-    new: &Value,
-    mut managed: Managed,
-    manager: Manager<'_>,
-) -> Managed {
-    let (difference, ignored) = (typed::compare(live, new, schema), ignored(manager.subresource));
-    let changed = difference.modified.union(&difference.added).recursive_difference(&ignored);
-    let removed = difference.removed.recursive_difference(&ignored);
-    managed.take_away(manager.api_version, &changed);
-    managed.take_away(manager.api_version, &removed);
-    let owned = changed.difference(&removed).difference(&Set::of(UNOWNED));
-    if !owned.is_empty() {
-        managed.add(Identity::new(Operation::Update, manager), &owned, manager);
-        managed.cap();
+/// What a write changed and took out, by the names of one version.
+struct Written {
+    changed: Set,
+    removed: Set,
+}
+
+impl Written {
+    fn between(schema: &Struct, live: &Value, new: &Value, subresource: &str) -> Self {
+        let (difference, ignored) = (typed::compare(live, new, schema), ignored(subresource));
+        let changed = difference.modified.union(&difference.added).recursive_difference(&ignored);
+        Self { changed, removed: difference.removed.recursive_difference(&ignored) }
     }
-    managed
+
+    /// Of objects of the stored version, as another one shows them.
+    fn shown_by(kind: &Kind, old: Option<&Value>, new: &Value, subresource: &str) -> Self {
+        let live = old.map_or_else(|| Cow::Owned(decode::empty(kind.schema())), |old| shown(kind, old));
+        Self::between(kind.schema(), &live, &shown(kind, new), subresource)
+    }
+
+    fn take_from(&self, managed: &mut Managed, api_version: &str) {
+        managed.take_away(api_version, &self.changed);
+        managed.take_away(api_version, &self.removed);
+    }
+
+    fn give_to(&self, managed: &mut Managed, manager: Manager<'_>) {
+        self.take_from(managed, manager.api_version);
+        let owned = self.changed.difference(&self.removed).difference(&Set::of(UNOWNED));
+        if !owned.is_empty() {
+            managed.add(Identity::new(Operation::Update, manager), &owned, manager);
+            managed.cap();
+        }
+    }
+}
+
+/// An object of the stored version in another.
+fn shown<'a>(kind: &Kind, stored: &'a Value) -> Cow<'a, Value> {
+    if kind.is_storage() {
+        return Cow::Borrowed(stored);
+    }
+    Cow::Owned(convert::to_served(kind, stored.clone()))
 }
 
 /// What a write to this place cannot change and therefore does not own.
@@ -148,7 +198,7 @@ pub fn apply(
     let mut managed = managed_of(live);
     if managed.is_empty() {
         let before = Manager { name: BEFORE_FIRST_APPLY, ..manager };
-        managed = record_update(schema, &empty, &object, managed, before);
+        Written::between(schema, &empty, &object, manager.subresource).give_to(&mut managed, before);
     }
     let attempt = |force| Attempt { schema, live: &object, intent, manager, force }.run(managed.clone());
     let outcome = match attempt(force) {

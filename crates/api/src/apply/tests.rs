@@ -9,6 +9,14 @@ fn config_map() -> &'static Struct {
     schema::kind("v1", "ConfigMap").unwrap()
 }
 
+/// The update of an object that is written in the version it is stored in.
+fn update(schema: &Struct, old: Option<&Value>, new: &mut Value, manager: Manager<'_>) {
+    let kinds = crate::kinds::built_in();
+    let kind =
+        kinds.all().iter().find(|kind| kind.is_storage() && kind.schema().name == schema.name).unwrap();
+    super::update(Versions::new(kind, kinds), old, new, manager);
+}
+
 fn by(name: &'static str, second: i64) -> Manager<'static> {
     Manager { name, api_version: "v1", subresource: "", now: Timestamp::from_second(second).unwrap() }
 }
@@ -361,4 +369,39 @@ fn kubectl_takes_over_what_it_applied_from_the_client() {
         apply(config_map(), Some(&live), &map(json!({"a": "2"})), by("other", 1), false).unwrap_err().code(),
         409
     );
+}
+
+#[test]
+fn who_writes_in_another_version_owns_fields_by_its_names_and_loses_them_by_those_of_others() {
+    let kinds = crate::kinds::built_in();
+    let versions = |version| {
+        Versions::new(kinds.find("autoscaling", version, "horizontalpodautoscalers").unwrap(), kinds)
+    };
+    let in_version = |name, api_version, second| Manager { api_version, ..by(name, second) };
+    let cpu = |percent: i64| {
+        json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"},
+            "spec": {"maxReplicas": 3, "metrics": [{"type": "Resource", "resource": {"name": "cpu",
+                "target": {"type": "Utilization", "averageUtilization": percent}}}]}})
+    };
+    let mut old = cpu(80);
+    super::update(versions("v1"), None, &mut old, in_version("one", "autoscaling/v1", 0));
+    let entry = |object: &Value, at: usize| object["metadata"]["managedFields"][at].clone();
+    assert_eq!(entry(&old, 0)["apiVersion"], "autoscaling/v1");
+    let fields = json!({"f:maxReplicas": {}, "f:targetCPUUtilizationPercentage": {}});
+    assert_eq!(entry(&old, 0)["fieldsV1"]["f:spec"], fields);
+
+    let mut new = cpu(50);
+    new["metadata"]["managedFields"] = old["metadata"]["managedFields"].clone();
+    super::update(versions("v2"), Some(&old), &mut new, in_version("two", "autoscaling/v2", 1));
+    assert_eq!(entry(&new, 0)["fieldsV1"]["f:spec"], json!({"f:maxReplicas": {}}), "the other is two's now");
+    assert_eq!(entry(&new, 1)["apiVersion"], "autoscaling/v2");
+    assert_eq!(entry(&new, 1)["fieldsV1"]["f:spec"], json!({"f:metrics": {}}));
+
+    let mut newer = cpu(50);
+    let list = new["metadata"]["managedFields"].to_string().replace("autoscaling/v1", "autoscaling/v2beta1");
+    newer["metadata"]["managedFields"] = serde_json::from_str(&list).unwrap();
+    let last = newer.clone();
+    super::update(versions("v2"), Some(&last), &mut newer, in_version("two", "autoscaling/v2", 2));
+    let left = managers(&newer);
+    assert_eq!(left.len(), 1, "a version that is served no more: {left:?}");
 }
