@@ -206,7 +206,7 @@ fn crate_of(path: &str) -> &str {
     &path[..end]
 }
 
-/// The files of modules that are compiled for tests only: `#[cfg(test)] mod properties;`.
+/// The files of modules that are compiled for tests only, `#[cfg(test)] mod properties;`, and those below them.
 fn modules_of_tests(sources: &[Source]) -> BTreeSet<String> {
     let declared = sources.iter().flat_map(|source| {
         let lines: Vec<&str> = source.text.lines().collect();
@@ -215,7 +215,11 @@ fn modules_of_tests(sources: &[Source]) -> BTreeSet<String> {
         let name = |line: String| Some(line.strip_prefix("mod ")?.strip_suffix(';')?.to_owned());
         names.into_iter().filter_map(name).map(|name| format!("{}/{name}.rs", folder_of(&source.path)))
     });
-    declared.collect()
+    let declared: BTreeSet<String> = declared.collect();
+    let is_below =
+        |path: &str| declared.iter().any(|test| path.starts_with(&format!("{}/", folder_of(test))));
+    let below = sources.iter().map(|source| &source.path).filter(|path| is_below(path));
+    below.cloned().chain(declared.iter().cloned()).collect()
 }
 
 /// Where the modules of a file are.

@@ -1,7 +1,8 @@
 //! The runtime as a whole: what it knows, and the interface of it.
 
+mod host_ports;
+
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::path::Path;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,8 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, Shared, WeakShared};
-use sys::netlink::{Heard, TableWatch};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -21,14 +20,14 @@ use crate::events::Events;
 use crate::image::ImageStore;
 use crate::interface::{
     AttachOptions, ContainerConfig, ContainerStats, ContainerStatus, Credentials, Error, Event, ExecOptions,
-    ExecOutput, Image, Measured, MemoryUse, PodIdentity, PortMapping, Resources, Runtime, SandboxConfig,
-    SandboxSnapshot, SandboxStatus, SandboxUpdate, Streams,
+    ExecOutput, Image, Measured, MemoryUse, PodIdentity, Resources, Runtime, SandboxConfig, SandboxSnapshot,
+    SandboxStatus, SandboxUpdate, Streams,
 };
 use crate::layout::{Layout, make_private};
 use crate::link::Link;
 use crate::network::Addresses;
 use crate::network::bridge::Bridge;
-use crate::network::ports::{self, HostPorts, Table};
+use crate::network::ports::{HostPorts, Table};
 use crate::sandbox::branches::{Allocatable, Branches};
 use crate::sandbox::{self, Sandbox};
 use crate::threads::on_own_thread;
@@ -275,111 +274,6 @@ impl Inner {
                 }
             }
         });
-    }
-
-    /// Leads the sandbox's host ports to it.
-    pub(crate) async fn set_ports(&self, sandbox: &Sandbox) -> Result<(), Error> {
-        if !self.note_ports(sandbox) {
-            return Ok(());
-        }
-        self.program_ports().await?;
-        self.forget_flows(sandbox.record.addresses.clone(), sandbox.record.config.port_mappings.clone())
-            .await;
-        Ok(())
-    }
-
-    /// Notes the host ports of a sandbox; false when it has none.
-    pub(crate) fn note_ports(&self, sandbox: &Sandbox) -> bool {
-        let mappings = &sandbox.record.config.port_mappings;
-        let addresses = sandbox.record.addresses.clone();
-        if mappings.is_empty() || addresses.is_empty() {
-            return false;
-        }
-        let ports = HostPorts { addresses, mappings: mappings.clone() };
-        let mut all = self.host_ports.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(sandbox.id().to_owned(), ports);
-        true
-    }
-
-    /// Leads them nowhere again.
-    pub(crate) async fn unset_ports(&self, sandbox: &Sandbox) -> Result<(), Error> {
-        let had = self.host_ports.lock().unwrap_or_else(PoisonError::into_inner).remove(sandbox.id());
-        let Some(had) = had else { return Ok(()) };
-        self.program_ports().await?;
-        self.forget_flows(Vec::new(), had.mappings).await;
-        Ok(())
-    }
-
-    /// A sender of UDP that never pauses would go on to where its first packet went: to the Pod that had the
-    /// port before, or to nobody.
-    async fn forget_flows(&self, to: Vec<IpAddr>, mappings: Vec<PortMapping>) {
-        if !mappings.iter().any(|mapping| mapping.protocol == "UDP") {
-            return;
-        }
-        let forgotten = tokio::task::spawn_blocking(move || ports::forget_flows(&to, &mappings)).await;
-        if let Ok(Err(error)) = forgotten {
-            tracing::warn!(%error, "flows of UDP to a host port may go on to where it led before");
-        }
-    }
-
-    /// Programs the tables again whenever others have changed them.
-    fn watch_table(self: &Arc<Self>) {
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe; the descriptor here is owned and stays the same"
-        )]
-        let register = AsyncFd::new;
-        let watch = TableWatch::open(self.layout.ports_table()).map_err(|error| error.to_string());
-        let watch = watch.and_then(|watch| register(watch).map_err(|error| error.to_string()));
-        let mut watch = match watch {
-            Ok(watch) => watch,
-            Err(error) => return tracing::warn!(error, "cannot hear of changes of nftables by others"),
-        };
-        let inner = self.clone();
-        self.tasks.spawn(async move {
-            // Cancel-safe because a message that was not read stays in its socket.
-            while let Some(Ok(mut ready)) = inner.stop.run_until_cancelled(watch.readable_mut()).await {
-                // With the turn in hand nothing of ours is under way: what was heard and is not ours is others'.
-                let mut turn = inner.ports.lock().await;
-                let heard = ready.get_inner_mut().heard();
-                ready.clear_ready();
-                let own = std::mem::take(&mut *turn);
-                drop(turn);
-                match heard {
-                    Ok(Heard { transactions, lost }) if transactions > own || (lost && own == 0) => {
-                        inner.repair_table().await;
-                    }
-                    Ok(_) => {}
-                    Err(error) => {
-                        return tracing::warn!(%error, "cannot hear of changes of nftables by others");
-                    }
-                }
-            }
-        });
-    }
-
-    async fn repair_table(&self) {
-        if self.closed.load(Ordering::Acquire) {
-            return;
-        }
-        tracing::warn!("the nftables table of host ports was changed by others, programming it again");
-        if let Err(error) = self.program_ports().await {
-            tracing::warn!(%error, "host ports and masquerading are not programmed");
-        }
-    }
-
-    async fn program_ports(&self) -> Result<(), Error> {
-        let mut turn = self.ports.lock().await;
-        if self.closed.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let ports: Vec<HostPorts> =
-            self.host_ports.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        let bridge = self.bridge.clone();
-        let programmed = tokio::task::spawn_blocking(move || bridge.program(&ports)).await;
-        programmed.map_err(|e| Error::host("failed to program ports", e))??;
-        *turn += 1;
-        Ok(())
     }
 
     /// Makes something of a Pod, one thing at a time and to its end, also when whoever asked has

@@ -24,86 +24,24 @@ use serde_json::json;
 
 use super::allocation::Allocation;
 use super::clock::{Now, Steady};
-use super::event::{Action, Event, Exit, HookReport, ImageError, StartFailure};
+use super::event::{Action, Event};
 use super::observe::Because;
 use super::probe::{Outcome, ProbeKind};
-use super::resize::{Decision, Room};
 use super::spec::Role;
 use super::state::PodState;
 use super::status::status;
 use super::step::{step, wakes_after};
 use super::world::{World, pod};
 use crate::container::resources;
-use runtime::Resources;
 
+mod acting;
+mod happening;
 mod kernel;
 mod lost;
 
-use kernel::{Kernel, Real, RealSandbox, image};
+use happening::{Happening, happening};
+use kernel::{Kernel, Real};
 use lost::lost;
-
-/// Something random that happens to the Pod. Numbers choose among what there is.
-#[derive(Clone, Debug)]
-enum Happening {
-    /// An action is carried out; its answer is on its way.
-    Do(usize),
-    /// An action is carried out and is still to be.
-    DoTwice(usize),
-    /// An answer or event arrives.
-    Hear(usize),
-    /// It arrives and will arrive again.
-    HearAgain(usize),
-    /// It never arrives.
-    Lose(usize),
-    /// Everything is carried out and heard.
-    Settle,
-    /// A status patch gets through.
-    Write,
-    Exit(usize, i32),
-    SandboxDies,
-    Pass(i64),
-    Probe(usize, ProbeKind, bool),
-    Fail(&'static str),
-    Audit,
-    /// The worker panics: its tasks are dropped, but for what the runtime has begun.
-    Panic,
-    /// The node dies. Bits: what was still carried out.
-    Crash(u32),
-    /// The machine is switched off and on; `true`: nothing is found of what was there.
-    PowerOff(bool),
-    Delete(i64),
-    Evict,
-    /// Somebody wishes another size.
-    Wish(u8),
-}
-
-fn happening() -> impl Strategy<Value = Happening> {
-    let kind = prop_oneof![Just(ProbeKind::Startup), Just(ProbeKind::Liveness), Just(ProbeKind::Readiness)];
-    prop_oneof![
-        12 => any::<usize>().prop_map(Happening::Do),
-        2 => any::<usize>().prop_map(Happening::DoTwice),
-        12 => any::<usize>().prop_map(Happening::Hear),
-        3 => any::<usize>().prop_map(Happening::HearAgain),
-        2 => any::<usize>().prop_map(Happening::Lose),
-        6 => Just(Happening::Settle),
-        5 => Just(Happening::Write),
-        8 => (0..5_usize, prop_oneof![3 => Just(0), 1 => Just(1), 1 => Just(137)])
-            .prop_map(|(at, code)| Happening::Exit(at, code)),
-        1 => Just(Happening::SandboxDies),
-        6 => (0..400_i64).prop_map(Happening::Pass),
-        3 => (0..5_usize, kind, any::<bool>()).prop_map(|(at, kind, good)| Happening::Probe(at, kind, good)),
-        3 => prop_oneof![Just("image"), Just("start"), Just("config"), Just("hook"), Just("kill"), Just("sandbox"), Just("volumes"),
-            Just("room"), Just("keep"), Just("resize")]
-            .prop_map(Happening::Fail),
-        2 => Just(Happening::Audit),
-        1 => Just(Happening::Panic),
-        3 => any::<u32>().prop_map(Happening::Crash),
-        1 => any::<bool>().prop_map(Happening::PowerOff),
-        1 => prop_oneof![Just(0), Just(5), Just(30)].prop_map(Happening::Delete),
-        1 => Just(Happening::Evict),
-        3 => (1..9_u8).prop_map(Happening::Wish),
-    ]
-}
 
 const NAMES: [&str; 5] = ["i", "side", "j", "a", "b"];
 
@@ -251,220 +189,6 @@ impl Life {
         let Some(left) = self.fail.get_mut(what).filter(|left| **left > 0) else { return false };
         *left -= 1;
         true
-    }
-
-    /// Carries a task out.
-    fn carry_out(&mut self, task: &Task) {
-        self.log.push(format!("does {task:?}"));
-        match task {
-            Task::Look(because) => {
-                let event = self.kernel.look(*because, self.now.steady);
-                self.answers.push(Answer { event, of: Some(task.clone()) });
-            }
-            Task::Orphaned(action) => drop(self.act(action)),
-            Task::Act(action) => {
-                if matches!(action, Action::StartContainer { .. } | Action::RunSandbox { .. }) {
-                    // One thing at a time, the first asked for first.
-                    self.carry_out_orphaned();
-                }
-                for event in self.act(action) {
-                    self.answers.push(Answer { event, of: Some(task.clone()) });
-                }
-            }
-        }
-    }
-
-    fn carry_out_orphaned(&mut self) {
-        while let Some(at) = self.tasks.iter().position(|task| matches!(task, Task::Orphaned(_))) {
-            let task = self.tasks.remove(at);
-            self.carry_out(&task);
-        }
-    }
-
-    fn act(&mut self, action: &Action) -> Vec<Event> {
-        let now = self.now.time;
-        match action.clone() {
-            Action::MountVolumes if self.fails("volumes") => {
-                vec![Event::VolumesFailed { message: "no".into() }]
-            }
-            Action::MountVolumes => vec![Event::VolumesMounted],
-            Action::RunSandbox { attempt } if self.fails("sandbox") => {
-                vec![Event::SandboxFailed { attempt, message: "no".into() }]
-            }
-            Action::RunSandbox { attempt } => {
-                vec![self.run_sandbox(attempt)]
-            }
-            Action::EnsureImage { container, reference } if self.fails("image") => {
-                let message = "no".to_string();
-                let image = reference.clone();
-                vec![Event::ImageFailed { container, reference, image, error: ImageError::Pull, message }]
-            }
-            Action::EnsureImage { container, reference } => {
-                vec![Event::ImageReady { container, reference, image: image(), pulled: None }]
-            }
-            Action::StartContainer { container, attempt, sandbox, .. } => {
-                vec![self.start(container, attempt, &sandbox)]
-            }
-            Action::RunPostStart { container, id } => {
-                let result = if self.fails("hook") { Err("bad".into()) } else { Ok(HookReport::default()) };
-                vec![Event::PostStartDone { container, id, result }]
-            }
-            Action::RunPreStop { container, id } => {
-                let result = if self.fails("hook") { Err("bad".into()) } else { Ok(HookReport::default()) };
-                vec![Event::PreStopDone { container, id, result }]
-            }
-            Action::TerminateContainer { container, id } | Action::KillContainer { container, id }
-                if self.fails("kill") =>
-            {
-                vec![Event::KillFailed { container, id, message: "no".into() }]
-            }
-            Action::TerminateContainer { id, .. } => self.kernel.end(&id, 143, now).into_iter().collect(),
-            Action::KillContainer { id, .. } => self.kernel.end(&id, 137, now).into_iter().collect(),
-            Action::RemoveContainer { id } => {
-                self.kernel.containers.retain(|one| one.id != id || one.exit.is_none());
-                Vec::new()
-            }
-            Action::StopSandbox { id } => {
-                let found = self.kernel.sandboxes.iter().find(|(_, one)| one.id == id);
-                let attempt = found.map(|(attempt, _)| *attempt);
-                let told = attempt.map(|attempt| self.kernel.kill_sandbox(attempt, now)).unwrap_or_default();
-                let of = None;
-                // The runtime tells of containers, but not of a sandbox it was asked to stop.
-                let exits = told.into_iter().filter(|event| matches!(event, Event::ContainerExited { .. }));
-                self.answers.extend(exits.map(|event| Answer { event, of: of.clone() }));
-                vec![Event::SandboxStopped { id, result: Ok(()) }]
-            }
-            Action::UnmountVolumes => vec![Event::VolumesUnmounted(Ok(()))],
-            Action::RemovePod => {
-                let attempts: Vec<u32> = self.kernel.sandboxes.keys().copied().collect();
-                attempts.iter().for_each(|attempt| drop(self.kernel.kill_sandbox(*attempt, now)));
-                self.kernel.sandboxes.clear();
-                self.kernel.containers.clear();
-                vec![Event::Removed(Ok(()))]
-            }
-            Action::DeleteObject => {
-                self.gone_from_api = true;
-                // The watch tells it, whatever becomes of the answer.
-                let event = Event::PodRemoved { grace_period_seconds: Some(0) };
-                self.answers.push(Answer { event, of: None });
-                vec![Event::ObjectDeleted(Ok(()))]
-            }
-            Action::WithdrawEndpoints { .. } => vec![Event::EndpointsWithdrawn],
-            Action::AskResize => self.decide().into_iter().collect(),
-            Action::KeepAllocation { .. } if self.fails("keep") => {
-                vec![Event::AllocationKept(Err("no".into()))]
-            }
-            Action::KeepAllocation { allocation } => {
-                self.kept = Some(allocation);
-                vec![Event::AllocationKept(Ok(()))]
-            }
-            Action::ResizePod { .. } if self.fails("resize") => vec![Event::Resized(Err("no".into()))],
-            Action::ResizePod { sandbox, steps } => {
-                steps.iter().for_each(|step| self.kernel.take(&sandbox, step));
-                vec![Event::Resized(Ok(()))]
-            }
-            Action::CancelImage { .. }
-            | Action::CancelPreStop { .. }
-            | Action::StartProbe { .. }
-            | Action::StopProbe { .. }
-            | Action::Record(_)
-            | Action::Report { .. } => Vec::new(),
-        }
-    }
-
-    /// Makes it, or finds it; one that has died is made anew, with another id.
-    fn run_sandbox(&mut self, attempt: u32) -> Event {
-        let ips = vec!["10.42.0.2".parse().unwrap()];
-        if let Some(there) = self.kernel.sandboxes.get(&attempt).filter(|one| one.up) {
-            return Event::SandboxReady { attempt, id: there.id.clone(), ips };
-        }
-        let others = self.kernel.sandboxes.values().any(|one| one.up);
-        assert!(!others, "a second sandbox beside another: {:#?}", self.log);
-        self.kernel.count += 1;
-        let id = format!("s-{}", self.kernel.count);
-        let limits = resources::pod(&self.given[&(String::new(), attempt)]);
-        self.kernel.sandboxes.insert(attempt, RealSandbox { id: id.clone(), limits, up: true });
-        self.kernel.containers.retain(|one| one.sandbox != attempt);
-        self.kernel.succeeded.retain(|(sandbox, _)| *sandbox != attempt);
-        Event::SandboxReady { attempt, id, ips }
-    }
-
-    fn start(&mut self, container: String, attempt: u32, sandbox: &str) -> Event {
-        let failed = |failure| Event::ContainerFailed {
-            container: container.clone(),
-            attempt,
-            failure,
-            message: "no".into(),
-        };
-        let mut up = self.kernel.sandboxes.iter().filter(|(_, one)| one.up && one.id == sandbox);
-        let Some(number) = up.next().map(|(number, _)| *number) else {
-            return failed(StartFailure::Create);
-        };
-        if self.fails("config") {
-            return failed(StartFailure::Config);
-        }
-        let same = |one: &&Real| one.sandbox == number && one.name == container && one.attempt == attempt;
-        if let Some(one) = self.kernel.containers.iter().find(same) {
-            let (id, at) = (one.id.clone(), self.now.time);
-            return match one.started_at {
-                Some(started_at) => {
-                    // It is there: it runs, or its end is told again.
-                    let again = one
-                        .exit
-                        .clone()
-                        .map(|exit| Event::ContainerExited { container: container.clone(), exit });
-                    self.answers.extend(again.map(|event| Answer { event, of: None }));
-                    Event::ContainerStarted { container, attempt, id, started_at, user: None }
-                }
-                None => failed(StartFailure::Run { id, at, exit_code: 128 }),
-            };
-        }
-        self.check_start(&container, number);
-        self.kernel.count += 1;
-        let id = format!("{container}-{}", self.kernel.count);
-        let mut real = Real {
-            sandbox: number,
-            name: container.clone(),
-            attempt,
-            id: id.clone(),
-            limits: self.size(&self.given[&(container.clone(), attempt)], &container),
-            started_at: None,
-            exit: None,
-        };
-        if self.fails("start") {
-            let at = self.now.time;
-            let (code, reason) = (128, "StartError".into());
-            real.exit = Some(Exit {
-                id: id.clone(),
-                code,
-                reason,
-                message: String::new(),
-                started_at: None,
-                finished_at: at,
-            });
-            self.kernel.containers.push(real);
-            return failed(StartFailure::Run { id, at, exit_code: 128 });
-        }
-        real.started_at = Some(self.now.time);
-        self.kernel.containers.push(real);
-        Event::ContainerStarted { container, attempt, id, started_at: self.now.time, user: None }
-    }
-
-    /// The numbers of a container.
-    fn size(&self, pod: &Pod, container: &str) -> Resources {
-        let spec = super::spec::container(pod, container).map(|(_, spec)| spec);
-        resources::container(pod, spec.and_then(|spec| spec.resources).as_ref(), 1)
-    }
-
-    /// The node's answer, if the Pod wishes anything.
-    fn decide(&mut self) -> Option<Event> {
-        let allocation = Allocation::of(&self.state.wished);
-        if allocation.matches(&self.state.allocation) {
-            return None;
-        }
-        let generation = self.state.wished.metadata.generation.unwrap_or_default();
-        let room = if self.fails("room") { Room::Deferred("full".into()) } else { Room::Fits };
-        Some(Event::ResizeDecided(Decision { generation, allocation, room }))
     }
 
     /// All containers that can be of another size, of the same.
