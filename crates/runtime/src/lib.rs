@@ -26,6 +26,7 @@ mod clock;
 mod config;
 mod container;
 mod events;
+pub mod failpoint;
 pub mod image;
 mod interface;
 mod layout;

@@ -4,7 +4,10 @@
 //! Every test has a data directory, an instance and a Pod network of its own, and ends by
 //! comparing the mounts, links and cgroups of the machine with those before.
 
+#![allow(clippy::disallowed_methods, reason = "a test owns what it starts")]
+
 mod pods {
+    pub(crate) mod deaths;
     pub(crate) mod groups;
     pub(crate) mod pulls;
     pub(crate) mod setting;
@@ -18,6 +21,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     if arguments.get(1).is_some_and(|a| a == "shim") {
         shim::main(std::env::args_os().skip(2));
+    }
+    if arguments.get(1).is_some_and(|a| a == pods::deaths::DIE) {
+        pods::deaths::live_until(&arguments[2..]);
+        return ExitCode::SUCCESS;
     }
     let tests = pods::tests::ALL;
     if arguments.iter().any(|a| a == "--list") {

@@ -10,6 +10,7 @@ use shim::protocol::{ContainerSpec, LogSpec, Reply, Request};
 use super::spec::{Parts, spec};
 use super::{Container, ContainerRecord};
 use crate::clock::{now, random_id};
+use crate::failpoint::{self, Place};
 use crate::image::ImageStore;
 use crate::interface::{ContainerConfig, ContainerState, Error, Image, Mount};
 use crate::layout::{failed, remove_directory, write_json};
@@ -39,6 +40,7 @@ pub(crate) async fn create(
             Reply::Created { user, .. } => Ok(user),
             other => Err(unexpected(&other)),
         });
+    failpoint::pass(Place::ContainerCreated);
     match created {
         Ok(user) => {
             made.life.send_modify(|life| life.user = Some(user));
@@ -70,6 +72,7 @@ fn prepare(
 ) -> Result<(ContainerSpec, Arc<Container>), Error> {
     // From here on the image stays, whatever is removed or pruned.
     let image = inner.store.lease(&id, &config.image)?;
+    failpoint::pass(Place::ImageLeased);
     let directory = sandbox.container_directory(&id);
     let container = Container::new(
         record(sandbox, id, config, &image),
@@ -111,6 +114,7 @@ fn write_files(
     // The upper directory becomes the root of the container: everybody may enter it.
     make_directory(&directory.join("upper"), 0o755)?;
     make_directory(&directory.join("work"), 0o700)?;
+    failpoint::pass(Place::SnapshotMade);
     record.config.mounts.iter().try_for_each(make_source)?;
     let cgroup = format!("{}/{}", inner.pod_cgroup(&sandbox.record.config), record.id);
     let log = LogSpec {
@@ -131,6 +135,7 @@ fn write_files(
         log,
     })?;
     write_json(&directory.join("config.json"), record)?;
+    failpoint::pass(Place::ContainerRecorded);
     Ok((spec, Container::new(record.clone(), container.pod.clone(), directory.clone(), cgroup)))
 }
 
@@ -172,6 +177,7 @@ pub(crate) async fn start(sandbox: &Sandbox, container: &Container) -> Result<()
             return if container.is_running() { Ok(()) } else { Err(error) };
         }
     };
+    failpoint::pass(Place::ContainerStarted);
     match answer.reply {
         Reply::Started { pid, started_at } => {
             container.life.send_if_modified(|life| {

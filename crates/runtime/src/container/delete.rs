@@ -5,6 +5,7 @@ use std::sync::Arc;
 use shim::protocol::Request;
 
 use super::{Container, stop};
+use crate::failpoint::{self, Place};
 use crate::interface::Error;
 use crate::layout::remove_directory;
 use crate::native::Inner;
@@ -19,15 +20,18 @@ pub(crate) async fn delete(
     if sandbox.is_ready() {
         stop::kill(sandbox, container).await?;
         sandbox.link()?.call(Request::Delete { id: container.id().to_owned() }).await?;
+        failpoint::pass(Place::ContainerDeleted);
     }
     let (inner, removed) = (inner.clone(), container.clone());
     // What the container has written may be large.
     tokio::task::spawn_blocking(move || {
         remove_directory(&removed.directory)?;
+        failpoint::pass(Place::ContainerFilesRemoved);
         inner.store.release(removed.id()).map_err(Error::from)
     })
     .await
     .map_err(|e| Error::host("failed to remove the container", e))??;
+    failpoint::pass(Place::ImageReleased);
     sandbox.forget(container.id());
     Ok(())
 }

@@ -10,6 +10,7 @@ use shim::protocol::Request;
 use tokio::time::timeout;
 
 use super::{Sandbox, SandboxRecord, record_file};
+use crate::failpoint::{self, Place};
 use crate::interface::Error;
 use crate::layout::{failed, remove_directory, write_json};
 use crate::native::Inner;
@@ -22,7 +23,9 @@ pub(crate) async fn stop(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(
     if sandbox.begin_to_stop() && timeout(SHUTDOWN_PATIENCE, end_shim(sandbox)).await.is_err() {
         return kill_shim(sandbox);
     }
+    failpoint::pass(Place::ShimEnded);
     inner.unset_ports(sandbox).await?;
+    failpoint::pass(Place::HostPortsUnset);
     take_down(inner, sandbox).await
 }
 
@@ -81,6 +84,7 @@ pub(crate) async fn clean(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<
     let directory = sandbox.directory.clone();
     tokio::task::spawn_blocking(move || {
         remove_directory(&directory)?;
+        failpoint::pass(Place::SandboxFilesRemoved);
         if let Some(pod) = directory.parent() {
             // Not ours alone: the node keeps volumes there. Whoever is last removes it.
             let _ = std::fs::remove_dir(pod);
@@ -102,12 +106,17 @@ async fn take_down(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Err
     let (inner, sandbox) = (inner.clone(), sandbox.clone());
     tokio::task::spawn_blocking(move || {
         disown_shim(&sandbox.directory)?;
+        failpoint::pass(Place::ShimDisowned);
         remove_cgroups(&inner, &sandbox)?;
+        failpoint::pass(Place::CgroupsRemoved);
         unmount_if_mounted(&sandbox.directory.join("shm"))?;
+        failpoint::pass(Place::SharedMemoryUnmounted);
         for container in sandbox.containers() {
             crate::container::delete::discard_snapshot(&container)?;
         }
+        failpoint::pass(Place::SnapshotsDiscarded);
         release_addresses(&inner, &sandbox)?;
+        failpoint::pass(Place::AddressesReleased);
         sandbox.note_taken_down();
         Ok(())
     })

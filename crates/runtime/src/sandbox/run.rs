@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 use super::{Sandbox, SandboxRecord, record_file};
 use crate::clock::{now, random_id};
 use crate::container::spec::resources;
+use crate::failpoint::{self, Place};
 use crate::interface::{DnsConfig, Error, NamespaceMode, SandboxConfig, SandboxStatus};
 use crate::layout::{failed, remove_directory, write_json};
 use crate::link::Link;
@@ -82,8 +83,10 @@ async fn bring_up(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> Result<(), Erro
     let (greeted, moved) = tokio::join!(link.greet(Request::Open(spec(inner, sandbox))), moved);
     greeted.map_err(Error::from)?;
     moved?;
+    failpoint::pass(Place::ShimGreeted);
     link.call(Request::Subscribe).await?;
     inner.set_ports(sandbox).await?;
+    failpoint::pass(Place::HostPortsSet);
     sandbox.become_ready();
     Ok(())
 }
@@ -124,13 +127,19 @@ fn prepare(inner: &Inner, sandbox: &Sandbox) -> Result<(Child, std::os::unix::ne
     remove_directory(directory)?;
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(directory).map_err(failed("make directory", directory))?;
+    failpoint::pass(Place::SandboxDirectoryMade);
     write_json(&record_file(directory), &sandbox.record)?;
+    failpoint::pass(Place::SandboxRecorded);
     write_files(sandbox)?;
     if sandbox.record.config.ipc != NamespaceMode::Node {
         mount_shm(&directory.join("shm"))?;
     }
+    failpoint::pass(Place::SharedMemoryMounted);
     make_cgroup(inner, &sandbox.record.config)?;
-    shim::client::launch(&inner.executable, directory).map_err(|e| Error::host("failed to start the shim", e))
+    failpoint::pass(Place::PodCgroupMade);
+    let shim = shim::client::launch(&inner.executable, directory);
+    failpoint::pass(Place::ShimLaunched);
+    shim.map_err(|e| Error::host("failed to start the shim", e))
 }
 
 fn write_files(sandbox: &Sandbox) -> Result<(), Error> {

@@ -107,12 +107,28 @@ impl Setting {
 
     /// A runtime with the image `busybox:1`.
     pub(crate) async fn node(&self) -> Node {
-        let native = self.open().await;
-        let events = native.events();
+        let node = self.node_with_image().await;
         let archive = archive();
-        let images = native.images();
+        let images = node.native.images();
         images.import(archive.as_slice(), &Default::default()).expect("the image is imported");
-        Node { native, events, data: self.data.clone() }
+        node
+    }
+
+    /// A runtime whose data directory has the image already.
+    pub(crate) async fn node_with_image(&self) -> Node {
+        let native = self.open().await;
+        Node { events: native.events(), native, data: self.data.clone() }
+    }
+
+    /// In words, for another process.
+    pub(crate) fn words(&self) -> [String; 3] {
+        [self.data.to_str().expect("utf-8").to_owned(), self.instance.clone(), self.subnet.clone()]
+    }
+
+    /// Of such words.
+    pub(crate) fn read(words: &[String]) -> Self {
+        let [data, instance, subnet] = words else { panic!("{words:?} are no setting") };
+        Setting { data: data.into(), instance: instance.clone(), subnet: subnet.clone() }
     }
 }
 

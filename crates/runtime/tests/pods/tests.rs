@@ -52,13 +52,16 @@ pub(crate) const ALL: &[(&str, Test)] = &[
     ("those_who_attach_join_the_streams", |s| boxed(those_who_attach_join_the_streams(s))),
     ("the_nodes_network_can_be_used", |s| boxed(the_nodes_network_can_be_used(s))),
     ("what_died_with_the_daemon_is_known_and_removed", |s| {
-        boxed(what_died_with_the_daemon_is_known_and_removed(s))
+        boxed(super::deaths::what_died_with_the_daemon_is_known_and_removed(s))
     }),
     ("what_a_dead_sandbox_left_is_removed_around_the_one_that_followed", |s| {
         boxed(what_a_dead_sandbox_left_is_removed_around_the_one_that_followed(s))
     }),
     ("a_sandbox_whose_file_is_damaged_is_removed_and_made_anew", |s| {
         boxed(a_sandbox_whose_file_is_damaged_is_removed_and_made_anew(s))
+    }),
+    ("a_daemon_that_dies_at_any_step_is_followed_by_one_that_goes_on", |s| {
+        boxed(super::deaths::a_daemon_that_dies_at_any_step_is_followed_by_one_that_goes_on(s))
     }),
     ("the_group_of_burstable_pods_weighs_what_they_ask_for_in_sum", |s| {
         boxed(super::groups::the_group_of_burstable_pods_weighs_what_they_ask_for_in_sum(s))
@@ -593,38 +596,6 @@ async fn the_nodes_network_can_be_used(setting: Setting) {
     }
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     node.native.port_forward(&sandbox.id, listener.local_addr().unwrap().port()).await.unwrap();
-}
-
-/// As after a reboot: files say that a Pod ran, and nothing of it does.
-async fn what_died_with_the_daemon_is_known_and_removed(setting: Setting) {
-    let first = setting.node().await;
-    let sandbox = first.run(first.sandbox("dead")).await;
-    let id = first.start(&sandbox, "c", "exec sleep 1000").await;
-    let empty = first.run(first.sandbox("empty")).await;
-    drop(first);
-    kill_shims(&setting);
-    let second = setting.node().await;
-    let known = second.native.sandboxes().await.unwrap();
-    assert_eq!(known.len(), 1, "the empty one is of no interest: {}", empty.id);
-    assert_eq!((&known[0].id, known[0].ready), (&sandbox.id, false));
-    assert_eq!(second.status(&id).await.state, ContainerState::Unknown);
-    assert!(second.native.images().remove("busybox:1").is_err(), "a known container uses it");
-    second.native.remove_sandbox(&sandbox.id).await.unwrap();
-    assert!(second.native.images().leases().unwrap().is_empty());
-}
-
-/// Kills every process in the cgroup of the instance's shims.
-fn kill_shims(setting: &Setting) {
-    let hierarchy = sys::cgroup::Hierarchy::detect().unwrap();
-    let group = hierarchy.group(&format!("monopod-{}/shims", setting.instance));
-    let pids = group.pids().unwrap();
-    assert_eq!(pids.len(), 2);
-    for pid in pids {
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        // Its socket must be closed before the next daemon asks for it.
-        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-    }
 }
 
 async fn ten_pods_start_at_once(setting: Setting) {
