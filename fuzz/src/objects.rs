@@ -50,27 +50,23 @@ fn live(resource: &'static Kind, schema: &'static Struct) -> Value {
         decode::canonical(schema, &object, FieldValidation::Ignore).map(|it| it.object).unwrap_or_default();
     object["apiVersion"] = resource.api_version().into();
     object["kind"] = (&*resource.kind).into();
-    server_side(resource, schema, None, object)
+    server_side(resource, None, object)
 }
 
 /// What the server does with an object that was decoded; every step must stand whatever was said.
-fn server_side(
-    resource: &'static Kind,
-    schema: &'static Struct,
-    old: Option<&Value>,
-    mut object: Value,
-) -> Value {
+fn server_side(resource: &'static Kind, old: Option<&Value>, mut object: Value) -> Value {
     defaults::apply(resource, &mut object);
     match old {
         None => strategy::prepare_create(resource, &mut object),
         Some(old) => strategy::prepare_update(resource, None, &mut object, old),
     }
-    api::apply::update(schema, old, &mut object, manager(resource.api_version()));
+    let versions = api::apply::Versions::new(resource, kinds::built_in());
+    api::apply::update(versions, old, &mut object, manager(resource.api_version()));
     let errors = match old {
         None => strategy::validate_create(resource, &object),
         Some(old) => strategy::validate_update(resource, None, &object, old),
     };
-    let _ = (errors.0.len(), strategy::warnings(resource, &object));
+    let _ = (errors.0.len(), strategy::warnings(resource, &object, old));
     table::row(resource, &object).write(Timestamp::UNIX_EPOCH, &mut Vec::new());
     let _ = api::selector::fields(resource, &object);
     let stored = object.to_string();
@@ -80,12 +76,12 @@ fn server_side(
 }
 
 fn body(bytes: &[u8], media_type: &str) {
-    let Some((resource, schema, body)) = split(bytes) else { return };
+    let Some((resource, _, body)) = split(bytes) else { return };
     let Ok(decoded) = decode::decode(resource, body, media_type, FieldValidation::Warn) else { return };
     let text = decoded.object.to_string();
     let again = decode::decode(resource, text.as_bytes(), "", FieldValidation::Strict);
     assert_eq!(again.expect("what was decoded is valid").object, decoded.object);
-    server_side(resource, schema, None, decoded.object);
+    server_side(resource, None, decoded.object);
 }
 
 pub(crate) fn json(bytes: &[u8]) {
@@ -115,7 +111,7 @@ fn patch(bytes: &[u8], kind: PatchType) {
     let Some((resource, schema, body)) = split(bytes) else { return };
     let old = live(resource, schema);
     if let Ok(decoded) = api::patch::patch(schema, kind, body, &old, FieldValidation::Warn) {
-        server_side(resource, schema, Some(&old), decoded.object);
+        server_side(resource, Some(&old), decoded.object);
     }
 }
 

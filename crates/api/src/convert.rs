@@ -103,6 +103,7 @@ pub(crate) fn autoscaler_to_v1(fields: &mut Object) {
     }
     if let Some(status) = fields.get_mut("status").and_then(Value::as_object_mut) {
         status.remove("conditions");
+        status.entry("currentReplicas").or_insert(0.into());
         let metrics = status.remove("currentMetrics").unwrap_or_default();
         let current = metrics.as_array().into_iter().flatten().find_map(|metric| {
             let current = &metric["resource"]["current"]["averageUtilization"];

@@ -15,6 +15,7 @@ pub(crate) mod cluster;
 pub(crate) mod config;
 pub(crate) mod cron_job;
 pub(crate) mod endpoints;
+pub(crate) mod event;
 pub(crate) mod job;
 pub(crate) mod network_policy;
 pub(crate) mod pod;
@@ -77,6 +78,6 @@ pub fn companions(resource: &Kind, name: &str, authority_pem: &str) -> Vec<Value
 }
 
 /// The texts of the `Warning` headers for an object that was accepted.
-pub fn warnings(resource: &Kind, object: &Value) -> Vec<String> {
-    (resource.rules.warnings)(object)
+pub fn warnings(resource: &Kind, object: &Value, old: Option<&Value>) -> Vec<String> {
+    (resource.rules.warnings)(object, old)
 }

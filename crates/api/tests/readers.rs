@@ -9,7 +9,7 @@ use api::decode::{self, FieldValidation};
 use api::kinds::{self, Kind};
 use api::patch::{self, PatchType};
 use api::schema::{self, Struct, Type};
-use api::{defaults, strategy};
+use api::{convert, defaults, strategy};
 use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1 as admissionregistration;
 use k8s_openapi::api::apps::v1 as apps;
@@ -233,11 +233,26 @@ fn manager(version: &str) -> Manager<'_> {
 }
 
 /// What the server does with an object that was decoded, as far as it decides about its bytes.
-fn stored(resource: &'static Kind, schema: &'static Struct, mut object: Value) -> Value {
+fn stored(resource: &'static Kind, mut object: Value) -> Value {
     defaults::apply(resource, &mut object);
     strategy::prepare_create(resource, &mut object);
-    apply::update(schema, None, &mut object, manager(resource.api_version()));
+    track(resource, None, &mut object);
     object
+}
+
+/// Says who owns which field, as the server does: between objects of the stored version.
+fn track(resource: &'static Kind, old: Option<&Value>, new: &mut Value) {
+    let stored = |object: &Value| convert::to_stored(resource, object.clone());
+    let mut tracked = stored(new);
+    let versions = apply::Versions::new(resource, kinds::built_in());
+    apply::update(versions, old.map(stored).as_ref(), &mut tracked, manager(resource.api_version()));
+    let managers =
+        tracked.get_mut("metadata").and_then(|metadata| metadata.get_mut("managedFields")).map(Value::take);
+    if let (Some(managers), Some(metadata)) =
+        (managers, new.get_mut("metadata").and_then(Value::as_object_mut))
+    {
+        metadata.insert("managedFields".to_owned(), managers);
+    }
 }
 
 /// As items of a list and rows of a table are sent.
@@ -270,7 +285,6 @@ fn every_kind_has_a_reader() {
 
 #[test]
 fn an_object_may_nest_as_deep_as_its_readers_read_and_no_deeper() {
-    let map = schema::kind("v1", "ConfigMap").unwrap();
     let of = kinds::find("", "v1", "configmaps").unwrap();
     let managed = |levels: u8| {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "managedFields": [{
@@ -280,7 +294,7 @@ fn an_object_may_nest_as_deep_as_its_readers_read_and_no_deeper() {
     let decoded =
         |levels: u8| decode::decode(of, managed(levels).to_string().as_bytes(), "", FieldValidation::Strict);
     let deepest = decoded(107).expect("112 levels are read").object;
-    check(of, &stored(of, map, deepest));
+    check(of, &stored(of, deepest));
     let status = decoded(108).expect_err("refused");
     assert_eq!(status.code(), 400);
     assert!(status.message.contains("exceeded max depth"), "{}", status.message);
@@ -290,12 +304,11 @@ fn an_object_may_nest_as_deep_as_its_readers_read_and_no_deeper() {
 fn what_is_stored_can_be_sent_again() {
     // The deepest object there is; what is recorded of its fields nests deeper than itself.
     let of = kinds::find("apps", "v1", "controllerrevisions").unwrap();
-    let schema = schema::kind("apps/v1", "ControllerRevision").unwrap();
     let object = json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": {"name": "r"},
         "revision": 1, "data": nested(98)});
     let decoded =
         decode::decode(of, object.to_string().as_bytes(), "", FieldValidation::Strict).expect("100 levels");
-    let made = stored(of, schema, decoded.object);
+    let made = stored(of, decoded.object);
     check(of, &made);
     let again =
         decode::decode(of, made.to_string().as_bytes(), "", FieldValidation::Strict).expect("read again");
@@ -353,7 +366,7 @@ proptest! {
             object["kind"] = (&*resource.kind).into();
             let body = object.to_string();
             if let Ok(decoded) = decode::decode(resource, body.as_bytes(), "", FieldValidation::Ignore) {
-                let made = stored(resource, schema, decoded.object);
+                let made = stored(resource, decoded.object);
                 check(resource, &made);
                 let mut second = chance;
                 let merge = structure(schema, &mut second, 0).to_string();
@@ -361,7 +374,7 @@ proptest! {
                     if let Ok(decoded) = patch::patch(schema, kind, merge.as_bytes(), &made, FieldValidation::Ignore) {
                         let mut new = decoded.object;
                         defaults::apply(resource, &mut new);
-                        apply::update(schema, Some(&made), &mut new, manager(version));
+                        track(resource, Some(&made), &mut new);
                         check(resource, &new);
                     }
                 }

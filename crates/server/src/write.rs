@@ -156,7 +156,7 @@ pub(crate) async fn create_named(
     if !errors.is_empty() {
         return Err(Status::invalid(&call.resource, object.meta().name(), &errors));
     }
-    warnings.extend(strategy::warnings(resource, object));
+    warnings.extend(strategy::warnings(resource, object, None));
     let Outcome { warnings: heard, charged } = admission::validate(&request).await?;
     warnings.extend(heard);
     let created = store_new(call, resource, request.object).await;
@@ -351,7 +351,7 @@ pub(crate) async fn replace(
     if !errors.is_empty() {
         return Err(Status::invalid(&call.resource, &call.target.name, &errors));
     }
-    warnings.extend(strategy::warnings(resource, new));
+    warnings.extend(strategy::warnings(resource, new, Some(&before)));
     let Outcome { warnings: heard, charged } = admission::validate(&request).await?;
     warnings.extend(heard);
     let written = store_changed(call, request.object, &before, old).await;

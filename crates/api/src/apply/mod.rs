@@ -135,9 +135,9 @@ struct Written {
 
 impl Written {
     fn between(schema: &Struct, live: &Value, new: &Value, subresource: &str) -> Self {
-        let (difference, ignored) = (typed::compare(live, new, schema), ignored(subresource));
-        let changed = difference.modified.union(&difference.added).recursive_difference(&ignored);
-        Self { changed, removed: difference.removed.recursive_difference(&ignored) }
+        let difference = typed::compare(live, new, schema);
+        let changed = difference.modified.union(&difference.added);
+        Self { changed: written(&changed, subresource), removed: written(&difference.removed, subresource) }
     }
 
     /// Of objects of the stored version, as another one shows them.
@@ -168,6 +168,24 @@ fn shown<'a>(kind: &Kind, stored: &'a Value) -> Cow<'a, Value> {
     }
     Cow::Owned(convert::to_served(kind, stored.clone()))
 }
+
+/// What of these fields a write to this place changes and therefore owns.
+fn written(fields: &Set, subresource: &str) -> Set {
+    match subresource {
+        "resize" => fields.within(RESIZED),
+        "ephemeralcontainers" => fields.within(&["f:spec/f:ephemeralContainers"]),
+        _ => fields.recursive_difference(&ignored(subresource)),
+    }
+}
+
+/// Of all else that a resize says nothing is kept.
+const RESIZED: &[&str] = &[
+    "f:spec/f:resources",
+    "f:spec/f:containers/*/f:resources",
+    "f:spec/f:containers/*/f:resizePolicy",
+    "f:spec/f:initContainers/*/f:resources",
+    "f:spec/f:initContainers/*/f:resizePolicy",
+];
 
 /// What a write to this place cannot change and therefore does not own.
 fn ignored(subresource: &str) -> Set {
@@ -252,7 +270,7 @@ enum Refusal {
 impl Attempt<'_> {
     fn run(&self, mut managed: Managed) -> Result<Value, Refusal> {
         let applied = typed::fields(self.intent, self.schema);
-        let applied = applied.recursive_difference(&ignored(self.manager.subresource));
+        let applied = written(&applied, self.manager.subresource);
         let identity = Identity::new(Operation::Apply, self.manager);
         let last = managed.fields_of(&identity);
         let mut merged = typed::merge(self.live, self.intent, self.schema);

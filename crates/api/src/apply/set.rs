@@ -84,6 +84,23 @@ impl Set {
         out
     }
 
+    /// The members at or beneath these places, written as `f:spec/*/f:resources`.
+    pub(super) fn within(&self, places: &[&str]) -> Set {
+        let leads_to = |place: &str, path: &[String]| {
+            let mut path = path.iter();
+            place
+                .split('/')
+                .all(|wanted| path.next().is_some_and(|element| wanted == "*" || wanted == element))
+        };
+        let mut out = Set::default();
+        for path in self.paths() {
+            if places.iter().any(|place| leads_to(place, &path)) {
+                out.insert(&path);
+            }
+        }
+        out
+    }
+
     fn keep(&mut self, element: &str, child: Set) {
         if !child.is_empty() {
             self.children.insert(element.to_owned(), child);
@@ -185,6 +202,13 @@ mod tests {
         assert_eq!(set.difference(&other), Set::of(&["f:a/f:b", "f:c"]));
         assert_eq!(set.recursive_difference(&other), Set::of(&["f:c"]));
         assert_eq!(set.intersection(&Set::of(&["f:a/f:b"])), Set::of(&["f:a/f:b"]));
+    }
+
+    #[test]
+    fn what_lies_within_places_is_found_whatever_items_are_between() {
+        let set = Set::of(&["f:s/f:c/k:a", "f:s/f:c/k:a/f:r", "f:s/f:c/k:a/f:r/f:cpu", "f:s/f:x"]);
+        let found = set.within(&["f:s/f:c/*/f:r"]);
+        assert_eq!(found, Set::of(&["f:s/f:c/k:a/f:r", "f:s/f:c/k:a/f:r/f:cpu"]));
     }
 
     #[test]

@@ -405,3 +405,22 @@ fn who_writes_in_another_version_owns_fields_by_its_names_and_loses_them_by_thos
     let left = managers(&newer);
     assert_eq!(left.len(), 1, "a version that is served no more: {left:?}");
 }
+
+#[test]
+fn a_resize_owns_what_it_may_write_and_nothing_else_that_it_says() {
+    let pod = schema::kind("v1", "Pod").unwrap();
+    let of = |image: &str, cpu: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+            "spec": {"containers": [{"name": "c", "image": image, "resources": {"requests": {"cpu": cpu}}}]}})
+    };
+    let mut live = of("a:1", "1");
+    update(pod, None, &mut live, by("one", 0));
+    let mut new = of("b:2", "2");
+    new["metadata"]["labels"] = json!({"a": "b"});
+    update(pod, Some(&live), &mut new, Manager { subresource: "resize", ..by("two", 1) });
+    let list = managers(&new);
+    let resources = json!({"f:resources": {"f:requests": {"f:cpu": {}}}});
+    let two = json!({"f:spec": {"f:containers": {"k:{\"name\":\"c\"}": resources}}});
+    assert_eq!(list[1], ("two".into(), "Update".into(), two));
+    assert!(list[0].2.to_string().contains("f:image"), "it stays as it was, and whose it was");
+}

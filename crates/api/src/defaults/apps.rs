@@ -132,6 +132,10 @@ pub(crate) fn autoscaler(autoscaler: &mut Object) {
     }
     let status = ensure(autoscaler, "status");
     set(status, "desiredReplicas", 0);
+    if version == "autoscaling/v2" {
+        // Shown also when there are none: its Go field has no `omitempty`.
+        status.entry("currentMetrics").or_insert(Value::Null);
+    }
     if version == "autoscaling/v1" {
         set(status, "currentReplicas", 0);
     }

@@ -141,7 +141,29 @@ fn is_image_name(name: &str) -> bool {
     let (host, path) = name.split_once('/').unwrap_or(("", name));
     let is_host = host.contains(['.', ':']) || host == "localhost" || host != host.to_lowercase();
     let path = if is_host { path } else { name };
-    path.split('/').all(is_image_component)
+    let is_host = !is_host || is_image_host(host);
+    // What names no registry and no owner is a repository of `library`.
+    let length = path.len() + if name.contains('/') { 0 } else { "library/".len() };
+    is_host && length <= IMAGE_PATH_MAX && path.split('/').all(is_image_component)
+}
+
+/// The longest path of a repository (distribution's `RepositoryNameTotalLengthMax`).
+const IMAGE_PATH_MAX: usize = 255;
+
+/// Labels of letters, digits and inner dashes between dots, or an address in brackets, with a port perhaps.
+fn is_image_host(host: &str) -> bool {
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => return !address.is_empty() && port.strip_prefix(':').is_none_or(is_port),
+        None => host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port))),
+    };
+    let is_label = |label: &str| {
+        let plain = |b: u8| b.is_ascii_alphanumeric();
+        label.bytes().all(|b| plain(b) || b == b'-')
+            && label.bytes().next().is_some_and(plain)
+            && label.bytes().last().is_some_and(plain)
+    };
+    name.split('.').all(is_label) && port.is_none_or(is_port)
 }
 
 /// Letters and digits, with one dot, one or two underscores, or any number of dashes between them.
@@ -234,6 +256,9 @@ mod tests {
             ("", "IfNotPresent"),
             ("Busybox", "IfNotPresent"),
             ("-x", "IfNotPresent"),
+            ("../up", "IfNotPresent"),
+            ("registry.example.com:5000/up", "Always"),
+            ("registry.example.com:x/up", "IfNotPresent"),
             ("a b", "IfNotPresent"),
             ("a..b", "IfNotPresent"),
         ] {

@@ -11,7 +11,7 @@ use crate::defaults;
 use crate::selector::field;
 use crate::strategy::admission::quota as counting;
 use crate::strategy::{
-    apps, cluster as cluster_rules, config, endpoints, pod as pod_rules, quota, service, storage,
+    apps, cluster as cluster_rules, config, endpoints, event, pod as pod_rules, quota, service, storage,
 };
 use crate::table::{
     cluster as cluster_table, network as network_table, pod as pod_table, storage as storage_table, workload,
@@ -37,14 +37,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .validate(|new, _, errors| endpoints::endpoints(new, errors))
             .warnings(endpoints::warnings)
             .cells(network_table::endpoints),
-        namespaced("", "v1", "Event", "events", "event")
-            .short(["ev"])
-            .fields(event_fields())
-            .creates_on_update()
-            .written_within(EVENTS_WITHIN)
-            .kept_for(lasting::EVENTS_KEPT)
-            .counting(counting::NEVER)
-            .cells(cluster_table::event),
+        event_kind(),
         namespaced("", "v1", "LimitRange", "limitranges", "limitrange")
             .short(["limits"])
             .creates_on_update()
@@ -84,6 +77,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .defaults(defaults::core::secret)
             .counting(counting::BY_PLURAL)
             .validate(config::secret)
+            .warnings(config::secret_warnings)
             .cells(cluster_table::secret),
         namespaced("", "v1", "ServiceAccount", "serviceaccounts", "serviceaccount")
             .short(["sa"])
@@ -91,9 +85,22 @@ pub(super) fn kinds() -> Vec<Kind> {
             .answers_deletion_with_object()
             .prepare_create(config::prepare_account)
             .prepare_update(config::prepare_account_update)
+            .warnings(config::account_warnings)
             .cells(cluster_table::service_account),
         service(),
     ]
+}
+
+fn event_kind() -> Kind {
+    namespaced("", "v1", "Event", "events", "event")
+        .short(["ev"])
+        .fields(event_fields())
+        .creates_on_update()
+        .written_within(EVENTS_WITHIN)
+        .kept_for(lasting::EVENTS_KEPT)
+        .counting(counting::NEVER)
+        .validate(|new, _, errors| event::event(new, errors))
+        .cells(cluster_table::event)
 }
 
 fn namespace() -> Kind {

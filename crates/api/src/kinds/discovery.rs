@@ -14,6 +14,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .defaults(defaults::other::endpoint_slice)
             .generation(Generation::WishesAndLabels)
             .validate(endpoints::slice)
+            .warnings(endpoints::slice_warnings)
             .cells(network_table::endpoint_slice),
     ]
 }

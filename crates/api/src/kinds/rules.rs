@@ -70,8 +70,8 @@ pub(crate) struct Rules {
     pub(crate) store: fn(&mut Object),
     /// What a changed object keeps of the old one because this version cannot say it.
     pub(crate) keep_unsaid: fn(&mut Object, &Value),
-    /// The texts of `Warning` headers for an object that was accepted.
-    pub(crate) warnings: fn(&Value) -> Vec<String>,
+    /// The texts of `Warning` headers for an object that was accepted; the old one is there on updates.
+    pub(crate) warnings: fn(&Value, Option<&Value>) -> Vec<String>,
     /// What a selector means by a field that is not listed.
     pub(crate) unlisted_field: UnlistedField,
     /// The cells of its row in a table.
@@ -124,7 +124,7 @@ impl Default for Rules {
             serve: |_| {},
             store: |_| {},
             keep_unsaid: |_, _| {},
-            warnings: |_| Vec::new(),
+            warnings: |_, _| Vec::new(),
             unlisted_field: field::unlisted,
             cells: table::name_and_creation,
             row_conditions: |_| None,
@@ -232,7 +232,7 @@ impl Kind {
         self
     }
 
-    pub(super) const fn warnings(mut self, rule: fn(&Value) -> Vec<String>) -> Self {
+    pub(super) const fn warnings(mut self, rule: fn(&Value, Option<&Value>) -> Vec<String>) -> Self {
         self.rules.warnings = rule;
         self
     }

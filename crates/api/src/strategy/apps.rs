@@ -52,7 +52,7 @@ fn set_template_generation(set: &mut Object, generation: i64) {
 }
 
 /// Warnings for the Pod template of a workload.
-pub(crate) fn template_warnings(object: &Value) -> Vec<String> {
+pub(crate) fn template_warnings(object: &Value, _: Option<&Value>) -> Vec<String> {
     pod::template_warnings(View::new(object).at(&["spec", "template"]), &SPEC.child("template"))
 }
 

@@ -53,6 +53,85 @@ fn frozen(new: View<'_>, old: View<'_>, fields: &[&str], errors: &mut ErrorList)
     }
 }
 
+/// What no program could serve TLS with. Whether a key belongs to its certificate is not looked at here: that
+/// takes cryptography, and the program that serves says it.
+pub(crate) fn secret_warnings(secret: &Value, _: Option<&Value>) -> Vec<String> {
+    let secret = View::new(secret);
+    if secret.str("type") != "kubernetes.io/tls" {
+        return Vec::new();
+    }
+    let blocks = |name: &str| {
+        let bytes = STANDARD.decode(secret.get("data").str(name)).unwrap_or_default();
+        pem_types(&String::from_utf8_lossy(&bytes))
+    };
+    no_certificate(&blocks("tls.crt")).or_else(|| no_key(&blocks("tls.key"))).into_iter().collect()
+}
+
+/// The texts are those of Go's `tls.X509KeyPair`.
+fn no_certificate(types: &[String]) -> Option<String> {
+    match types {
+        [] => Some("tls: failed to find any PEM data in certificate input".to_owned()),
+        types if types.iter().any(|one| one == "CERTIFICATE") => None,
+        [only] if only.ends_with("PRIVATE KEY") => Some(
+            "tls: failed to find certificate PEM data in certificate input, but did find a private key; \
+             PEM inputs may have been switched"
+                .to_owned(),
+        ),
+        types => Some(format!(
+            "tls: failed to find \"CERTIFICATE\" PEM block in certificate input after skipping PEM blocks of the \
+             following types: [{}]",
+            types.join(" ")
+        )),
+    }
+}
+
+fn no_key(types: &[String]) -> Option<String> {
+    let is_key = |one: &String| one == "PRIVATE KEY" || one.ends_with(" PRIVATE KEY");
+    match types {
+        [] => Some("tls: failed to find any PEM data in key input".to_owned()),
+        types if types.iter().any(is_key) => None,
+        [only] if only == "CERTIFICATE" => {
+            Some("tls: found a certificate rather than a key in the PEM for the private key".to_owned())
+        }
+        types => Some(format!(
+            "tls: failed to find PEM block with type ending in \"PRIVATE KEY\" in key input after skipping PEM \
+             blocks of the following types: [{}]",
+            types.join(" ")
+        )),
+    }
+}
+
+/// The types of the blocks of a PEM text (RFC 7468) that have their end.
+fn pem_types(text: &str) -> Vec<String> {
+    let label = |line: &str, word: &str| {
+        Some(line.trim().strip_prefix(word)?.strip_suffix("-----")?.to_owned())
+            .filter(|label| !label.is_empty())
+    };
+    let mut types = Vec::new();
+    let mut begun = None;
+    for line in text.lines() {
+        if let Some(begins) = label(line, "-----BEGIN ") {
+            begun = Some(begins);
+        } else if let Some(ends) = label(line, "-----END ")
+            && begun.take().as_ref() == Some(&ends)
+        {
+            types.push(ends);
+        }
+    }
+    types
+}
+
+/// The annotation that limited which Secrets Pods of an account may mount.
+const MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
+
+/// Said when the annotation is new.
+pub(crate) fn account_warnings(account: &Value, old: Option<&Value>) -> Vec<String> {
+    let has = |account: &Value| View::new(account).at(&["metadata", "annotations", MOUNTABLE]).is_set();
+    let is_new = has(account) && !old.is_some_and(has);
+    let words = "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets";
+    is_new.then(|| format!("metadata.annotations[{MOUNTABLE}]: {words}")).into_iter().collect()
+}
+
 pub(crate) fn config_map(new: View<'_>, old: Option<View<'_>>, errors: &mut ErrorList) {
     if let Some(old) = old {
         frozen(new, old, &["data", "binaryData"], errors);
@@ -211,5 +290,33 @@ mod tests {
             validate_update(resource, None, &new, &old).to_string(),
             "data: Forbidden: field is immutable when `immutable` is set"
         );
+    }
+
+    #[test]
+    fn a_secret_that_nobody_could_serve_with_is_warned_about() {
+        let block = |kind: &str| format!("-----BEGIN {kind}-----\nMA==\n-----END {kind}-----\n");
+        let said = |certificate: &str, key: &str| {
+            let data = json!({"tls.crt": STANDARD.encode(certificate), "tls.key": STANDARD.encode(key)});
+            secret_warnings(&json!({"type": "kubernetes.io/tls", "data": data}), None).join("|")
+        };
+        let (certificate, key) = (block("CERTIFICATE"), block("EC PRIVATE KEY"));
+        assert_eq!(said(&certificate, &key), "");
+        assert_eq!(said("", ""), "tls: failed to find any PEM data in certificate input");
+        assert!(said(&key, &certificate).ends_with("PEM inputs may have been switched"));
+        assert_eq!(said(&certificate, "x"), "tls: failed to find any PEM data in key input");
+        let swapped = "tls: found a certificate rather than a key in the PEM for the private key";
+        assert_eq!(said(&certificate, &certificate), swapped);
+        assert!(said(&block("A"), &key).ends_with("of the following types: [A]"));
+        assert!(secret_warnings(&json!({"type": "Opaque"}), None).is_empty());
+    }
+
+    #[test]
+    fn an_annotation_that_nobody_should_begin_with_is_warned_about_once() {
+        let account =
+            json!({"metadata": {"annotations": {"kubernetes.io/enforce-mountable-secrets": "true"}}});
+        assert_eq!(account_warnings(&account, None).len(), 1);
+        assert_eq!(account_warnings(&account, Some(&json!({}))).len(), 1);
+        assert!(account_warnings(&account, Some(&account)).is_empty());
+        assert!(account_warnings(&json!({}), None).is_empty());
     }
 }

@@ -13,7 +13,7 @@ const POLICIES: [&str; 3] = ["Allow", "Forbid", "Replace"];
 /// The Jobs' names are labels, and eleven characters longer.
 const NAME_MAX: usize = 63 - 11;
 
-pub(crate) fn warnings(object: &Value) -> Vec<String> {
+pub(crate) fn warnings(object: &Value, _: Option<&Value>) -> Vec<String> {
     let template = View::new(object).at(&["spec", "jobTemplate", "spec", "template"]);
     pod::template_warnings(template, &SPEC.child("jobTemplate.spec.template"))
 }

@@ -57,7 +57,13 @@ pub(crate) fn endpoints(new: View<'_>, errors: &mut ErrorList) {
     }
 }
 
-pub(crate) fn warnings(_: &Value) -> Vec<String> {
+/// Of slices: said when one is made.
+pub(crate) fn slice_warnings(slice: &Value, old: Option<&Value>) -> Vec<String> {
+    let names = old.is_none() && View::new(slice).str("addressType") == "FQDN";
+    names.then(|| "spec.addressType: FQDN endpoints are deprecated".to_owned()).into_iter().collect()
+}
+
+pub(crate) fn warnings(_: &Value, _: Option<&Value>) -> Vec<String> {
     vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
 }
 

@@ -82,6 +82,19 @@ fn prepare_part(subresource: Option<&str>, new: &mut Object, old: &Object) {
     }
     new.insert("spec".to_owned(), spec);
     keep(new, old, &["status"]);
+    keep_metadata(new, old);
+}
+
+/// Who may only resize a Pod, or look into it, may not label it, or take a finalizer away.
+fn keep_metadata(new: &mut Object, old: &Object) {
+    let given = new.remove("metadata").unwrap_or_default();
+    let mut metadata = old.get("metadata").cloned().unwrap_or_default();
+    if let Some(fields) = metadata.as_object_mut() {
+        for name in ["name", "namespace", "uid", "resourceVersion", "managedFields"] {
+            replace(fields, name, given.get(name).cloned());
+        }
+    }
+    new.insert("metadata".to_owned(), metadata);
 }
 
 pub(crate) fn validate_create(pod: View<'_>, errors: &mut ErrorList) {

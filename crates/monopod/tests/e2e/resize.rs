@@ -241,6 +241,12 @@ fn what_may_not_be_resized_is_refused_in_upstreams_words() {
     refused("{requests: {cpu: 50m}}", "Pod QOS Class may not change as a result of resizing");
     refused("{limits: {cpu: null}}", "resource limits cannot be removed");
     refused("{limits: {ephemeral-storage: 1Gi}}", "only cpu and memory resources are mutable");
+    // What is no resize is dropped, as upstream drops it.
+    let image = r#"{"metadata": {"labels": {"x": "y"}}, "spec": {"containers": [{"name": "c", "image": "other:1"}]}}"#;
+    instance.kubectl(&["patch", "pod", "p", "--subresource", "resize", "-p", image]).ok();
+    let kept =
+        instance.field("pod/p", "{.spec.containers[0].image} {.metadata.labels.x}{.metadata.generation}");
+    assert_eq!(kept, "busybox:1.36 1");
     let said = instance.kubectl(&["patch", "pod", "p", "-p", r#"{"spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}}]}}"#]);
     assert!(said.fails().contains("pod updates may not change fields other than"));
     instance.apply(

@@ -96,10 +96,12 @@ fn restart_rules(container: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
     }
 }
 
+/// What may be done when a container ends.
+const ACTIONS: [&str; 2] = ["Restart", "RestartAllContainers"];
+
 fn restart_rule(rule: View<'_>, path: &Path<'_>, errors: &mut ErrorList) {
-    if !matches!(rule.str("action"), "Restart" | "RestartAllContainers") {
-        // Upstream lists only the older action here.
-        errors.push(Error::not_supported(&path.child("action"), rule.str("action"), &["Restart"]));
+    if !ACTIONS.contains(&rule.str("action")) {
+        errors.push(Error::not_supported(&path.child("action"), rule.str("action"), &ACTIONS));
     }
     let (codes, at) = (rule.get("exitCodes"), path.child("exitCodes"));
     if !codes.is_set() {

@@ -416,6 +416,19 @@ fn a_resize_changes_cpu_and_memory_and_keeps_the_class_of_service() {
 }
 
 #[test]
+fn a_resize_leaves_all_else_as_it_was() {
+    let old = web();
+    let mut new = old.clone();
+    new["spec"]["containers"][0]["image"] = "other:2".into();
+    new["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "20m".into();
+    new["metadata"]["labels"] = json!({"other": "label"});
+    prepare_update(pods(), Some("resize"), &mut new, &old);
+    assert_eq!(new["spec"]["containers"][0]["image"], old["spec"]["containers"][0]["image"]);
+    assert_eq!(new["metadata"]["labels"], old["metadata"]["labels"]);
+    assert_eq!(new["spec"]["containers"][0]["resources"]["requests"]["cpu"], "20m");
+}
+
+#[test]
 fn a_status_cannot_revive_what_has_ended_or_move_the_pod() {
     let mut old = web();
     old["spec"]["restartPolicy"] = json!("Never");
@@ -456,7 +469,7 @@ fn what_is_probably_not_meant_is_warned_of() {
             "ports": [{"containerPort": 80}, {"containerPort": 80}], "resources": {"limits": {"memory": "1500m"}}}]}),
     );
     assert_eq!(
-        warnings(pods(), &object),
+        warnings(pods(), &object, None),
         [
             "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
             "spec.imagePullSecrets[1].name: duplicate name \"s\"",

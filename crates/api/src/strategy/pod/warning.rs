@@ -10,7 +10,7 @@ use crate::quantity::Quantity;
 use crate::validate::view::View;
 
 /// Warnings for a Pod.
-pub(crate) fn of_pod(pod: &Value) -> Vec<String> {
+pub(crate) fn of_pod(pod: &Value, _: Option<&Value>) -> Vec<String> {
     let view = View::new(pod);
     collect(view, &Path::new("spec"), &Path::new("metadata.annotations"))
 }
