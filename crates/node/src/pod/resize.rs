@@ -89,8 +89,39 @@ struct Granted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pending {
     pub(super) generation: i64,
-    pub(super) reason: &'static str,
+    pub(super) wait: Wait,
     pub(super) message: String,
+}
+
+/// For how long it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Until somebody gives room back.
+    Deferred,
+    /// For ever: the node is too small.
+    Infeasible,
+}
+
+impl Wait {
+    /// The reason in the Pod's condition.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Wait::Deferred => "Deferred",
+            Wait::Infeasible => "Infeasible",
+        }
+    }
+
+    /// The reason of the Event.
+    fn event(self) -> &'static str {
+        match self {
+            Wait::Deferred => "ResizeDeferred",
+            Wait::Infeasible => "ResizeInfeasible",
+        }
+    }
+
+    fn of_reason(reason: Option<&str>) -> Self {
+        if reason == Some(Wait::Infeasible.reason()) { Wait::Infeasible } else { Wait::Deferred }
+    }
 }
 
 /// A resize that is under way.
@@ -117,7 +148,7 @@ impl Resize {
         let message = |one: &PodCondition| one.message.clone().unwrap_or_default();
         let pending = find(PENDING).map(|one| Pending {
             generation: generation(one),
-            reason: if one.reason.as_deref() == Some("Infeasible") { "Infeasible" } else { "Deferred" },
+            wait: Wait::of_reason(one.reason.as_deref()),
             message: message(one),
         });
         let progress =
@@ -159,22 +190,22 @@ pub(super) fn decided(state: &mut PodState, decision: Decision, actions: &mut Ac
         return;
     }
     let Decision { generation, allocation, room } = decision;
-    let (reason, message) = match room {
+    let (wait, message) = match room {
         Room::Fits => {
             state.resize.granted = Some(Granted { generation, allocation, keeping: false });
             return;
         }
-        Room::Deferred(message) => ("Deferred", message),
-        Room::Infeasible(message) => ("Infeasible", message),
+        Room::Deferred(message) => (Wait::Deferred, message),
+        Room::Infeasible(message) => (Wait::Infeasible, message),
     };
-    let pending = Pending { generation, reason, message };
+    let pending = Pending { generation, wait, message };
     // An answer to an older wish is of no use, and one that is known is no news.
     if state.resize.asked != Some(allocation) || state.resize.pending.as_ref() == Some(&pending) {
         return;
     }
-    let word = if reason == "Infeasible" { "ResizeInfeasible" } else { "ResizeDeferred" };
-    let text = summary(&state.wished, generation, &format!("Pod resize {reason}"), &pending.message);
-    actions.push(Action::Record(Record::pod_warning(word, text)));
+    let title = format!("Pod resize {}", wait.reason());
+    let text = summary(&state.wished, generation, &title, &pending.message);
+    actions.push(Action::Record(Record::pod_warning(wait.event(), text)));
     state.resize.pending = Some(pending);
 }
 

@@ -414,7 +414,7 @@ fn disruption(state: &PodState, old: &[core::PodCondition], now: Timestamp) -> O
 fn size_pending(state: &PodState) -> Option<(i64, Verdict)> {
     let pending = state.resize.pending.as_ref().filter(|_| state.may_start_containers())?;
     let message = Some(pending.message.clone());
-    Some((pending.generation, Verdict { status: true, reason: Some(pending.reason), message }))
+    Some((pending.generation, Verdict { status: true, reason: Some(pending.wait.reason()), message }))
 }
 
 /// What is being done, and of which generation it is.
