@@ -9,6 +9,7 @@
 mod pods {
     pub(crate) mod deaths;
     pub(crate) mod groups;
+    pub(crate) mod links;
     pub(crate) mod pulls;
     pub(crate) mod setting;
     pub(crate) mod tests;

@@ -7,9 +7,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use runtime::failpoint::{Place, die_at};
-use runtime::{ContainerState, PortMapping, Runtime, SandboxConfig};
+use runtime::{ContainerState, Event, PortMapping, Runtime, SandboxConfig, SandboxStatus};
 
 use super::setting::{Node, Setting};
+use super::tests::{kill_parent, ports_table};
 
 /// The first argument of a daemon that is to die; the number of the place and the setting follow.
 pub(crate) const DIE: &str = "die";
@@ -132,4 +133,52 @@ fn kill_shims(setting: &Setting) {
         // Its socket must be closed before the next daemon asks for it.
         let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
     }
+}
+
+/// The Pod got a second sandbox after its first one's shim was killed, and the daemon is started again.
+pub(crate) async fn what_a_dead_sandbox_left_is_removed_around_the_one_that_followed(setting: Setting) {
+    let mut node = setting.node().await;
+    let mut config = node.sandbox("twice");
+    config.port_mappings = vec![PortMapping {
+        protocol: "TCP".into(),
+        container_port: 80,
+        host_port: 18_473,
+        host_ip: String::new(),
+    }];
+    let first = node.run(config.clone()).await;
+    let lost = node.start(&first, "c", "exec sleep 1000").await;
+    kill_parent(node.status(&lost).await.pid.unwrap());
+    while !matches!(node.events.recv().await, Some(Event::SandboxDied { .. })) {}
+    config.pod.attempt = 1;
+    let second = node.run(config).await;
+    let id = node.start(&second, "c", "exec sleep 1000").await;
+    let rules = sys::command::run("nft", &["list", "table", "ip", &ports_table(&setting)], b"").unwrap();
+    let rules = String::from_utf8(rules.stdout).unwrap();
+    let leads = |to: &SandboxStatus| rules.contains(&format!("dnat to {}:80", to.ips[0]));
+    assert!(leads(&second) && !leads(&first), "the port leads to the dead sandbox: {rules}");
+    let before = node.status(&id).await;
+    drop(node);
+    let node = setting.node().await;
+    let after = node.status(&id).await;
+    assert_eq!((after.state, after.pid), (ContainerState::Running, before.pid));
+    node.native.remove_sandbox(&first.id).await.unwrap();
+    assert_eq!(node.status(&id).await.state, ContainerState::Running);
+    assert!(node.exec(&id, "true").await.is_ok());
+}
+
+pub(crate) async fn a_sandbox_whose_file_is_damaged_is_removed_and_made_anew(setting: Setting) {
+    let node = setting.node().await;
+    let sandbox = node.run(node.sandbox("damaged")).await;
+    let id = node.start(&sandbox, "c", "exec sleep 1000").await;
+    let pid = node.status(&id).await.pid.unwrap();
+    drop(node);
+    let record = setting.data.join("pods/damaged/sandbox-0/config.json");
+    std::fs::write(&record, b"{\"id\":\"").unwrap();
+    let node = setting.node().await;
+    assert!(node.native.sandboxes().await.unwrap().is_empty());
+    assert!(node.native.images().leases().unwrap().is_empty());
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z "), "the container outlives its sandbox: {state}");
+    let again = node.run(node.sandbox("damaged")).await;
+    assert!(again.ready && again.id != sandbox.id);
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use runtime::{
     AttachOptions, ContainerState, Error, Event, ExecOptions, Measured, NamespaceMode, PortMapping,
-    Resources, Runtime, SandboxStatus, SecurityContext,
+    Resources, Runtime, SecurityContext,
 };
 
 use super::setting::{Setting, Test, container};
@@ -55,16 +55,19 @@ pub(crate) const ALL: &[(&str, Test)] = &[
         boxed(super::deaths::what_died_with_the_daemon_is_known_and_removed(s))
     }),
     ("what_a_dead_sandbox_left_is_removed_around_the_one_that_followed", |s| {
-        boxed(what_a_dead_sandbox_left_is_removed_around_the_one_that_followed(s))
+        boxed(super::deaths::what_a_dead_sandbox_left_is_removed_around_the_one_that_followed(s))
     }),
     ("a_sandbox_whose_file_is_damaged_is_removed_and_made_anew", |s| {
-        boxed(a_sandbox_whose_file_is_damaged_is_removed_and_made_anew(s))
+        boxed(super::deaths::a_sandbox_whose_file_is_damaged_is_removed_and_made_anew(s))
     }),
     ("a_daemon_that_dies_at_any_step_is_followed_by_one_that_goes_on", |s| {
         boxed(super::deaths::a_daemon_that_dies_at_any_step_is_followed_by_one_that_goes_on(s))
     }),
     ("the_group_of_burstable_pods_weighs_what_they_ask_for_in_sum", |s| {
         boxed(super::groups::the_group_of_burstable_pods_weighs_what_they_ask_for_in_sum(s))
+    }),
+    ("nobody_shows_the_node_or_a_pod_another_way", |s| {
+        boxed(super::links::nobody_shows_the_node_or_a_pod_another_way(s))
     }),
     ("a_pull_ends_with_the_last_who_waits_for_it", |s| {
         boxed(super::pulls::a_pull_ends_with_the_last_who_waits_for_it(s))
@@ -444,60 +447,12 @@ async fn a_killed_shim_is_told_and_cleaned_up(setting: Setting) {
     assert!(again.ready && again.id != sandbox.id);
 }
 
-/// The Pod got a second sandbox after its first one's shim was killed, and the daemon is started again.
-async fn what_a_dead_sandbox_left_is_removed_around_the_one_that_followed(setting: Setting) {
-    let mut node = setting.node().await;
-    let mut config = node.sandbox("twice");
-    config.port_mappings = vec![PortMapping {
-        protocol: "TCP".into(),
-        container_port: 80,
-        host_port: 18_473,
-        host_ip: String::new(),
-    }];
-    let first = node.run(config.clone()).await;
-    let lost = node.start(&first, "c", "exec sleep 1000").await;
-    kill_parent(node.status(&lost).await.pid.unwrap());
-    while !matches!(node.events.recv().await, Some(Event::SandboxDied { .. })) {}
-    config.pod.attempt = 1;
-    let second = node.run(config).await;
-    let id = node.start(&second, "c", "exec sleep 1000").await;
-    let rules = sys::command::run("nft", &["list", "table", "ip", &ports_table(&setting)], b"").unwrap();
-    let rules = String::from_utf8(rules.stdout).unwrap();
-    let leads = |to: &SandboxStatus| rules.contains(&format!("dnat to {}:80", to.ips[0]));
-    assert!(leads(&second) && !leads(&first), "the port leads to the dead sandbox: {rules}");
-    let before = node.status(&id).await;
-    drop(node);
-    let node = setting.node().await;
-    let after = node.status(&id).await;
-    assert_eq!((after.state, after.pid), (ContainerState::Running, before.pid));
-    node.native.remove_sandbox(&first.id).await.unwrap();
-    assert_eq!(node.status(&id).await.state, ContainerState::Running);
-    assert!(node.exec(&id, "true").await.is_ok());
-}
-
-async fn a_sandbox_whose_file_is_damaged_is_removed_and_made_anew(setting: Setting) {
-    let node = setting.node().await;
-    let sandbox = node.run(node.sandbox("damaged")).await;
-    let id = node.start(&sandbox, "c", "exec sleep 1000").await;
-    let pid = node.status(&id).await.pid.unwrap();
-    drop(node);
-    let record = setting.data.join("pods/damaged/sandbox-0/config.json");
-    std::fs::write(&record, b"{\"id\":\"").unwrap();
-    let node = setting.node().await;
-    assert!(node.native.sandboxes().await.unwrap().is_empty());
-    assert!(node.native.images().leases().unwrap().is_empty());
-    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    assert!(state.is_empty() || state.contains(") Z "), "the container outlives its sandbox: {state}");
-    let again = node.run(node.sandbox("damaged")).await;
-    assert!(again.ready && again.id != sandbox.id);
-}
-
-fn ports_table(setting: &Setting) -> String {
+pub(super) fn ports_table(setting: &Setting) -> String {
     format!("monopod-{}-ports", setting.instance)
 }
 
 /// The parent of a container's first process is its shim.
-fn kill_parent(pid: u32) {
+pub(super) fn kill_parent(pid: u32) {
     rustix::process::kill_process(parent(pid), rustix::process::Signal::KILL).unwrap();
 }
 
