@@ -52,11 +52,11 @@ pub fn objects(inputs: &Inputs<'_>) -> Vec<(&'static Kind, Value)> {
     objects.push((resource("discovery.k8s.io", "endpointslices"), api_endpoint_slice(inputs.advertise)));
     let registrations =
         GROUP_VERSIONS.iter().enumerate().filter(|(_, gv)| gv.group != "apiregistration.k8s.io");
-    objects.extend(
-        registrations.map(|(i, gv)| {
-            (resource("apiregistration.k8s.io", "apiservices"), registration(i, gv, inputs.now))
-        }),
-    );
+    let registrations = registrations.map(|(i, gv)| built_in(i, gv, inputs.now));
+    // As metrics-server registers it, but for the Service: nothing stands between it and who asks.
+    let metrics = registration("metrics.k8s.io", "v1beta1", (100, 100), inputs.now);
+    let of = resource("apiregistration.k8s.io", "apiservices");
+    objects.extend(registrations.chain([metrics]).map(|registration| (of, registration)));
     objects.extend(flow::objects(inputs.now));
     objects
 }
@@ -242,22 +242,26 @@ pub fn api_endpoint_slice(advertise: SocketAddr) -> Value {
     })
 }
 
-/// The APIService of a group-version this server answers itself. Discovery's order comes
+/// The APIService of a group-version that is built in. Discovery's order comes
 /// from its own table; the numbers here fall with it, from upstream's for the core group.
-fn registration(position: usize, gv: &GroupVersion, now: Timestamp) -> Value {
+fn built_in(position: usize, gv: &GroupVersion, now: Timestamp) -> Value {
     let priority = 18_000 - 100 * i64::try_from(position).unwrap_or_default();
-    let mut spec = json!({"groupPriorityMinimum": priority, "version": gv.version, "versionPriority": 15});
-    if !gv.group.is_empty() {
-        spec["group"] = json!(gv.group);
-    }
-    if gv.group.is_empty() {
-        spec["versionPriority"] = json!(1);
+    let of_version = if gv.group.is_empty() { 1 } else { 15 };
+    registration(&gv.group, &gv.version, (priority, of_version), now)
+}
+
+/// The APIService of a group-version that this server answers itself, with the priorities of group and version.
+fn registration(group: &str, version: &str, (of_group, of_version): (i64, i64), now: Timestamp) -> Value {
+    let mut spec =
+        json!({"groupPriorityMinimum": of_group, "version": version, "versionPriority": of_version});
+    if !group.is_empty() {
+        spec["group"] = json!(group);
     }
     json!({
         "apiVersion": "apiregistration.k8s.io/v1",
         "kind": "APIService",
         "metadata": {
-            "name": format!("{}.{}", gv.version, gv.group),
+            "name": format!("{version}.{group}"),
             "labels": {"kube-aggregator.kubernetes.io/automanaged": "onstart"},
         },
         "spec": spec,
@@ -307,6 +311,20 @@ mod tests {
             let key = (&*resource.plural, metadata["namespace"].to_string(), metadata["name"].to_string());
             assert!(seen.insert(key.clone()), "{key:?}");
         }
+    }
+
+    #[test]
+    fn what_people_use_is_registered_beside_what_is_built_in() {
+        let of = |name: &str| {
+            fresh().into_iter().find(|(_, object)| object["metadata"]["name"] == name).unwrap().1
+        };
+        assert_eq!(of("v1.")["spec"]["groupPriorityMinimum"], 18_000);
+        let metrics = of("v1beta1.metrics.k8s.io");
+        assert_eq!(
+            (&metrics["spec"]["group"], &metrics["spec"]["versionPriority"]),
+            (&json!("metrics.k8s.io"), &json!(100))
+        );
+        assert_eq!(metrics["status"]["conditions"][0]["reason"], "Local");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::pod::clock::Steady;
 use crate::pod::event::Event;
 use crate::pod::observe::Because;
 use crate::pod::state::PodState;
+use crate::probing::counts::Counts;
 use crate::shared::{Shared, Worker, is_open};
 use crate::volumes::{self, HostMounts, Mounts, PodDirectory};
 use crate::worker::{INBOX, Message, PodWorker, Snapshot, kept_allocation, remove_logs};
@@ -79,6 +80,7 @@ impl Node {
             own_node: object::build(&config, Timestamp::now()),
             workers: Mutex::default(),
             freed: Notify::new(),
+            probes: Counts::default(),
             client,
             runtime,
             config,
@@ -438,6 +440,7 @@ impl Dispatcher {
         self.orphans.remove(&id);
         let Some(uid) = self.names.remove(&id) else { return };
         let worker = self.shared.workers().remove(&uid);
+        self.shared.probes.forget(&uid);
         self.decide_resizes();
         let (Err(error), Some(worker)) = (ended, worker) else { return };
         let meta = &worker.pod.metadata;

@@ -16,6 +16,7 @@ use crate::Config;
 use crate::container::dns::NodeDns;
 use crate::container::fields::Facts;
 use crate::pod::event::Record;
+use crate::probing::counts::Counts;
 use crate::volumes::Mounts;
 use crate::worker::Message;
 
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) workers: Mutex<HashMap<String, Worker>>,
     /// Told when nothing of a Pod runs any more.
     pub(crate) freed: Notify,
+    pub(crate) probes: Counts,
 }
 
 /// A worker seen from outside.

@@ -11,7 +11,9 @@ use tokio::sync::mpsc;
 
 mod limits;
 
-pub use limits::{ContainerStats, Measured, MemoryUse, Resources, SandboxUpdate};
+pub use limits::{Resources, SandboxUpdate};
+
+use crate::usage::{ContainerStats, Measured, MemoryUse, Traffic};
 
 /// A container runtime. All methods may be called again with the same arguments
 /// after a restart of either side: creating what exists returns it, stopping or
@@ -112,6 +114,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn written<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, Result<BTreeMap<String, u64>, Error>>;
     /// Current use of each running container.
     fn stats(&self, measured: Measured) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>>;
+    /// What went through the interfaces of all sandboxes that have one of their own.
+    fn traffic(&self) -> BoxFuture<'_, Result<Vec<Traffic>, Error>>;
 }
 
 /// Why the runtime could not do it. The text is shown to users in Events.

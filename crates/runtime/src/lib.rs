@@ -38,9 +38,11 @@ mod peer;
 mod recorded;
 mod sandbox;
 mod threads;
+mod usage;
 
 pub use config::Config;
 pub use interface::*;
 pub use native::Native;
 pub use network::{Subnet, range_taken};
 pub use threads::on_own_thread;
+pub use usage::{ContainerStats, Counters, Measured, MemoryUse, Traffic};

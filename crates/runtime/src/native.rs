@@ -19,18 +19,19 @@ use crate::container::{self, Container, stats};
 use crate::events::Events;
 use crate::image::ImageStore;
 use crate::interface::{
-    AttachOptions, ContainerConfig, ContainerStats, ContainerStatus, Credentials, Error, Event, ExecOptions,
-    ExecOutput, Image, Measured, MemoryUse, PodIdentity, Resources, Runtime, SandboxConfig, SandboxSnapshot,
-    SandboxStatus, SandboxUpdate, Streams,
+    AttachOptions, ContainerConfig, ContainerStatus, Credentials, Error, Event, ExecOptions, ExecOutput,
+    Image, PodIdentity, Resources, Runtime, SandboxConfig, SandboxSnapshot, SandboxStatus, SandboxUpdate,
+    Streams,
 };
 use crate::layout::{Layout, make_private};
 use crate::link::Link;
-use crate::network::Addresses;
 use crate::network::bridge::Bridge;
 use crate::network::ports::{HostPorts, Table};
+use crate::network::{Addresses, traffic};
 use crate::sandbox::branches::{Allocatable, Branches};
 use crate::sandbox::{self, Sandbox};
 use crate::threads::on_own_thread;
+use crate::usage::{ContainerStats, Measured, MemoryUse, Traffic};
 
 /// The runtime of this node. Dropping it leaves every Pod running; the next one adopts them.
 #[derive(Debug)]
@@ -571,10 +572,11 @@ impl Runtime for Native {
 
     fn stats(&self, measured: Measured) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>> {
         let inner = self.inner.clone();
-        blocking(move || {
-            let running = inner.all().into_iter().flat_map(|s| s.containers()).filter(|c| c.is_running());
-            Ok(running.map(|c| stats::stats(&inner.hierarchy, &c, measured)).collect())
-        })
-        .boxed()
+        blocking(move || Ok(stats::of_all(&inner, measured))).boxed()
+    }
+
+    fn traffic(&self) -> BoxFuture<'_, Result<Vec<Traffic>, Error>> {
+        let inner = self.inner.clone();
+        blocking(move || Ok(traffic(&inner))).boxed()
     }
 }

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use runtime::{
     AttachOptions, ContainerConfig, ContainerState, ContainerStats, ContainerStatus, Credentials, Error,
     Event, ExecOptions, ExecOutput, Image, Measured, MemoryUse, Resources, Runtime, SandboxConfig,
-    SandboxSnapshot, SandboxStatus, SandboxUpdate, Streams,
+    SandboxSnapshot, SandboxStatus, SandboxUpdate, Streams, Traffic,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -557,5 +557,9 @@ impl Runtime for FakeRuntime {
             ..ContainerStats::default()
         });
         answer(Ok(stats.collect()))
+    }
+
+    fn traffic(&self) -> BoxFuture<'_, Result<Vec<Traffic>, Error>> {
+        answer(Ok(Vec::new()))
     }
 }

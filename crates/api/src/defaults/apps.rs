@@ -130,6 +130,9 @@ pub(crate) fn autoscaler(autoscaler: &mut Object) {
         let cpu = json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]);
         spec.insert("metrics".to_owned(), cpu);
     }
+    if let Some(behavior) = child(spec, "behavior") {
+        scaling_rules(behavior);
+    }
     let status = ensure(autoscaler, "status");
     set(status, "desiredReplicas", 0);
     if version == "autoscaling/v2" {
@@ -141,10 +144,46 @@ pub(crate) fn autoscaler(autoscaler: &mut Object) {
     }
 }
 
+/// A behaviour that says something of one direction says all of both (upstream's
+/// SetDefaults_HorizontalPodAutoscalerBehavior). How long to wait before scaling down stays open: that is a
+/// flag of the controller.
+fn scaling_rules(behavior: &mut Object) {
+    let is_said = |name: &str| behavior.get(name).is_some_and(|rules| !rules.is_null());
+    if !is_said("scaleUp") && !is_said("scaleDown") {
+        return;
+    }
+    let policy = |kind: &str, value: u8| json!({"type": kind, "value": value, "periodSeconds": 15});
+    let up = ensure(behavior, "scaleUp");
+    set(up, "stabilizationWindowSeconds", 0);
+    set(up, "selectPolicy", "Max");
+    set(up, "policies", json!([policy("Pods", 4), policy("Percent", 100)]));
+    let down = ensure(behavior, "scaleDown");
+    set(down, "selectPolicy", "Max");
+    set(down, "policies", json!([policy("Percent", 100)]));
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::defaulted;
     use super::*;
+
+    #[test]
+    fn a_behaviour_that_says_something_of_one_direction_gets_the_rest_of_both() {
+        let of = |behavior: Value| {
+            let object = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+                "spec": {"behavior": behavior}});
+            defaulted(object)["spec"]["behavior"].clone()
+        };
+        let percent = json!({"type": "Percent", "value": 100, "periodSeconds": 15});
+        let pods = json!({"type": "Pods", "value": 4, "periodSeconds": 15});
+        let up = json!({"stabilizationWindowSeconds": 0, "selectPolicy": "Max", "policies": [pods, percent]});
+        let given = json!({"scaleDown": {"stabilizationWindowSeconds": 60, "selectPolicy": "Min"}});
+        let down = json!({"stabilizationWindowSeconds": 60, "selectPolicy": "Min", "policies": [percent]});
+        assert_eq!(of(given), json!({"scaleUp": up, "scaleDown": down}));
+        let down = json!({"selectPolicy": "Max", "policies": [percent]});
+        assert_eq!(of(json!({"scaleUp": {}})), json!({"scaleUp": up, "scaleDown": down}));
+        assert_eq!(of(json!({})), json!({}));
+    }
 
     #[test]
     fn workloads_get_their_strategies_and_limits() {

@@ -15,6 +15,7 @@ mod archives;
 mod bad_input;
 mod certificates;
 mod churn;
+mod claims;
 mod commands;
 mod crash;
 mod cron_jobs;

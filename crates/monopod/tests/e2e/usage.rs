@@ -9,7 +9,7 @@ spec:
   terminationGracePeriodSeconds: 0
   containers:
   - {name: spins, image: "testserver:1", imagePullPolicy: Never, command: [sh, -c, "while :; do :; done"], resources: {limits: {cpu: 200m}}}
-  - {name: idles, image: "testserver:1", imagePullPolicy: Never}
+  - {name: idles, image: "testserver:1", imagePullPolicy: Never, readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}}
 "#;
 
 #[test]
@@ -41,7 +41,36 @@ fn top_shows_what_pods_and_nodes_use() {
     let metrics = raw("metrics/resource");
     let counted = r#"container_cpu_usage_seconds_total{container="spins",namespace="default",pod="busy"} "#;
     assert!(metrics.contains(counted), "{metrics}");
-    assert!(raw("stats/summary").contains("rootfs"), "the whole summary tells of disks");
+    let summary = raw("stats/summary");
+    assert!(summary.contains("rootfs") && summary.contains("rxBytes"), "{summary}");
+    dashboards_find_their_numbers(&raw("metrics/cadvisor"));
+    let probes = raw("metrics/probes");
+    let succeeded =
+        probes.lines().find(|line| line.contains(r#"container="idles""#) && line.contains("successful"));
+    let times = succeeded.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    assert!(times.is_some_and(|times| times > 0), "{probes}");
+    let registered = instance.kubectl(&["get", "apiservice", "v1beta1.metrics.k8s.io", "--no-headers"]).ok();
+    assert!(registered.split_whitespace().skip(1).take(2).eq(["Local", "True"]), "{registered}");
+}
+
+/// The Pod has used the processor and memory and has answered probes, and the numbers say so.
+fn dashboards_find_their_numbers(metrics: &str) {
+    let value = |family: &str, label: &str| {
+        let found =
+            metrics.lines().find(|line| line.starts_with(&format!("{family}{{")) && line.contains(label));
+        let line = found.unwrap_or_else(|| panic!("{family} with {label} is not in\n{metrics}"));
+        line.split_whitespace().rev().nth(1).and_then(|value| value.parse::<f64>().ok()).expect(line)
+    };
+    let spins = r#"container="spins""#;
+    assert!(value("container_cpu_usage_seconds_total", spins) > 0.0, "{metrics}");
+    assert!(value("container_memory_working_set_bytes", spins) > 0.0, "{metrics}");
+    assert!(value("container_memory_rss", spins) > 0.0, "{metrics}");
+    assert!(value("container_fs_usage_bytes", spins) >= 0.0, "{metrics}");
+    assert!(value("container_cpu_usage_seconds_total", r#"id="/""#) > 0.0, "{metrics}");
+    let interface = r#"interface="eth0""#;
+    assert!(value("container_network_receive_bytes_total", interface) > 0.0, "{metrics}");
+    assert!(value("container_network_transmit_bytes_total", r#"pod="busy""#) > 0.0, "{metrics}");
+    assert!(value("machine_cpu_cores", "") >= 1.0 && value("machine_memory_bytes", "") > 1e6, "{metrics}");
 }
 
 const BUSY: &str = r#"

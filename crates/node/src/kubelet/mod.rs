@@ -3,6 +3,7 @@
 //! The server hands requests here as they came, upgrade included. Errors are plain text
 //! with the kubelet's status codes; the server makes Status objects of them.
 
+mod cadvisor;
 mod changes;
 mod fds;
 mod forward;
@@ -54,6 +55,12 @@ impl Kubelet {
             (&Method::GET, ["metrics", "resource"]) => {
                 self.stats(Measured::CpuAndMemory, |usage, _| text(StatusCode::OK, usage.metrics())).await
             }
+            (&Method::GET, ["metrics", "cadvisor"]) => {
+                let machine = cadvisor::Machine::of(&self.node);
+                self.stats(Measured::All, |usage, _| text(StatusCode::OK, cadvisor::metrics(usage, &machine)))
+                    .await
+            }
+            (&Method::GET, ["metrics", "probes"]) => text(StatusCode::OK, self.node.probes.metrics()),
             (&Method::GET, ["containerLogs", namespace, pod, container]) => {
                 self.container_logs(namespace, pod, container, &query).await
             }

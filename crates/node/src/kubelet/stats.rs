@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
-use runtime::{ContainerStats, Measured};
+use runtime::{ContainerStats, Measured, Traffic};
 use serde_json::{Value, json};
 
 use super::{bare_id, statuses};
@@ -14,32 +14,40 @@ use crate::shared::{Shared, Worker};
 
 /// One measurement.
 pub(super) struct Usage {
-    time: Timestamp,
-    node: Option<HostUse>,
-    pods: Vec<PodUse>,
+    pub(super) time: Timestamp,
+    pub(super) node: Option<HostUse>,
+    pub(super) pods: Vec<PodUse>,
 }
 
-struct PodUse {
-    name: String,
-    namespace: String,
+pub(super) struct PodUse {
+    pub(super) name: String,
+    pub(super) namespace: String,
     uid: String,
     started: Option<Timestamp>,
-    containers: Vec<ContainerUse>,
+    pub(super) containers: Vec<ContainerUse>,
+    /// Of its own interface, if it has one.
+    pub(super) traffic: Option<Traffic>,
 }
 
-struct ContainerUse {
-    name: String,
-    started: Option<Timestamp>,
-    used: ContainerStats,
+pub(super) struct ContainerUse {
+    pub(super) name: String,
+    pub(super) image: String,
+    pub(super) started: Option<Timestamp>,
+    pub(super) used: ContainerStats,
 }
 
 impl Usage {
     /// Reads what runs.
     pub(super) async fn measure(node: &Shared, measured: Measured) -> Result<Self, runtime::Error> {
         let used = node.runtime.stats(measured).await?;
+        let traffic = match measured {
+            Measured::All => node.runtime.traffic().await?,
+            Measured::CpuAndMemory => Vec::new(),
+        };
         let time = Timestamp::now();
         let workers: Vec<Worker> = node.workers().values().cloned().collect();
-        let mut pods: Vec<PodUse> = workers.iter().map(|worker| PodUse::of(worker, &used)).collect();
+        let mut pods: Vec<PodUse> =
+            workers.iter().map(|worker| PodUse::of(worker, &used, &traffic)).collect();
         pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         Ok(Self { time, node: host::used(), pods })
     }
@@ -64,18 +72,40 @@ impl Usage {
                 "cpu": self.cpu(one.used.cpu_nanoseconds),
                 "memory": self.memory(one.used.memory_working_set),
             });
+            shown["memory"]["usageBytes"] = one.used.memory_usage.into();
+            shown["memory"]["rssBytes"] = one.used.memory_rss.into();
+            shown["memory"]["pageFaults"] = one.used.page_faults.into();
+            shown["memory"]["majorPageFaults"] = one.used.major_page_faults.into();
             if let Some(bytes) = one.used.rootfs_bytes {
                 shown["rootfs"] = json!({ "time": self.time, "usedBytes": bytes });
             }
             shown
         };
-        json!({
+        let mut shown = json!({
             "podRef": { "name": pod.name, "namespace": pod.namespace, "uid": pod.uid },
             "startTime": pod.started,
             "containers": pod.containers.iter().map(container).collect::<Vec<_>>(),
             "cpu": self.cpu(pod.cpu_nanoseconds()),
             "memory": self.memory(pod.memory_working_set()),
-        })
+        });
+        if let Some(traffic) = &pod.traffic {
+            shown["network"] = self.network(traffic);
+        }
+        shown
+    }
+
+    /// The one interface, and the same as the sum of all.
+    fn network(&self, traffic: &Traffic) -> Value {
+        let (received, transmitted) = (traffic.received, traffic.transmitted);
+        let mut interface = json!({
+            "name": traffic.interface,
+            "rxBytes": received.bytes, "rxErrors": received.errors,
+            "txBytes": transmitted.bytes, "txErrors": transmitted.errors,
+        });
+        let all = interface.clone();
+        interface["time"] = json!(self.time);
+        interface["interfaces"] = json!([all]);
+        interface
     }
 
     fn cpu(&self, nanoseconds: u64) -> Value {
@@ -88,7 +118,7 @@ impl Usage {
 
     /// The same in the text format of Prometheus, under the kubelet's names.
     pub(super) fn metrics(&self) -> String {
-        let mut text = Text { out: String::new(), milliseconds: self.time.as_millisecond() };
+        let mut text = Text::at(self.time);
         let containers: Vec<(String, &ContainerUse)> = self
             .pods
             .iter()
@@ -158,21 +188,23 @@ impl Usage {
 }
 
 impl PodUse {
-    fn of(worker: &Worker, used: &[ContainerStats]) -> Self {
+    fn of(worker: &Worker, used: &[ContainerStats], traffic: &[Traffic]) -> Self {
         let (metadata, status) = (&worker.pod.metadata, worker.pod.status.as_ref());
         let containers = statuses(&worker.pod).filter_map(|status| {
             let id = bare_id(status.container_id.as_deref()?);
             let running = status.state.as_ref().and_then(|state| state.running.as_ref());
             let started = running.and_then(|running| running.started_at.as_ref()).map(|time| time.0);
             let used = used.iter().find(|one| one.id == id)?.clone();
-            Some(ContainerUse { name: status.name.clone(), started, used })
+            Some(ContainerUse { name: status.name.clone(), image: status.image.clone(), started, used })
         });
+        let traffic = traffic.iter().find(|one| worker.sandbox.as_ref() == Some(&one.sandbox));
         Self {
             name: metadata.name.clone().unwrap_or_default(),
             namespace: metadata.namespace.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
             started: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
             containers: containers.collect(),
+            traffic: traffic.cloned(),
         }
     }
 
@@ -186,35 +218,52 @@ impl PodUse {
 }
 
 /// Exact where a float would not be.
-fn seconds(nanoseconds: u64) -> String {
+pub(super) fn seconds(nanoseconds: u64) -> String {
     format!("{}.{:09}", nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000)
 }
 
-struct Text {
-    out: String,
+/// The text format of Prometheus.
+pub(super) struct Text {
+    pub(super) out: String,
     milliseconds: i64,
 }
 
 impl Text {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.out, "# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}");
+    /// Nothing yet of what was measured at this time.
+    pub(super) fn at(time: Timestamp) -> Self {
+        Self { out: String::new(), milliseconds: time.as_millisecond() }
     }
 
-    fn line(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.unstable_family(name, kind, &format!("[STABLE] {help}"));
+    }
+
+    /// A family whose name may change with a release.
+    pub(super) fn unstable_family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    pub(super) fn line(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
         let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
         let _ = writeln!(self.out, "{name}{labels} {value} {}", self.milliseconds);
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use runtime::Counters;
+
     use super::*;
 
-    fn usage() -> Usage {
+    pub(in super::super) fn usage() -> Usage {
         let container = |name: &str, cpu, memory| ContainerUse {
             name: name.to_owned(),
+            image: "busybox:1.36".to_owned(),
             started: Some("2027-01-15T08:00:00Z".parse().unwrap()),
             used: ContainerStats {
+                id: format!("id-{name}"),
+                cgroup: format!("/kubepods/pod-u/{name}"),
+                rootfs_bytes: Some(512),
                 cpu_nanoseconds: cpu,
                 memory_working_set: memory,
                 ..ContainerStats::default()
@@ -226,6 +275,12 @@ mod tests {
             uid: "u".into(),
             started: None,
             containers: vec![container("a", 1_500_000_000, 4096), container("b", 250, 1)],
+            traffic: Some(Traffic {
+                sandbox: "s".into(),
+                interface: "eth0".into(),
+                received: Counters { bytes: 7, ..Counters::default() },
+                transmitted: Counters { bytes: 9, ..Counters::default() },
+            }),
         };
         Usage { time: "2027-01-15T08:00:01Z".parse().unwrap(), node: None, pods: vec![pod] }
     }
@@ -240,8 +295,14 @@ mod tests {
             json!({
                 "name": "a", "startTime": "2027-01-15T08:00:00Z",
                 "cpu": {"time": "2027-01-15T08:00:01Z", "usageCoreNanoSeconds": 1_500_000_000},
-                "memory": {"time": "2027-01-15T08:00:01Z", "workingSetBytes": 4096},
+                "memory": {"time": "2027-01-15T08:00:01Z", "workingSetBytes": 4096, "usageBytes": 0, "rssBytes": 0,
+                    "pageFaults": 0, "majorPageFaults": 0},
+                "rootfs": {"time": "2027-01-15T08:00:01Z", "usedBytes": 512},
             })
+        );
+        assert_eq!(
+            (&pod["network"]["rxBytes"], &pod["network"]["interfaces"][0]["txBytes"]),
+            (&json!(7), &json!(9))
         );
         assert_eq!(
             (&pod["cpu"]["usageCoreNanoSeconds"], &pod["memory"]["workingSetBytes"]),

@@ -1,5 +1,6 @@
 //! Carrying out probes: one task for each probe of a running container.
 
+pub(crate) mod counts;
 pub(crate) mod grpc;
 pub(crate) mod http;
 mod tls;

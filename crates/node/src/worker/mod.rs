@@ -326,7 +326,9 @@ impl PodWorker {
         let Some(probe) = kind.of(&target.container).cloned() else { return };
         let (outbox, name) = (self.outbox.clone(), container.clone());
         let lost = Event::ProbeLost { container: container.clone(), id: id.clone(), kind };
+        let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.state.pod));
         let tell = move |outcome| {
+            node.probes.add(&pod, &name, kind, &outcome);
             let event = Event::Probed { container: name.clone(), id: id.clone(), kind, outcome };
             let outbox = outbox.clone();
             async move { outbox.send(Message::Event(event)).await.is_ok() }

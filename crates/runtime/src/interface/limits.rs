@@ -1,6 +1,4 @@
-//! What a Pod and its containers may use, and what they do use.
-
-use std::collections::BTreeMap;
+//! What a Pod and its containers may use.
 
 /// Limits of a cgroup. Zero or `None`: no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -47,37 +45,4 @@ pub struct SandboxUpdate {
     pub resources: Resources,
     /// CPU that the Pod asks for now, in thousandths; `None`: as before.
     pub cpu_request: Option<u64>,
-}
-
-/// Memory in use, bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MemoryUse {
-    /// Of the sandbox as a whole.
-    pub sandbox: u64,
-    /// Of its running containers, by their ids.
-    pub containers: BTreeMap<String, u64>,
-}
-
-/// What is measured of containers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Measured {
-    /// What the kernel counts: cheap.
-    CpuAndMemory,
-    /// Their layers too, which are walked.
-    All,
-}
-
-/// What a container uses.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ContainerStats {
-    /// Container id.
-    pub id: String,
-    /// CPU time since the start, nanoseconds.
-    pub cpu_nanoseconds: u64,
-    /// Working set, bytes.
-    pub memory_working_set: u64,
-    /// Processes.
-    pub pids: u64,
-    /// Bytes written to the container's own layer, if that was measured.
-    pub rootfs_bytes: Option<u64>,
 }

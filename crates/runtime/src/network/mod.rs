@@ -18,7 +18,9 @@
 pub(crate) mod addresses;
 pub(crate) mod bridge;
 pub(crate) mod ports;
+mod traffic;
 
 pub(crate) use addresses::Addresses;
 pub use addresses::Subnet;
 pub use bridge::range_taken;
+pub(crate) use traffic::traffic;

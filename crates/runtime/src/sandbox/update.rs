@@ -7,9 +7,10 @@ use sys::cgroup::Level;
 use super::{Sandbox, record_file};
 use crate::container::Container;
 use crate::container::spec::resources;
-use crate::interface::{Error, MemoryUse, Resources, SandboxUpdate};
+use crate::interface::{Error, Resources, SandboxUpdate};
 use crate::layout::write_json;
 use crate::native::Inner;
+use crate::usage::MemoryUse;
 
 /// Sets limits of the Pod's own group. The kernel first, then the record: a daemon that dies between the two
 /// finds the older limits written, and they are set again.
