@@ -26,6 +26,7 @@ use crate::pod::state::PodState;
 use crate::probing::counts::Counts;
 use crate::shared::{Shared, Worker, is_open};
 use crate::volumes::{self, HostMounts, Mounts, PodDirectory};
+use crate::worker::claims::Holders;
 use crate::worker::{INBOX, Message, PodWorker, Snapshot, kept_allocation, remove_logs};
 use crate::{Config, clock, eviction, host, object};
 
@@ -81,6 +82,7 @@ impl Node {
             workers: Mutex::default(),
             freed: Notify::new(),
             probes: Counts::default(),
+            claims: Holders::default(),
             client,
             runtime,
             config,

@@ -19,6 +19,7 @@ use crate::pod::event::Record;
 use crate::probing::counts::Counts;
 use crate::volumes::Mounts;
 use crate::worker::Message;
+use crate::worker::claims::Holders;
 
 /// One per node.
 pub(crate) struct Shared {
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     /// Told when nothing of a Pod runs any more.
     pub(crate) freed: Notify,
     pub(crate) probes: Counts,
+    pub(crate) claims: Holders,
 }
 
 /// A worker seen from outside.

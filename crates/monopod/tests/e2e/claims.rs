@@ -18,7 +18,7 @@ fn pod(name: &str) -> String {
 }
 
 #[test]
-fn a_claim_for_one_pod_makes_the_next_wait_and_grows() {
+fn a_claim_for_one_pod_makes_the_others_wait_and_grows() {
     let instance = Instance::start(&["busybox.tar"]);
     let applied = instance.kubectl_with(&["apply", "-f", "-"], &format!("{CLAIM}{}", pod("first")));
     assert!(!applied.err.contains("Warning"), "{}", applied.err);
@@ -37,6 +37,19 @@ fn a_claim_for_one_pod_makes_the_next_wait_and_grows() {
     let volume = instance.field("pvc/data", "{.spec.volumeName}");
     assert_eq!(instance.field(&format!("pv/{volume}"), "{.spec.capacity.storage}"), "3Mi");
 
+    // One that names its node itself has met no scheduler: there it waits, too.
+    let node = instance.field("pod/first", "{.spec.nodeName}");
+    instance.apply(&pod("third").replacen("spec:\n", &format!("spec:\n  nodeName: {node}\n"), 1));
+    let why = "volume uses the ReadWriteOncePod access mode and is already in use by another pod";
+    instance.eventually("the third Pod is told why", || {
+        let of = "--field-selector=involvedObject.name=third,reason=FailedMount";
+        let said = instance.kubectl(&["get", "events", of, "-o", "jsonpath={.items[*].message}"]).ok();
+        if said.contains(why) { Ok(()) } else { Err(said) }
+    });
+    assert_eq!(instance.field("pod/third", "{.status.containerStatuses[0].started}"), "false");
     instance.kubectl(&["delete", "pod", "first"]).ok();
+    instance.wait("condition=Ready", "pod/third");
+    assert_eq!(instance.field("pod/second", "{.spec.nodeName}"), "", "the claim is the third Pod's now");
+    instance.kubectl(&["delete", "pod", "third"]).ok();
     instance.wait("condition=Ready", "pod/second");
 }

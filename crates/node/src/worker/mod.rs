@@ -4,6 +4,7 @@
 //! `JoinSet`; each sends what came of it back into the inbox, also when it panics: then that it
 //! has failed, and the runtime is asked what there is.
 
+pub(crate) mod claims;
 mod images;
 mod kill;
 mod observe;

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::start::volumes_sources;
-use super::{Files, Message, PodWorker, Refresh, lock, tokens};
+use super::{Files, Message, PodWorker, Refresh, claims, lock, tokens};
 use crate::container::fields::Facts;
 use crate::pod::event::Event;
 use crate::pod::spec::spec;
@@ -219,14 +219,22 @@ impl Job {
     async fn claimed(&self, volume: &Volume) -> Option<Result<Source, String>> {
         let name = claim_name(&self.pod, volume)?;
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
-        Some(
-            self.bound(namespace, &name)
-                .await
-                .map_err(|cause| format!("error processing PVC {namespace}/{name}: {cause}")),
-        )
+        let bound = self.bound(namespace, &name).await;
+        let bound = bound.map_err(|cause| format!("error processing PVC {namespace}/{name}: {cause}"));
+        Some(bound.and_then(|(source, users)| {
+            let free = users == Users::Many || self.takes_alone(&name);
+            if free { Ok(source) } else { Err(claims::IN_USE.into()) }
+        }))
     }
 
-    async fn bound(&self, namespace: &str, name: &str) -> Result<Source, String> {
+    fn takes_alone(&self, claim: &str) -> bool {
+        let workers = self.node.workers();
+        let running = workers.values().filter(|worker| worker.takes_room());
+        let running: Vec<Arc<Pod>> = running.map(|worker| Arc::clone(&worker.pod)).collect();
+        self.node.claims.take(claim, &self.pod, &running)
+    }
+
+    async fn bound(&self, namespace: &str, name: &str) -> Result<(Source, Users), String> {
         // Asked of the API, not of a cache: the scheduler bound the Pod after the claim, so it is bound there.
         let claim: PersistentVolumeClaim = self
             .node
@@ -243,6 +251,7 @@ impl Job {
             .await
             .map_err(|err| format!("failed to fetch PV {volume:?}: {err}"))?;
         let spec = volume.spec.unwrap_or_default();
+        let users = users(spec.access_modes.as_deref().unwrap_or_default());
         if let Some(path) = spec.host_path {
             let (named, kind) = (path.path.clone(), path.type_.clone().unwrap_or_default());
             self.threads.run(move || volumes::host_path::check(named.as_ref(), &kind)).await??;
@@ -250,12 +259,24 @@ impl Job {
             let provisioned = volume.metadata.annotations.as_ref();
             let grouped = provisioned.is_some_and(|all| all.contains_key(PROVISIONED_BY));
             let plugin = "kubernetes.io/host-path";
-            return Ok(Source::Claimed { path: path.path.into(), plugin, grouped });
+            return Ok((Source::Claimed { path: path.path.into(), plugin, grouped }, users));
         }
         if let Some(local) = spec.local {
             let plugin = "kubernetes.io/local-volume";
-            return Ok(Source::Claimed { path: local.path.into(), plugin, grouped: true });
+            return Ok((Source::Claimed { path: local.path.into(), plugin, grouped: true }, users));
         }
         Err("the volume is of a kind that this node cannot mount".into())
     }
+}
+
+/// Who may use a volume at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Users {
+    One,
+    Many,
+}
+
+/// With several modes nobody knows which of them a Pod means.
+fn users(modes: &[String]) -> Users {
+    if modes == ["ReadWriteOncePod"] { Users::One } else { Users::Many }
 }
