@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use futures_util::future::try_join_all;
 use http::Method;
-use scheduler::{Cluster, Namespaces, NodeInfo, Placement, PodInfo, Volumes, place};
+use scheduler::{Cluster, Namespaces, NodeInfo, Nodes, Placement, PodInfo, Volumes, place};
 use serde_json::{Value, json};
 
 use crate::connection::{Access, Connection};
@@ -79,7 +79,7 @@ pub(crate) async fn measure(report: &mut Report) -> Result<()> {
 /// The decisions, each Pod counted before the next: nothing is written and nobody is told.
 fn decisions(report: &mut Report) -> Result<()> {
     let typed = |value| serde_json::from_value(value);
-    let nodes: Result<Vec<_>, serde_json::Error> =
+    let nodes: Result<Nodes, serde_json::Error> =
         (0..NODES).map(|n| Ok(NodeInfo::new(Arc::new(typed(node(n))?)))).collect();
     let mut nodes = nodes?;
     let mut pods = Vec::new();
@@ -94,7 +94,7 @@ fn decisions(report: &mut Report) -> Result<()> {
         let pod = Arc::new(PodInfo::new(pod));
         let cluster = Cluster { nodes: &nodes, namespaces: &namespaces, alike: None };
         match black_box(place(&pod, &volumes, cluster, n)) {
-            Placement::Node(index) => nodes[index].add(pod),
+            Placement::Node(index) => nodes.add(index, pod),
             Placement::Unschedulable(failure) => bail!("not placed: {}", failure.message()),
         }
     }

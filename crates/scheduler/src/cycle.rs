@@ -8,13 +8,13 @@ use crate::filter;
 use crate::pod_affinity::PodAffinity;
 use crate::spread::Spread;
 use crate::terms::Namespaces;
-use crate::{NodeInfo, PodInfo, Reason, Volumes};
+use crate::{NodeInfo, Nodes, PodInfo, Reason, Volumes};
 
 /// What a decision is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct Cluster<'a> {
     /// The nodes with their Pods.
-    pub nodes: &'a [NodeInfo],
+    pub nodes: &'a Nodes,
     /// Labels of the namespaces, for affinity that selects by them.
     pub namespaces: &'a Namespaces,
     /// Selects the Pods of the same workload, by its Services and its owner: they are spread by default.

@@ -25,6 +25,7 @@ mod hints;
 #[cfg(test)]
 mod model;
 mod node_info;
+mod nodes;
 mod pending;
 mod place;
 mod pod_affinity;
@@ -42,6 +43,7 @@ mod workloads;
 pub use cycle::Cluster;
 pub use filter::Reason;
 pub use node_info::{NodeInfo, PodInfo};
+pub use nodes::Nodes;
 pub use place::{Failure, Placement, place};
 pub use preempt::{Budget, Preemption, preempt};
 pub use request::{HostPort, Resources};

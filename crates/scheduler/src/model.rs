@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::cycle::{Cluster, Cycle};
-use crate::place::tests::node;
+use crate::place::tests::{cluster, node};
 use crate::{Namespaces, NodeInfo, PodInfo, Reason, Volumes};
 
 const KEYS: [&str; 2] = ["kubernetes.io/hostname", "zone"];
@@ -235,7 +235,7 @@ proptest! {
     ) {
         let (nodes, namespaces, volumes) = (build(nodes), namespaces(), Volumes::default());
         let pod = info(pod, "incoming");
-        let cycle = Cycle::new(&pod, &volumes, Cluster { nodes: &nodes, namespaces: &namespaces, alike: None });
+        let cycle = Cycle::new(&pod, &volumes, Cluster { namespaces: &namespaces, ..cluster(&nodes) });
         for node in nodes.iter().filter(|node| pass_own(&pod, node)) {
             let expected: Vec<Reason> = slowly(&pod, node, &nodes).into_iter().collect();
             prop_assert_eq!(cycle.check(node), expected, "on {}", node.name());
@@ -250,22 +250,22 @@ proptest! {
     ) {
         let (nodes, namespaces, volumes) = (build(nodes), namespaces(), Volumes::default());
         let pod = info(pod, "incoming");
-        let cluster = Cluster { nodes: &nodes, namespaces: &namespaces, alike: None };
+        let whole = Cluster { namespaces: &namespaces, ..cluster(&nodes) };
         let node = &nodes[from.index(nodes.len())];
-        let mut cycle = Cycle::new(&pod, &volumes, cluster);
+        let mut cycle = Cycle::new(&pod, &volumes, whole);
         let mut without = nodes.clone();
         for other in &node.pods {
             cycle.moved(other, node, -1);
             without.iter_mut().for_each(|node| drop(node.remove(other.uid())));
         }
-        let fresh = Cycle::new(&pod, &volumes, Cluster { nodes: &without, namespaces: &namespaces, alike: None });
+        let fresh = Cycle::new(&pod, &volumes, Cluster { namespaces: &namespaces, ..cluster(&without) });
         for node in &without {
             prop_assert_eq!(cycle.check(node), fresh.check(node), "without, on {}", node.name());
         }
         for other in &node.pods {
             cycle.moved(other, node, 1);
         }
-        let fresh = Cycle::new(&pod, &volumes, cluster);
+        let fresh = Cycle::new(&pod, &volumes, whole);
         for node in &nodes {
             prop_assert_eq!(cycle.check(node), fresh.check(node), "again, on {}", node.name());
         }

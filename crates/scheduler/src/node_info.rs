@@ -90,10 +90,6 @@ pub struct NodeInfo {
     pub scored: Resources,
     /// The Pods on it, those being bound included.
     pub pods: Vec<Arc<PodInfo>>,
-    /// Those of them that demand to be apart from others.
-    pub(crate) repelling: Vec<Arc<PodInfo>>,
-    /// Those of them that count for the score of others.
-    pub(crate) attracting: Vec<Arc<PodInfo>>,
     /// Pods that preempted others here and wait for the room.
     pub nominated: Vec<Arc<PodInfo>>,
 }
@@ -109,8 +105,6 @@ impl NodeInfo {
             requested: Resources::default(),
             scored: Resources::default(),
             pods: Vec::new(),
-            repelling: Vec::new(),
-            attracting: Vec::new(),
             nominated: Vec::new(),
         };
         info.set_node(node);
@@ -140,12 +134,6 @@ impl NodeInfo {
     pub fn add(&mut self, pod: Arc<PodInfo>) {
         self.requested.add(&pod.requests);
         self.scored.add(&pod.scored);
-        if !pod.terms.apart.is_empty() {
-            self.repelling.push(pod.clone());
-        }
-        if pod.terms.attract_or_repel() {
-            self.attracting.push(pod.clone());
-        }
         self.pods.push(pod);
     }
 
@@ -155,8 +143,6 @@ impl NodeInfo {
         let pod = self.pods.swap_remove(position);
         self.requested.subtract(&pod.requests);
         self.scored.subtract(&pod.scored);
-        self.repelling.retain(|other| other.uid() != uid);
-        self.attracting.retain(|other| other.uid() != uid);
         Some(pod)
     }
 

@@ -153,7 +153,9 @@ pub(crate) mod tests {
 
     static NO_NAMESPACES: LazyLock<Namespaces> = LazyLock::new(Namespaces::default);
 
-    pub(crate) fn cluster(nodes: &[NodeInfo]) -> Cluster<'_> {
+    /// Of the nodes as they are now. Its index is kept until the tests have ended.
+    pub(crate) fn cluster(nodes: &[NodeInfo]) -> Cluster<'static> {
+        let nodes = Box::leak(Box::new(nodes.iter().cloned().collect()));
         Cluster { nodes, namespaces: &NO_NAMESPACES, alike: None }
     }
 

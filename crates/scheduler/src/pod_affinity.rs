@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::terms::{Namespaces, Term};
-use crate::{NodeInfo, PodInfo, Reason};
+use crate::{NodeInfo, Nodes, PodInfo, Reason};
 
 /// An existing Pod's required affinity to the Pod weighs this much when nodes are scored.
 const HARD_WEIGHT: i64 = 1;
@@ -24,7 +24,7 @@ pub(crate) struct PodAffinity<'a> {
 }
 
 impl<'a> PodAffinity<'a> {
-    pub(crate) fn new(pod: &'a PodInfo, nodes: &'a [NodeInfo], namespaces: &'a Namespaces) -> Self {
+    pub(crate) fn new(pod: &'a PodInfo, nodes: &'a Nodes, namespaces: &'a Namespaces) -> Self {
         let mut counted = Self {
             pod,
             namespaces,
@@ -33,35 +33,31 @@ impl<'a> PodAffinity<'a> {
             repelled: HashMap::new(),
         };
         let named = !pod.terms.near.is_empty() || !pod.terms.apart.is_empty();
-        for node in nodes {
-            let others = if named { &node.pods } else { &node.repelling };
-            others.iter().for_each(|other| counted.moved(other, node, 1));
-        }
+        nodes.speaking_and(named).for_each(|group| counted.count(group.pod, group.at()));
         counted
     }
 
     /// A Pod comes to a node, or (`by` is negative) leaves it.
     pub(crate) fn moved(&mut self, other: &'a PodInfo, node: &'a NodeInfo, by: i64) {
+        self.count(other, std::iter::once((node, by)));
+    }
+
+    /// So many Pods like this one come to these nodes.
+    fn count(&mut self, other: &'a PodInfo, at: impl Iterator<Item = (&'a NodeInfo, i64)> + Clone) {
         let terms = &self.pod.terms;
         for term in &other.terms.apart {
-            if let Some(value) = node.label(&term.topology_key)
-                && term.matches(self.pod, self.namespaces)
-            {
-                add(self.repelled.entry(&term.topology_key).or_default(), value, by);
+            if term.matches(self.pod, self.namespaces) {
+                tally(self.repelled.entry(&term.topology_key).or_default(), term, at.clone());
             }
         }
         let matches = |term: &Term| term.matches(other, self.namespaces);
         if !terms.near.is_empty() && terms.near.iter().all(matches) {
             for (term, places) in terms.near.iter().zip(&mut self.near) {
-                if let Some(value) = node.label(&term.topology_key) {
-                    add(places, value, by);
-                }
+                tally(places, term, at.clone());
             }
         }
-        for (term, places) in terms.apart.iter().zip(&mut self.apart) {
-            if let Some(value) = node.label(&term.topology_key).filter(|_| matches(term)) {
-                add(places, value, by);
-            }
+        for (term, places) in terms.apart.iter().zip(&mut self.apart).filter(|(term, _)| matches(term)) {
+            tally(places, term, at.clone());
         }
     }
 
@@ -95,6 +91,14 @@ impl<'a> PodAffinity<'a> {
     }
 }
 
+fn tally<'a>(places: &mut Places<'a>, term: &Term, at: impl Iterator<Item = (&'a NodeInfo, i64)>) {
+    for (node, by) in at {
+        if let Some(value) = node.label(&term.topology_key) {
+            add(places, value, by);
+        }
+    }
+}
+
 /// What is nought is not kept: a key says that somebody is there.
 fn add<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, i64>, key: K, by: i64) {
     use std::collections::hash_map::Entry;
@@ -113,20 +117,20 @@ fn add<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, i64>, key: K, by: i64) {
 pub(crate) fn scores(
     pod: &PodInfo,
     feasible: &[&NodeInfo],
-    nodes: &[NodeInfo],
+    nodes: &Nodes,
     namespaces: &Namespaces,
 ) -> Option<Vec<i64>> {
     let mut weights = HashMap::<(&str, &str), i64>::new();
-    for node in nodes {
-        let others = if pod.terms.preferred.is_empty() { &node.attracting } else { &node.pods };
-        for other in others {
-            let mine = pod.terms.preferred.iter().filter(|(_, term)| term.matches(other, namespaces));
-            let hard = other.terms.near.iter().map(|term| (HARD_WEIGHT, term));
-            let soft = other.terms.preferred.iter().map(|(weight, term)| (*weight, term));
-            let theirs = hard.chain(soft).filter(|(_, term)| term.matches(pod, namespaces));
-            for (weight, term) in mine.map(|(weight, term)| (*weight, term)).chain(theirs) {
+    for group in nodes.speaking_and(!pod.terms.preferred.is_empty()) {
+        let other = group.pod;
+        let mine = pod.terms.preferred.iter().filter(|(_, term)| term.matches(other, namespaces));
+        let hard = other.terms.near.iter().map(|term| (HARD_WEIGHT, term));
+        let soft = other.terms.preferred.iter().map(|(weight, term)| (*weight, term));
+        let theirs = hard.chain(soft).filter(|(_, term)| term.matches(pod, namespaces));
+        for (weight, term) in mine.map(|(weight, term)| (*weight, term)).chain(theirs) {
+            for (node, count) in group.at() {
                 if let Some(value) = node.label(&term.topology_key) {
-                    *weights.entry((&term.topology_key, value)).or_default() += weight;
+                    *weights.entry((&term.topology_key, value)).or_default() += weight * count;
                 }
             }
         }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use api::selector::LabelSelector;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
-use crate::{Cluster, Namespaces, NodeInfo, PodInfo};
+use crate::{Cluster, Namespaces, NodeInfo, Nodes, PodInfo};
 
 /// All nodes, and where every placed Pod is.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
-    pub(crate) nodes: Vec<NodeInfo>,
+    pub(crate) nodes: Nodes,
     pub(crate) namespaces: Namespaces,
     indices: HashMap<String, usize>,
     /// UID to node name.
@@ -36,16 +36,16 @@ impl Snapshot {
                 || known.spec != node.spec
                 || known.status.as_ref().map(|s| &s.allocatable)
                     != node.status.as_ref().map(|s| &s.allocatable);
-            self.nodes[index].set_node(node);
+            self.nodes.node_mut(index).set_node(node);
             return relevant.then_some(index);
         }
         let mut info = NodeInfo::new(node);
         for pod in self.homeless.remove(&name).unwrap_or_default() {
             info.add(pod);
         }
-        self.indices.insert(name, self.nodes.len());
-        self.nodes.push(info);
-        Some(self.nodes.len() - 1)
+        let index = self.nodes.push(info);
+        self.indices.insert(name, index);
+        Some(index)
     }
 
     pub(crate) fn remove_node(&mut self, name: &str) {
@@ -64,7 +64,7 @@ impl Snapshot {
         self.remove_pod(pod.uid());
         self.placed.insert(pod.uid().to_owned(), node.to_owned());
         match self.indices.get(node) {
-            Some(&index) => self.nodes[index].add(pod),
+            Some(&index) => self.nodes.add(index, pod),
             None => self.homeless.entry(node.to_owned()).or_default().push(pod),
         }
     }
@@ -79,7 +79,7 @@ impl Snapshot {
         let kept = self.set_nominated(uid, None);
         let Some(node) = self.placed.remove(uid) else { return kept };
         if let Some(&index) = self.indices.get(&node) {
-            return Some((self.nodes[index].remove(uid)?, Some(index)));
+            return Some((self.nodes.remove(index, uid)?, Some(index)));
         }
         let pods = self.homeless.get_mut(&node)?;
         let position = pods.iter().position(|pod| pod.uid() == uid)?;
@@ -101,14 +101,14 @@ impl Snapshot {
     ) -> Option<(Arc<PodInfo>, Option<usize>)> {
         let before = self.nominated.remove(uid).and_then(|node| self.indices.get(&node).copied());
         let kept = before.and_then(|index| {
-            let waiting = &mut self.nodes[index].nominated;
+            let waiting = &mut self.nodes.node_mut(index).nominated;
             let position = waiting.iter().position(|pod| pod.uid() == uid)?;
             Some((waiting.swap_remove(position), before))
         });
         if let Some((node, pod)) = to
             && let Some(&index) = self.indices.get(node)
         {
-            self.nodes[index].nominated.push(pod);
+            self.nodes.node_mut(index).nominated.push(pod);
             self.nominated.insert(uid.to_owned(), node.to_owned());
         }
         kept

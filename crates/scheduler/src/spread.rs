@@ -3,8 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::affinity::tolerates;
+use crate::nodes::Group;
 use crate::terms::Constraint;
-use crate::{NodeInfo, PodInfo, Reason};
+use crate::{NodeInfo, Nodes, PodInfo, Reason};
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
@@ -35,7 +36,7 @@ impl Counted<'_> {
 }
 
 impl<'a> Spread<'a> {
-    pub(crate) fn new(pod: &'a PodInfo, nodes: &'a [NodeInfo]) -> Self {
+    pub(crate) fn new(pod: &'a PodInfo, nodes: &'a Nodes) -> Self {
         let demanded = pod.spread.iter().filter(|constraint| constraint.demanded);
         let counted = demanded.map(|constraint| Counted {
             constraint,
@@ -50,7 +51,16 @@ impl<'a> Spread<'a> {
         for node in nodes.iter().filter(|node| has_keys(node, &pod.spread, true)) {
             for counted in &mut spread.constraints {
                 if let Some(value) = place(counted.constraint, pod, node) {
-                    *counted.places.entry(value).or_default() += alike(counted.constraint, pod, node);
+                    counted.places.entry(value).or_default();
+                }
+            }
+        }
+        for counted in &mut spread.constraints {
+            for (node, count) in alike(counted.constraint, pod, nodes) {
+                let value =
+                    place(counted.constraint, pod, node).filter(|_| has_keys(node, &pod.spread, true));
+                if let Some(value) = value {
+                    *counted.places.entry(value).or_default() += count;
                 }
             }
         }
@@ -110,8 +120,13 @@ fn place<'a>(constraint: &Constraint, pod: &PodInfo, node: &'a NodeInfo) -> Opti
     node.label(&constraint.topology_key)
 }
 
-fn alike(constraint: &Constraint, pod: &PodInfo, node: &NodeInfo) -> i64 {
-    i64::try_from(node.pods.iter().filter(|other| constraint.counts(other, pod)).count()).unwrap_or(i64::MAX)
+/// Where Pods are that count, and how many; a node may come several times.
+fn alike<'a>(
+    constraint: &Constraint,
+    pod: &PodInfo,
+    nodes: &'a Nodes,
+) -> impl Iterator<Item = (&'a NodeInfo, i64)> {
+    nodes.groups().filter(|group| constraint.counts(group.pod, pod)).flat_map(Group::at)
 }
 
 /// How empty of Pods that are alike each of these nodes' places is, from 0 to 100; `None` where the Pod
@@ -122,7 +137,7 @@ pub(crate) fn scores(
     constraints: &[Constraint],
     every_key: bool,
     feasible: &[&NodeInfo],
-    nodes: &[NodeInfo],
+    nodes: &Nodes,
 ) -> Option<Vec<i64>> {
     if constraints.iter().all(|constraint| constraint.demanded) {
         return None;
@@ -137,17 +152,22 @@ pub(crate) fn scores(
         let size = if by_host { candidates.count() } else { places.len() };
         // Places are as rough as there are few of them.
         let weight = (size as f64 + 2.0).ln();
+        // On hosts each node is its own place, whatever it is called.
         let mut counts = HashMap::<&str, i64>::new();
-        let counted = nodes.iter().filter(|node| !by_host && wanted(node));
-        for node in counted {
-            if let Some(value) = place(constraint, pod, node).filter(|value| places.contains(value)) {
-                *counts.entry(value).or_default() += alike(constraint, pod, node);
+        for (node, count) in alike(constraint, pod, nodes) {
+            let value = if by_host {
+                Some(node.name())
+            } else {
+                let value = place(constraint, pod, node).filter(|value| places.contains(value));
+                value.filter(|_| wanted(node))
+            };
+            if let Some(value) = value {
+                *counts.entry(value).or_default() += count;
             }
         }
         for (total, node) in totals.iter_mut().zip(feasible) {
             let Some(value) = node.label(&constraint.topology_key) else { continue };
-            let count =
-                if by_host { alike(constraint, pod, node) } else { counts.get(value).copied().unwrap_or(0) };
+            let count = counts.get(if by_host { node.name() } else { value }).copied().unwrap_or(0);
             *total += count as f64 * weight + (constraint.max_skew - 1) as f64;
         }
     }

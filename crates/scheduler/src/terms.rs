@@ -89,9 +89,9 @@ impl Terms {
         all
     }
 
-    /// A Pod that comes later has to be told of these, for its score.
-    pub(crate) fn attract_or_repel(&self) -> bool {
-        !self.near.is_empty() || !self.preferred.is_empty()
+    /// The Pod says nothing of others.
+    pub(crate) fn are_none(&self) -> bool {
+        self.near.is_empty() && self.apart.is_empty() && self.preferred.is_empty()
     }
 }
 
