@@ -88,8 +88,8 @@ pub trait NotReady: Send + Sync + 'static {
 
 /// Knows when the proxies have stopped sending new connections to a Pod.
 pub trait ConfirmEndpoints: Send + Sync + 'static {
-    /// Called once when a ready Pod begins to terminate. Returns when all proxies have
-    /// programmed a state without the Pod, or after `at_most`.
+    /// Called once when a Pod whose programs run begins to terminate. Returns when all proxies have
+    /// programmed a state without the Pod, or do not come to it, at the latest after `at_most`.
     fn withdrawn(&self, pod: &Pod, at_most: Duration) -> BoxFuture<'static, ()>;
 }
 

@@ -10,6 +10,7 @@ use client::{Informer, Pulse, key_of};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use crate::policy::Admission;
 
@@ -25,12 +26,25 @@ pub(crate) struct Table {
     pub(crate) slices: Vec<Arc<EndpointSlice>>,
 }
 
+/// The longest wait of a Pod that leaves, once the table follows what is known.
+const CONFIRMED_AT_MOST: Duration = Duration::from_secs(5);
+
+/// What the kernel has.
+#[derive(Debug)]
+enum Made {
+    /// What a daemon before this one has programmed; it still leads to Pods.
+    Before,
+    /// The same, and it could not be changed.
+    Failed,
+    /// What this one has programmed.
+    Table(Table),
+}
+
 /// The endpoints of the last transaction. Clones share it; [`crate::run`] keeps it.
 #[derive(Clone, Debug)]
 pub struct Programmed {
-    /// The latest value matters, so it is a watch. Nothing before the first: what a daemon before this one has
-    /// programmed still leads to Pods.
-    table: watch::Sender<Option<Table>>,
+    /// The latest value matters, so it is a watch.
+    table: watch::Sender<Made>,
     /// What is known now and will be in a transaction.
     known: Arc<OnceLock<Informer<EndpointSlice>>>,
     admission: Admission,
@@ -40,13 +54,16 @@ pub struct Programmed {
 impl Default for Programmed {
     fn default() -> Self {
         let (known, admission, pulse) = (Arc::default(), Admission::default(), Pulse::default());
-        Programmed { table: watch::Sender::new(None), known, admission, pulse }
+        Programmed { table: watch::Sender::new(Made::Before), known, admission, pulse }
     }
 }
 
 impl Programmed {
-    /// Returns when no new connection is led to the Pod, or after `at_most`. At once when no Service
-    /// selects the Pod.
+    /// Returns when no new connection is led to the Pod, or after some seconds; `at_most` is the longest time
+    /// that there is. At once when no Service selects the Pod.
+    ///
+    /// The seconds begin with the first table of this daemon: until then the one before, which may have been
+    /// killed, leads to the Pod, and a busy machine takes its time to read all Services anew.
     ///
     /// The last ready Pod of a Service still gets connections while it leaves, as with
     /// kube-proxy: a Pod that answers yet is better than none. It counts as withdrawn as
@@ -54,14 +71,18 @@ impl Programmed {
     pub fn withdrawn(&self, pod: &Pod, at_most: Duration) -> impl Future<Output = ()> + Send + use<> {
         let (mut table, known, mut leaving) = (self.table.subscribe(), self.known.clone(), Leaving::new(pod));
         async move {
-            let gone = |table: &Option<Table>| {
-                let is_told = table.as_ref().is_some_and(|table| leaving.is_told(table));
-                is_told && !is_known(&known, &leaving.uid)
+            let until = Instant::now() + at_most;
+            let begun = table.wait_for(|made| !matches!(made, Made::Before));
+            let _ = timeout_at(until, begun).await;
+            let until = until.min(Instant::now() + CONFIRMED_AT_MOST);
+            let gone = |made: &Made| match made {
+                Made::Before | Made::Failed => false,
+                Made::Table(table) => leaving.is_told(table) && !is_known(&known, &leaving.uid),
             };
             // Every change of what is known is followed by a publication, changed rules or not.
-            let is_gone = tokio::time::timeout(at_most, table.wait_for(gone)).await.is_ok();
+            let is_gone = timeout_at(until, table.wait_for(gone)).await.is_ok();
             if !is_gone {
-                tracing::warn!(uid = leaving.uid, ?at_most, "a Pod that leaves is still led to");
+                tracing::warn!(uid = leaving.uid, "a Pod that leaves is still led to");
             }
         }
     }
@@ -92,7 +113,18 @@ impl Programmed {
     }
 
     pub(crate) fn publish(&self, table: Table) {
-        self.table.send_replace(Some(table));
+        self.table.send_replace(Made::Table(table));
+    }
+
+    /// Nobody has to wait for the first table as long as there may be time.
+    pub(crate) fn fails(&self) {
+        self.table.send_if_modified(|made| {
+            let is_first = matches!(made, Made::Before);
+            if is_first {
+                *made = Made::Failed;
+            }
+            is_first
+        });
     }
 }
 
@@ -203,14 +235,14 @@ mod tests {
     /// How long the wait was, on a clock that only goes on when all wait.
     async fn waited(programmed: &Programmed) -> Duration {
         let start = tokio::time::Instant::now();
-        programmed.withdrawn(&pod(), Duration::from_secs(5)).await;
+        programmed.withdrawn(&pod(), Duration::from_secs(15)).await;
         start.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_pod_that_no_service_leads_to_is_withdrawn_at_once() {
         let programmed = Programmed::default();
-        assert_eq!(waited(&programmed).await, Duration::from_secs(5), "nobody knows yet");
+        assert_eq!(waited(&programmed).await, Duration::from_secs(15), "nobody knows yet");
         programmed.publish(slice(MANAGER, "other", true, false));
         assert_eq!(waited(&programmed).await, Duration::ZERO);
         programmed.publish(slice("me", "u", true, false));
@@ -234,6 +266,22 @@ mod tests {
         let programmed = Programmed::default();
         programmed.publish(slice(MANAGER, "u", true, false));
         assert_eq!(waited(&programmed).await, Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_seconds_begin_with_the_first_table() {
+        let programmed = Programmed::default();
+        let other = programmed.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            other.publish(slice(MANAGER, "u", true, false));
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            other.publish(slice(MANAGER, "u", true, true));
+        });
+        assert_eq!(waited(&programmed).await, Duration::from_secs(13));
+        let failing = Programmed::default();
+        failing.fails();
+        assert_eq!(waited(&failing).await, Duration::from_secs(5), "there may never be one");
     }
 
     #[tokio::test(start_paused = true)]

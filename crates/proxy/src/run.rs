@@ -257,6 +257,7 @@ impl Keeper {
     async fn rest_after(&mut self, error: &Error) {
         tracing::warn!(error = %chain(error), retry = ?self.backoff, "Services not programmed");
         self.programmed.pulse().failed(chain(error), Instant::now());
+        self.programmed.fails();
         sleep(self.backoff).await;
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
     }

@@ -1,7 +1,5 @@
 //! Taking a Pod down: endpoints, mains, sidecars, sandbox, volumes, files, object.
 
-use std::time::Duration;
-
 use client::Retry;
 use jiff::{SignedDuration, Timestamp};
 
@@ -18,8 +16,6 @@ use super::step::{Actions, RETRY, record, warn};
 
 /// Every stop gets at least this long (upstream's minimum grace period).
 pub const MINIMUM_GRACE: SignedDuration = SignedDuration::from_secs(2);
-/// Longest wait for proxies to confirm that they send nothing new.
-pub const WITHDRAW_AT_MOST: Duration = Duration::from_secs(5);
 
 /// When the Pod is too old, if it has a limit.
 pub fn active_deadline(state: &PodState) -> Option<Timestamp> {
@@ -84,7 +80,7 @@ pub(super) fn begin(state: &mut PodState, grace_seconds: i64, now: Now, actions:
         if grace_seconds > 0 && serves(state) { Endpoints::Withdrawing } else { Endpoints::Withdrawn };
     if endpoints == Endpoints::Withdrawing {
         // Half of the grace at most: the program wants the other half for itself.
-        let at_most = WITHDRAW_AT_MOST.min(now.steady.until(deadline) / 2);
+        let at_most = now.steady.until(deadline) / 2;
         actions.push(Action::WithdrawEndpoints { at_most });
     }
     state.stage = Stage::Terminating(Termination { deadline, endpoints });
@@ -110,13 +106,14 @@ fn stop_killing_probes(container: &Container, actions: &mut Actions) {
     }
 }
 
-/// Whether a Service may be sending connections: the Pod goes away while it is ready.
+/// Whether a Service may be sending connections: the Pod goes away while its programs run. Whether it is ready
+/// says too little: what proxies have been told may be older than the last probe, by a daemon's life even, and
+/// some Services lead to Pods that are not. Who is led to by none has nothing to wait for.
 fn serves(state: &PodState) -> bool {
-    // One that has run out by itself answers nobody any more: there is nothing to wait for.
+    // One that has run out by itself answers nobody any more.
     let leaving = state.pod.metadata.deletion_timestamp.is_some() || state.verdict.is_some();
     let mut mains = state.containers.iter().filter(|container| container.role == Role::Main);
-    leaving
-        && mains.any(|container| state.spec_of(&container.name).is_some_and(|spec| container.is_ready(&spec)))
+    leaving && mains.any(|container| container.phase.holds_process())
 }
 
 /// Stops one container.
@@ -459,7 +456,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        let pause = Duration::from_secs(30);
+        let pause = std::time::Duration::from_secs(30);
         assert_eq!(asked_again(Retry::After(pause)), Some(now.after(SignedDuration::from_secs(30))));
         assert_eq!(asked_again(Retry::Now), Some(now.after(SignedDuration::from_secs(1))));
         assert_eq!(asked_again(Retry::Never), Some(now.after(RETRY)), "it must go one day");
