@@ -43,8 +43,8 @@ use lasting::EVENTS_WITHIN;
 pub use lasting::{Deletion, Durability, Lifetime};
 pub use metrics::metrics;
 pub use registry::{Conflict, Kinds};
-pub use rules::Answered;
 use rules::Rules;
+pub use rules::{Addressed, Answered};
 pub(crate) use rules::{Generation, Object};
 
 /// A name that is written in this program or was read from a definition.
@@ -190,8 +190,8 @@ pub struct Kind {
     pub lifetime: Option<Lifetime>,
     /// Who answers what is asked of it.
     pub answered: Answered,
-    /// Whether the server gives its objects addresses and ports that no two may have.
-    pub is_addressed: bool,
+    /// What it has to do with the addresses and ports that the server gives out.
+    pub addressed: Option<Addressed>,
     pub(crate) rules: Rules,
     api_version: Name,
     schema: Schema,
@@ -386,7 +386,7 @@ impl Kind {
             durability: Durability::Now,
             lifetime: None,
             answered: Answered::FromStore,
-            is_addressed: false,
+            addressed: None,
             rules: Rules::default(),
             storage: None,
             noted_fields: Vec::new(),

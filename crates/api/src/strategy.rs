@@ -8,6 +8,7 @@
 //! The functions of this module are the strategies of upstream's registries. They know no clock and no store;
 //! what needs another object (classes, limits, accounts) is handed in.
 
+pub mod addresses;
 pub mod admission;
 pub(crate) mod apps;
 pub(crate) mod certificates;

@@ -27,6 +27,7 @@
 //! - `endpoint_slice` lists the Pods behind each Service.
 //! - `endpoint_slice_mirroring` lists the Endpoints that somebody wrote by hand.
 //! - `load_balancer` gives Services of that type the addresses of the nodes.
+//! - `service_addresses` shows who has which address of Services, and guards the ranges that they come from.
 //! - `garbage_collector` deletes what has lost its owners.
 //! - `resource_quota` counts what quotas limit.
 //! - `disruption` says how many Pods of a budget may be evicted.
@@ -65,6 +66,7 @@ mod resource_quota;
 mod run;
 mod service_account;
 mod service_account_token;
+mod service_addresses;
 mod stateful_set;
 mod taint_eviction;
 mod ttl_after_finished;

@@ -14,11 +14,11 @@ use crate::{
     certificates, cluster_role_aggregation, cron_job, daemon_set, deployment, disruption, endpoint_slice,
     endpoint_slice_mirroring, garbage_collector, horizontal_pod_autoscaler, job, load_balancer, namespace,
     node_lifecycle, pod_gc, replica_set, resource_quota, service_account, service_account_token,
-    stateful_set, taint_eviction, ttl_after_finished, volume,
+    service_addresses, stateful_set, taint_eviction, ttl_after_finished, volume,
 };
 
 /// Those that need nothing but the context.
-const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 21] = [
+const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 22] = [
     namespace::spawn,
     service_account::spawn,
     service_account_token::spawn,
@@ -30,6 +30,7 @@ const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 21] = [
     endpoint_slice::spawn,
     endpoint_slice_mirroring::spawn,
     load_balancer::spawn,
+    service_addresses::spawn,
     pod_gc::spawn,
     disruption::spawn,
     replica_set::spawn,

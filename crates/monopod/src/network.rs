@@ -59,6 +59,8 @@ pub(crate) fn start(rooms: &mut Rooms, config: Config<'_>, shutdown: Cancellatio
     let sockets = listen(config.ranges.pods.address(1))?;
     let listening = dns::Listening { udp: sockets.udp.local_addr()?, tcp: sockets.tcp.local_addr()? };
     let instance = proxy::Instance {
+        // As the runtime calls its bridge.
+        link: Some(format!("mp{}", config.instance)),
         id: config.instance,
         node: config.node.to_owned(),
         // The proxy reads it from the Node itself.

@@ -99,6 +99,7 @@ mod tests {
             zone: None,
             pod_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
+            link: None,
             dns: None,
         };
         let target = |text: &&str| Target { address: at(text).0, port: at(text).1 };

@@ -7,9 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
+use sys::netlink::{Link, Route};
 use sys::socket::Transport;
 
-use crate::{Instance, Match, Protocol};
+use crate::{Instance, Match, Protocol, Range};
 
 /// What serves on the node without us.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,7 +33,7 @@ impl Host {
         if !services.iter().any(claims) {
             return Host::default();
         }
-        let listed = sys::netlink::Link::open().and_then(|links| links.addresses());
+        let listed = Link::open().and_then(|links| links.addresses());
         Host {
             addresses: listed.unwrap_or_default().into_iter().map(|(_, address, _)| address).collect(),
             listeners: sys::socket::listeners().unwrap_or_default(),
@@ -48,6 +49,19 @@ impl Host {
         let hears = |at: IpAddr| at == address || (at.is_unspecified() && self.addresses.contains(&address));
         self.listeners.iter().any(|(by, at)| *by == transport && at.port() == port && hears(at.ip()))
     }
+}
+
+/// Makes the routes to these ranges of Services, and removes those that are not among them any more. What is
+/// there already, a daemon of before may have made.
+pub(crate) fn route(link: &str, before: &[Range], wanted: &[Range]) -> sys::Result<()> {
+    let links = Link::open()?;
+    let link = links.find(link)?.index;
+    let to = |range: &Range| Route { to: Some(range.prefix()), via: None, link };
+    before
+        .iter()
+        .filter(|range| !wanted.contains(range))
+        .try_for_each(|gone| links.remove_route(&to(gone)))?;
+    wanted.iter().try_for_each(|range| links.add_route(&to(range)))
 }
 
 /// An address that a Service claims and does not get.
@@ -68,7 +82,7 @@ pub(crate) fn refusal(
     host: &Host,
 ) -> Option<Refusal> {
     let Match::Address(address, protocol, port) = matched else { return None };
-    let among = |ranges: &[crate::Range]| ranges.iter().find(|range| range.contains(address)).copied();
+    let among = |ranges: &[Range]| ranges.iter().find(|range| range.contains(address)).copied();
     let reason = if let Some(range) = among(&instance.service_cidrs) {
         format!("external address {address} is ignored: it is of the range of cluster IPs, {range}")
     } else if let Some(range) = among(&instance.pod_cidrs) {

@@ -23,8 +23,11 @@ pub struct Instance {
     pub zone: Option<String>,
     /// Addresses of the Pods of all nodes, `10.42.0.0/16`; one range of a family.
     pub pod_cidrs: Vec<Range>,
-    /// Addresses of Services.
+    /// Addresses of Services. More come with ServiceCIDRs.
     pub service_cidrs: Vec<Range>,
+    /// The link to the Pods of this node. The node's own programs reach Services by routes to it, which
+    /// ranges that come later need too.
+    pub link: Option<String>,
     /// Where this node answers for names.
     pub dns: Option<Dns>,
 }
@@ -40,6 +43,18 @@ impl Range {
     /// Those of `network` whose first `bits` are the same.
     pub fn new(network: IpAddr, bits: u8) -> Self {
         Range { network, bits }
+    }
+
+    /// Reads `10.43.0.0/16`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (network, bits) = text.split_once('/')?;
+        let (network, bits): (IpAddr, u8) = (network.parse().ok()?, bits.parse().ok()?);
+        (bits <= if network.is_ipv4() { 32 } else { 128 }).then(|| Range::new(network, bits))
+    }
+
+    /// The first of its addresses and how many bits they share.
+    pub(crate) fn prefix(&self) -> (IpAddr, u8) {
+        (self.network, self.bits)
     }
 
     /// A range that no sender is of: the unspecified address.

@@ -9,6 +9,7 @@ use client::events::{EventType, Recorder, reference};
 use client::{Changes, Informer, Informers, Part};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use sys::command::{self, CommandError};
 use sys::netlink::{Heard, TableWatch};
 use tokio::io::unix::AsyncFd;
@@ -17,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::forget::Forgetting;
 use crate::health_check::{self, HealthChecks, Local};
+use crate::outer;
 use crate::policy::{Feed, Known};
 use crate::programmed::Table;
 use crate::render::table_name;
-use crate::{Family, Host, Instance, Programmed, Refusal, Ruleset, ruleset};
+use crate::{Family, Host, Instance, Programmed, Range, Refusal, Ruleset, ruleset};
 
 /// The rules could not be applied.
 #[derive(Debug, thiserror::Error)]
@@ -57,16 +59,17 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let (services, slices) = (informers.of(), informers.of());
-    let node = informers.part(Part::object("", &instance.node));
+    let (ranges, node) = (informers.of(), informers.part(Part::object("", &instance.node)));
     programmed.follow(slices.clone());
     let feed = Feed::new(informers, programmed.admission().clone());
     let ready = async {
         // A table from half the Services would cut the connections of the others.
         services.synced().await;
         slices.synced().await;
+        ranges.synced().await;
     };
     if shutdown.run_until_cancelled(ready).await.is_some() {
-        let sources = Sources::new(services, slices, node, feed);
+        let sources = Sources::new(services, slices, ranges, node, feed);
         let keeper = Keeper::new(instance, programmed, recorder);
         // Cancel-safe: a transaction that began is finished by its own thread.
         shutdown.run_until_cancelled(keeper.keep(sources)).await;
@@ -82,6 +85,9 @@ struct Sources {
     slices: Informer<EndpointSlice>,
     service_changes: Changes<Service>,
     slice_changes: Changes<EndpointSlice>,
+    /// Where addresses of Services may come from, besides the range of the beginning.
+    ranges: Informer<ServiceCIDR>,
+    range_changes: Changes<ServiceCIDR>,
     /// This node, for its zone.
     node: Informer<Node>,
     node_changes: Changes<Node>,
@@ -103,27 +109,54 @@ impl Sources {
     fn new(
         services: Informer<Service>,
         slices: Informer<EndpointSlice>,
+        ranges: Informer<ServiceCIDR>,
         node: Informer<Node>,
         feed: Feed,
     ) -> Self {
         let (service_changes, slice_changes) = (services.subscribe(), slices.subscribe());
-        let node_changes = node.subscribe();
-        Self { services, slices, service_changes, slice_changes, node, node_changes, feed }
+        let (range_changes, node_changes) = (ranges.subscribe(), node.subscribe());
+        Self {
+            services,
+            slices,
+            service_changes,
+            slice_changes,
+            ranges,
+            range_changes,
+            node,
+            node_changes,
+            feed,
+        }
     }
 
     /// Takes what is there now; what changes after that is the reason for another turn.
     async fn look(&mut self, instance: &Instance) -> Seen {
         drain(&mut self.service_changes);
         drain(&mut self.slice_changes);
+        drain(&mut self.range_changes);
         drain(&mut self.node_changes);
         self.feed.synced().await;
         let (policies, known) = self.feed.compiled(&instance.node, instance.dns);
         let (services, slices) = (self.services.list(), self.slices.list());
         let health = health_check::wanted(&services, &slices, &instance.node);
-        let instance = Instance { zone: self.zone(), ..instance.clone() };
+        let instance =
+            Instance { zone: self.zone(), service_cidrs: self.ranges(instance), ..instance.clone() };
         let (mut ruleset, refusals) = ruleset(&services, &slices, &instance, &Host::look(&services));
         ruleset.policies = policies;
         Seen { ruleset, refusals, table: Table { services, slices }, health, known }
+    }
+
+    /// All ranges of Services, those of the beginning first.
+    fn ranges(&self, instance: &Instance) -> Vec<Range> {
+        let mut ranges = instance.service_cidrs.clone();
+        for more in self
+            .ranges
+            .list()
+            .iter()
+            .flat_map(|more| more.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten()))
+        {
+            ranges.extend(Range::parse(more).filter(|more| !ranges.contains(more)));
+        }
+        ranges
     }
 
     /// Where hints may send packets that begin here.
@@ -138,6 +171,7 @@ impl Sources {
         tokio::select! {
             change = self.service_changes.next() => change.is_some(),
             change = self.slice_changes.next() => change.is_some(),
+            change = self.range_changes.next() => change.is_some(),
             change = self.node_changes.next() => change.is_some(),
             more = self.feed.changed() => more,
         }
@@ -153,6 +187,8 @@ struct Keeper {
     told: Told,
     health_checks: HealthChecks,
     forgetting: Forgetting,
+    /// Ranges to which there are routes of ours.
+    routed: Vec<Range>,
     /// The addresses of all endpoints, as they were seen last.
     listed: BTreeSet<IpAddr>,
     /// None: nobody knows what is there.
@@ -172,6 +208,7 @@ impl Keeper {
             told: Told::default(),
             health_checks: HealthChecks::default(),
             forgetting: Forgetting::default(),
+            routed: Vec::new(),
             listed: BTreeSet::new(),
             applied: None,
             backoff: BACKOFF_MIN,
@@ -207,6 +244,7 @@ impl Keeper {
         }
         self.told.tell(refusals, &self.recorder);
         self.health_checks.update(health).await;
+        self.route(&ruleset.instance.service_cidrs).await;
         let changed = self.applied.as_ref() != Some(&ruleset);
         let mut turn = Turn::Done;
         if changed {
@@ -227,6 +265,20 @@ impl Keeper {
             sleep(INTERVAL_MIN).await;
         }
         turn
+    }
+
+    /// Gives ranges that came later the routes that those of the beginning have from the runtime.
+    async fn route(&mut self, ranges: &[Range]) {
+        let later: Vec<Range> =
+            ranges.iter().filter(|range| !self.instance.service_cidrs.contains(range)).copied().collect();
+        let Some(link) = self.instance.link.clone().filter(|_| later != self.routed) else { return };
+        let (before, wanted) = (self.routed.clone(), later.clone());
+        let routed = tokio::task::spawn_blocking(move || outer::route(&link, &before, &wanted)).await;
+        match routed {
+            Ok(Ok(())) => self.routed = later,
+            Ok(Err(error)) => tracing::warn!(%error, "a range of Services has no route"),
+            Err(_) => {}
+        }
     }
 
     /// A Pod that leaves is listed until it has ended; what leads to it then leads nowhere.

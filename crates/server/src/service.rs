@@ -1,18 +1,20 @@
-//! Services: addresses and node ports are given out here, each to one Service. Which kind that is, its
-//! entry in the table says.
+//! Services: addresses and node ports are given out here, each to one Service. Which kinds these are, their
+//! entries in the table say.
 //!
 //! What is taken is a view of the Services themselves, read under a lock that is held
-//! until the write is done: there is no second book that could disagree. A Service is
-//! admitted and found right before the lock is taken, so nobody waits for a stranger's webhook.
+//! until the write is done: there is no second book that could disagree. The IPAddresses of Services show it to
+//! others, and a controller makes them; one that somebody else has made keeps its address from Services. A
+//! Service is admitted and found right before the lock is taken, so nobody waits for a stranger's webhook.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use api::field::{Error, ErrorList, Path};
-use api::kinds::Kind;
+use api::kinds::{Addressed, Kind, by_kind};
 use api::meta::Object as _;
 use api::status::Status;
+use api::strategy::addresses::{is_shown_for_a_service, ranges_in_use};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use store::Store;
@@ -51,8 +53,12 @@ impl Range {
     }
 
     fn contains(self, address: Ipv4Addr) -> bool {
-        let offset = u32::from(address).wrapping_sub(self.network);
-        (1..self.size - 1).contains(&offset)
+        u32::from(address).wrapping_sub(self.network) < self.size
+    }
+
+    /// The first and the last address are nobody's.
+    fn gives(self, address: Ipv4Addr) -> bool {
+        (1..self.size - 1).contains(&u32::from(address).wrapping_sub(self.network))
     }
 
     /// Addresses at the beginning that are given only to those who name them:
@@ -74,6 +80,12 @@ impl Range {
     }
 }
 
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", Ipv4Addr::from(self.network), 32 - self.size.trailing_zeros())
+    }
+}
+
 /// What is given to one Service only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Thing {
@@ -82,10 +94,12 @@ enum Thing {
     Port(String, u16),
 }
 
-/// What Services hold.
+/// What Services hold, and what they are given from.
 #[derive(Debug, Default)]
 struct Held {
     services: HashMap<Arc<str>, HashSet<Thing>>,
+    /// The ranges of each ServiceCIDR that may be given from, the ServiceCIDRs by name.
+    ranges: BTreeMap<Arc<str>, Vec<Range>>,
     /// The Services that hold each: one, unless they were written past this book.
     holders: HashMap<Thing, Vec<Arc<str>>>,
     /// What these hold is not known.
@@ -96,13 +110,14 @@ impl View for Held {
     fn put(&mut self, key: &Arc<str>, object: &Bytes) {
         self.remove(key);
         match object::read(object) {
-            Ok(service) => {
-                let things = things(&service);
-                for thing in &things {
-                    self.holders.entry(thing.clone()).or_default().push(key.clone());
+            Ok(object) => match addressed(&object) {
+                Some(Addressed::Ranges) => {
+                    let ranges = ranges_in_use(&object).filter_map(Range::parse).collect();
+                    self.ranges.insert(key.clone(), ranges);
                 }
-                self.services.insert(key.clone(), things);
-            }
+                Some(Addressed::Address) => self.hold(key, kept(&object)),
+                Some(Addressed::Holder) | None => self.hold(key, things(&object)),
+            },
             Err(status) => {
                 self.unreadable.insert(key.clone(), status);
             }
@@ -111,6 +126,7 @@ impl View for Held {
 
     fn remove(&mut self, key: &str) {
         self.unreadable.remove(key);
+        self.ranges.remove(key);
         for thing in self.services.remove(key).into_iter().flatten() {
             let Some(holders) = self.holders.get_mut(&thing) else { continue };
             holders.retain(|holder| **holder != *key);
@@ -119,6 +135,26 @@ impl View for Held {
             }
         }
     }
+}
+
+impl Held {
+    fn hold(&mut self, key: &Arc<str>, things: HashSet<Thing>) {
+        for thing in &things {
+            self.holders.entry(thing.clone()).or_default().push(key.clone());
+        }
+        self.services.insert(key.clone(), things);
+    }
+}
+
+fn addressed(object: &Value) -> Option<Addressed> {
+    by_kind(object["apiVersion"].as_str()?, object["kind"].as_str()?)?.addressed
+}
+
+/// What an IPAddress keeps from Services. One that shows what a Service holds keeps nothing itself, so that
+/// the address is free in the moment in which the Service is gone.
+fn kept(ip_address: &Value) -> HashSet<Thing> {
+    let address = ip_address.meta().name().parse().ok().filter(|_| !is_shown_for_a_service(ip_address));
+    address.map(Thing::Address).into_iter().collect()
 }
 
 fn things(service: &Value) -> HashSet<Thing> {
@@ -148,6 +184,11 @@ impl<'a> Taken<'a> {
         self.given.contains(thing) || others.into_iter().any(|holder| **holder != *self.own)
     }
 
+    /// From which addresses are given.
+    fn ranges(&self) -> impl Iterator<Item = Range> + use<'a> {
+        self.held.ranges.values().flatten().copied()
+    }
+
     /// Gives it away; false when it was not to be had.
     fn take(&mut self, thing: Thing) -> bool {
         !self.has(&thing) && self.given.insert(thing)
@@ -165,7 +206,7 @@ pub(crate) struct Allocator {
 impl Allocator {
     /// For the Services of this store.
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        let addressed = api::kinds::all().iter().filter(|kind| kind.is_addressed);
+        let addressed = api::kinds::all().iter().filter(|kind| kind.addressed.is_some());
         let prefixes = addressed.map(|kind| object::prefix(kind, "")).collect();
         Self { turn: Mutex::default(), held: Materialized::new(store, prefixes) }
     }
@@ -188,22 +229,32 @@ pub(crate) async fn allocate<'a>(
     service: &mut Value,
     old: Option<&Value>,
 ) -> Result<Option<MutexGuard<'a, ()>>, Status> {
-    if !resource.is_addressed || !call.target.subresource.is_empty() {
+    let Some(addressed) = resource.addressed.filter(|_| call.target.subresource.is_empty()) else {
+        return Ok(None);
+    };
+    if addressed == Addressed::Ranges {
         return Ok(None);
     }
-    let Some(range) = Range::parse(&call.state.config.service_cidr) else { return Ok(None) };
     let Allocator { turn, held } = &call.state.services;
     let guard = turn.lock().await;
-    let own = object::key(resource, &call.target.namespace, service.meta().name());
+    let name = service.meta().name().to_owned();
+    let own = object::key(resource, &call.target.namespace, &name);
     let seed = u32::from_le_bytes(call.state.random()?);
     let held = held.read().map_err(store_failed)?;
     if let Some((_, status)) = held.unreadable.iter().find(|(key, _)| **key != own) {
         return Err(status.clone());
     }
-    let errors = fill(service, range, &mut Taken::new(&held, &own), seed, old);
+    let mut taken = Taken::new(&held, &own);
+    if addressed == Addressed::Address {
+        // Upstream's Service has its IPAddress at once, and this one would meet it.
+        let is_held = old.is_none() && kept(service).iter().any(|address| taken.has(address));
+        drop(held);
+        return if is_held { Err(Status::already_exists(&call.resource, &name)) } else { Ok(Some(guard)) };
+    }
+    let errors = fill(service, &mut taken, seed, old);
     drop(held);
     if !errors.is_empty() {
-        return Err(Status::invalid(&call.resource, service.meta().name(), &errors));
+        return Err(Status::invalid(&call.resource, &name, &errors));
     }
     Ok(Some(guard))
 }
@@ -222,13 +273,7 @@ fn is_unset(value: &Value) -> bool {
     value.is_null() || value == "" || value.as_array().is_some_and(Vec::is_empty)
 }
 
-fn fill(
-    service: &mut Value,
-    range: Range,
-    taken: &mut Taken<'_>,
-    seed: u32,
-    old: Option<&Value>,
-) -> ErrorList {
+fn fill(service: &mut Value, taken: &mut Taken<'_>, seed: u32, old: Option<&Value>) -> ErrorList {
     let mut errors = ErrorList::new();
     if has_address(service) {
         // One that has its address keeps it: validation refuses another.
@@ -237,14 +282,33 @@ fn fill(
             fill_health_check(service, taken, seed, &mut errors);
             return errors;
         }
-        fill_address(service, range, taken, seed, &mut errors);
+        fill_address(service, taken, seed, &mut errors);
     }
     fill_ports(service, taken, seed, &mut errors);
     fill_health_check(service, taken, seed, &mut errors);
     errors
 }
 
-fn fill_address(service: &mut Value, range: Range, taken: &Taken<'_>, seed: u32, errors: &mut ErrorList) {
+/// An address that nobody has, of whatever range has one.
+fn free_address(taken: &Taken<'_>, seed: u32) -> Option<Ipv4Addr> {
+    taken.ranges().find_map(|range| range.free(taken, seed))
+}
+
+/// Why an address cannot be given to who names it.
+fn refusal(address: Ipv4Addr, taken: &Taken<'_>) -> Option<String> {
+    let around: Vec<Range> = taken.ranges().filter(|range| range.contains(address)).collect();
+    let why = match around.first() {
+        None => "the provided network does not match the current range".to_owned(),
+        Some(range) if !around.iter().any(|range| range.gives(address)) => {
+            format!("the provided IP is not in the valid range. The range of valid IPs is {range}")
+        }
+        Some(_) if taken.has(&Thing::Address(address)) => "provided IP is already allocated".to_owned(),
+        Some(_) => return None,
+    };
+    Some(format!("failed to allocate IP {address}: {why}"))
+}
+
+fn fill_address(service: &mut Value, taken: &Taken<'_>, seed: u32, errors: &mut ErrorList) {
     let spec = &mut service["spec"];
     let first = spec["clusterIPs"][0].as_str().unwrap_or_default().to_owned();
     let asked = spec["clusterIP"].as_str().filter(|asked| !asked.is_empty()).map_or(first, str::to_owned);
@@ -254,21 +318,14 @@ fn fill_address(service: &mut Value, range: Range, taken: &Taken<'_>, seed: u32,
     };
     let address = match asked.parse::<Ipv4Addr>() {
         _ if asked == "None" => "None".to_owned(),
-        _ if asked.is_empty() => match range.free(taken, seed) {
+        _ if asked.is_empty() => match free_address(taken, seed) {
             Some(address) => address.to_string(),
             None => return refuse("failed to allocate a serviceIP: range is full".into()),
         },
-        Ok(address) if !range.contains(address) => {
-            let network = Ipv4Addr::from(range.network);
-            let bits = 32 - range.size.trailing_zeros();
-            return refuse(format!(
-                "failed to allocate IP {asked}: the provided network does not match the current range: {network}/{bits}"
-            ));
-        }
-        Ok(address) if taken.has(&Thing::Address(address)) => {
-            return refuse(format!("failed to allocate IP {asked}: provided IP is already allocated"));
-        }
-        Ok(_) => asked.clone(),
+        Ok(address) => match refusal(address, taken) {
+            Some(why) => return refuse(why),
+            None => asked.clone(),
+        },
         // Not an address: validation says so.
         Err(_) => return,
     };
@@ -360,18 +417,25 @@ mod tests {
         Range::parse("10.43.0.0/24").expect("a range")
     }
 
-    fn holding(service: &Value) -> Held {
+    fn empty() -> Held {
         let mut held = Held::default();
+        let all = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.43.0.0/24"]}});
+        held.put(&Arc::from("/networking.k8s.io/servicecidrs/kubernetes"), &Bytes::from(all.to_string()));
+        held
+    }
+
+    fn holding(service: &Value) -> Held {
+        let mut held = empty();
         held.put(&Arc::from("/core/services/a/other"), &Bytes::from(service.to_string()));
         held
     }
 
     fn filled(service: &mut Value) -> Vec<String> {
-        filled_beside(&Held::default(), service)
+        filled_beside(&empty(), service)
     }
 
     fn filled_beside(held: &Held, service: &mut Value) -> Vec<String> {
-        fill(service, range(), &mut Taken::new(held, "/core/services/a/own"), 7, None)
+        fill(service, &mut Taken::new(held, "/core/services/a/own"), 7, None)
             .iter()
             .map(ToString::to_string)
             .collect()
@@ -403,12 +467,57 @@ mod tests {
     }
 
     #[test]
+    fn a_range_more_gives_when_the_first_is_full_and_one_that_goes_gives_nothing() {
+        let ranges = |held: &mut Held, name: &str, cidr: &str, ready: &str| {
+            let object = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": name},
+                "spec": {"cidrs": ["2001:db8::/64", cidr]}, "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+            held.put(
+                &Arc::from(format!("/networking.k8s.io/servicecidrs/{name}")),
+                &Bytes::from(object.to_string()),
+            );
+        };
+        let mut held = Held::default();
+        assert!(filled_beside(&held, &mut json!({"spec": {}}))[0].ends_with("range is full"));
+        ranges(&mut held, "a", "10.43.0.0/30", "True");
+        ranges(&mut held, "b", "10.99.0.0/30", "True");
+        let mut taken = Taken::new(&held, "");
+        let mut given = Vec::new();
+        while let Some(address) = free_address(&taken, 7) {
+            assert!(taken.take(Thing::Address(address)), "{address}");
+            given.push(address.to_string());
+        }
+        given.sort();
+        assert_eq!(given, ["10.43.0.1", "10.43.0.2", "10.99.0.1", "10.99.0.2"]);
+        let named = |held: &Held, ip: &str| filled_beside(held, &mut json!({"spec": {"clusterIP": ip}}));
+        assert_eq!(named(&held, "10.99.0.2"), [] as [&str; 0]);
+        assert!(named(&held, "10.99.0.3")[0].ends_with("The range of valid IPs is 10.99.0.0/30"));
+        ranges(&mut held, "b", "10.99.0.0/30", "False");
+        assert!(
+            named(&held, "10.99.0.2")[0].ends_with("the provided network does not match the current range")
+        );
+    }
+
+    #[test]
+    fn an_address_that_somebody_keeps_is_not_given_and_one_that_only_shows_a_service_is() {
+        let mut held = empty();
+        let mut kept = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": {"name": "10.43.0.9"},
+            "spec": {"parentRef": {"resource": "things", "name": "x"}}});
+        let key = Arc::from("/networking.k8s.io/ipaddresses/10.43.0.9");
+        held.put(&key, &Bytes::from(kept.to_string()));
+        let named = |held: &Held| filled_beside(held, &mut json!({"spec": {"clusterIP": "10.43.0.9"}}));
+        assert!(named(&held)[0].ends_with("provided IP is already allocated"));
+        kept["metadata"]["labels"] = json!({"ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"});
+        held.put(&key, &Bytes::from(kept.to_string()));
+        assert_eq!(named(&held), [] as [&str; 0]);
+    }
+
+    #[test]
     fn another_address_for_a_service_that_has_one_is_left_to_validation() {
         let old =
             json!({"spec": {"type": "ClusterIP", "clusterIP": "10.43.0.9", "clusterIPs": ["10.43.0.9"]}});
         let mut new =
             json!({"spec": {"type": "ClusterIP", "clusterIP": "10.96.9.9", "clusterIPs": ["10.96.9.9"]}});
-        let errors = fill(&mut new, range(), &mut Taken::new(&Held::default(), ""), 7, Some(&old));
+        let errors = fill(&mut new, &mut Taken::new(&empty(), ""), 7, Some(&old));
         assert!(errors.is_empty(), "{errors}");
         assert_eq!(new["spec"]["clusterIP"], "10.96.9.9");
     }
@@ -418,7 +527,7 @@ mod tests {
         let held = Held::default();
         let mut taken = Taken::new(&held, "");
         while let Some(address) = range().free(&taken, 200) {
-            assert!(range().contains(address) && taken.take(Thing::Address(address)), "{address}");
+            assert!(range().gives(address) && taken.take(Thing::Address(address)), "{address}");
         }
         assert_eq!(taken.given.len(), 254);
     }

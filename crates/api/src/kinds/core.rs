@@ -1,6 +1,6 @@
 //! The kinds of the core group, `v1`.
 
-use super::rules::Generation;
+use super::rules::{Addressed, Generation};
 use super::{
     Answered, CONNECT, CREATE, Deletion, EVENTS_WITHIN, GET, Kind, NO_COLLECTION_DELETE, PART, PROXY,
     READ_ONLY, SelectableField, Subresource, UPDATE, cluster, count, flag, lasting, namespaced, part, status,
@@ -195,7 +195,7 @@ fn service() -> Kind {
         .name_rule(name_is_dns_label)
         .prepare_create(service::prepare_create)
         .prepare_update(service::prepare_update)
-        .addressed()
+        .addressed(Addressed::Holder)
         .counting(counting::SERVICES)
         .validate(service::validate)
         .cells(network_table::service)

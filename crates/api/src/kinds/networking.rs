@@ -1,9 +1,9 @@
 //! The kinds of the group `networking.k8s.io`.
 
-use super::rules::Generation;
+use super::rules::{Addressed, Generation};
 use super::{Kind, cluster, namespaced, status};
 use crate::defaults;
-use crate::strategy::network_policy;
+use crate::strategy::{addresses, network_policy};
 use crate::table::network as network_table;
 
 const GROUP: &str = "networking.k8s.io";
@@ -22,6 +22,9 @@ pub(super) fn kinds() -> Vec<Kind> {
             .cells(network_table::ingress),
         cluster(GROUP, "v1", "IPAddress", "ipaddresses", "ipaddress")
             .short(["ip"])
+            .name_rule(addresses::address_name)
+            .validate(addresses::validate_address)
+            .addressed(Addressed::Address)
             .cells(network_table::ip_address),
         namespaced(GROUP, "v1", "NetworkPolicy", "networkpolicies", "networkpolicy")
             .short(["netpol"])
@@ -32,6 +35,8 @@ pub(super) fn kinds() -> Vec<Kind> {
         cluster(GROUP, "v1", "ServiceCIDR", "servicecidrs", "servicecidr")
             .subresources([status(GROUP, "v1", "ServiceCIDR")])
             .kept_by_status(&["ownerReferences"])
+            .validate(addresses::validate_ranges)
+            .addressed(Addressed::Ranges)
             .cells(network_table::service_cidr),
     ]
 }

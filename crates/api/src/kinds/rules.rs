@@ -93,6 +93,17 @@ pub enum Answered {
     ByMeasuring,
 }
 
+/// What a kind has to do with the addresses that no two objects may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Addressed {
+    /// Its objects get addresses and ports.
+    Holder,
+    /// Its objects are named after an address that they keep for somebody.
+    Address,
+    /// Its objects say which addresses there are to give.
+    Ranges,
+}
+
 /// When the generation of an object counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Generation {
@@ -201,8 +212,8 @@ impl Kind {
         self
     }
 
-    pub(super) const fn addressed(mut self) -> Self {
-        self.is_addressed = true;
+    pub(super) const fn addressed(mut self, how: Addressed) -> Self {
+        self.addressed = Some(how);
         self
     }
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::validate::parse_cidr_sloppy;
 use crate::validate::view::View;
 
 const POD_SECURITY: &str = "pod-security.kubernetes.io/";
@@ -59,6 +60,16 @@ pub(super) fn enforced_pod_security(namespace: &Value) -> Vec<String> {
 /// Labels of Pod Security Admission that would only say something.
 pub(super) fn told_pod_security(namespace: &Value) -> Vec<String> {
     pod_security(namespace, &["warn", "audit"])
+}
+
+/// Services get addresses of IPv4, from ranges in which there is some choice.
+pub(super) fn ranges_that_give_nothing(service_cidr: &Value) -> Vec<String> {
+    let gives = |range: &str| {
+        parse_cidr_sloppy(range).is_some_and(|(address, bits)| address.is_ipv4() && (8..=30).contains(&bits))
+    };
+    let ranges = View::new(service_cidr).get("spec").list("cidrs").enumerate();
+    let nothing = ranges.filter(|(_, range)| !gives(range.text()));
+    nothing.map(|(index, _)| format!("spec.cidrs[{index}]")).collect()
 }
 
 fn pod_security(namespace: &Value, modes: &[&str]) -> Vec<String> {

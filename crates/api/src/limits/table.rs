@@ -2,7 +2,7 @@
 
 use super::find::{
     apparmor, enforced_pod_security, extended_resources, foreign_handler, huge_page_limits,
-    huge_page_volumes, selinux, told_pod_security,
+    huge_page_volumes, ranges_that_give_nothing, selinux, told_pod_security,
 };
 use super::{Found, Limit, Shown};
 
@@ -231,18 +231,18 @@ metadata: {name: limits, labels: {pod-security.kubernetes.io/warn: baseline}}
 "#,
     ),
     // Network.
-    kind(NETWORKING, "ServiceCIDR", "stored, and Services get no addresses from it yet", r#"
+    part(
+        (NETWORKING, "ServiceCIDR"),
+        "ranges of IPv6, and those that are not from /8 to /30",
+        Found::By(ranges_that_give_nothing),
+        "stored, and Services get no addresses from it yet",
+        r#"
 apiVersion: networking.k8s.io/v1
 kind: ServiceCIDR
 metadata: {name: limits}
-spec: {cidrs: [198.51.100.0/24]}
-"#),
-    kind(NETWORKING, "IPAddress", "stored, and the address is not kept from Services yet", r#"
-apiVersion: networking.k8s.io/v1
-kind: IPAddress
-metadata: {name: 198.51.100.7}
-spec: {parentRef: {resource: services, namespace: default, name: s}}
-"#),
+spec: {cidrs: ["2001:db8:1::/64"]}
+"#,
+    ),
     // Storage and devices.
     part(
         ("", "PersistentVolume"),

@@ -17,6 +17,7 @@ mod hostile_world;
 mod jobs;
 mod mirroring;
 mod registered_kind;
+mod service_addresses;
 mod stateful_set;
 mod surfaces;
 mod tokens;

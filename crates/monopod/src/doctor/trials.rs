@@ -232,6 +232,7 @@ fn example() -> String {
         zone: None,
         pod_cidrs: vec![Range::new(v4(10, 42, 0, 0), 16)],
         service_cidrs: vec![Range::new(v4(10, 43, 0, 0), 16)],
+        link: None,
         dns: None,
     };
     let policies = Arc::new(policies(v4(10, 42, 0, 2), v4(10, 42, 0, 3)));

@@ -14,6 +14,7 @@ fn instance() -> Instance {
         zone: None,
         pod_cidrs: vec![range("10.42.0.0")],
         service_cidrs: vec![range("10.43.0.0")],
+        link: None,
         dns: None,
     }
 }

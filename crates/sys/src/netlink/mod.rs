@@ -29,6 +29,7 @@ const SETLINK: u16 = 19;
 const NEWADDR: u16 = 20;
 const GETADDR: u16 = 22;
 const NEWROUTE: u16 = 24;
+const DELROUTE: u16 = 25;
 const NEWNEIGH: u16 = 28;
 const DELNEIGH: u16 = 29;
 const GETNEIGH: u16 = 30;
@@ -413,25 +414,40 @@ impl Link {
     /// # Errors
     /// The next hop cannot be reached or the link is down.
     pub fn add_route(&self, route: &Route) -> Result<()> {
-        const TABLE_MAIN: u8 = 254;
-        const PROTOCOL_STATIC: u8 = 4;
-        const SCOPE_LINK: u8 = 253;
-        const UNICAST: u8 = 1;
-        let sample = route.via.or(route.to.map(|(address, _)| address)).unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        let prefix = route.to.map_or(0, |(_, prefix)| prefix);
-        let scope = if route.via.is_none() { SCOPE_LINK } else { 0 };
-        let mut request = Builder::new(NEWROUTE, ACK | CREATE | REPLACE)
-            .header(&[family(sample), prefix, 0, 0, TABLE_MAIN, PROTOCOL_STATIC, scope, UNICAST])
-            .header(&[0; 4]);
-        if let Some((to, _)) = route.to {
-            request = request.attribute(RTA_DST, &octets(to));
-        }
-        if let Some(via) = route.via {
-            request = request.attribute(RTA_GATEWAY, &octets(via));
-        }
-        request = request.number(RTA_OIF, route.link);
+        let request = routing(NEWROUTE, ACK | CREATE | REPLACE, route);
         self.0.ask(request).attempt(|| format!("add route via {:?}", route.via))
     }
+
+    /// Removes a route. One that is not there is fine.
+    ///
+    /// # Errors
+    /// The link is gone.
+    pub fn remove_route(&self, route: &Route) -> Result<()> {
+        match self.0.ask(routing(DELROUTE, ACK, route)) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno).attempt(|| format!("remove route to {:?}", route.to)),
+        }
+    }
+}
+
+fn routing(kind: u16, flags: u16, route: &Route) -> Builder {
+    const TABLE_MAIN: u8 = 254;
+    const PROTOCOL_STATIC: u8 = 4;
+    const SCOPE_LINK: u8 = 253;
+    const UNICAST: u8 = 1;
+    let sample = route.via.or(route.to.map(|(address, _)| address)).unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let prefix = route.to.map_or(0, |(_, prefix)| prefix);
+    let scope = if route.via.is_none() { SCOPE_LINK } else { 0 };
+    let mut request = Builder::new(kind, flags)
+        .header(&[family(sample), prefix, 0, 0, TABLE_MAIN, PROTOCOL_STATIC, scope, UNICAST])
+        .header(&[0; 4]);
+    if let Some((to, _)) = route.to {
+        request = request.attribute(RTA_DST, &octets(to));
+    }
+    if let Some(via) = route.via {
+        request = request.attribute(RTA_GATEWAY, &octets(via));
+    }
+    request.number(RTA_OIF, route.link)
 }
 
 /// `struct ndmsg`
@@ -553,6 +569,10 @@ mod tests {
             pod.set_up(eth0.index).unwrap();
             pod.add_route(&Route { to: Some((gateway, 32)), via: None, link: eth0.index }).unwrap();
             pod.add_route(&Route { to: None, via: Some(gateway), link: eth0.index }).unwrap();
+            let more = Route { to: Some(([10, 77, 0, 0].into(), 16)), via: None, link: eth0.index };
+            pod.add_route(&more).unwrap();
+            pod.remove_route(&more).unwrap();
+            pod.remove_route(&more).unwrap();
             assert!(pod.addresses().unwrap().contains(&(eth0.index, address, 32)));
             node.remove("veth-test").unwrap();
             node.remove("veth-test").unwrap();

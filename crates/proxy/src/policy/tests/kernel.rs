@@ -17,6 +17,7 @@ fn rules(policies: Policies) -> Ruleset {
         zone: None,
         pod_cidrs: vec![Range::new("10.42.0.0".parse().unwrap(), 16)],
         service_cidrs: Vec::new(),
+        link: None,
         dns: None,
     };
     Ruleset { policies: Arc::new(policies), ..ruleset(&[], &[], &instance, &Host::default()).0 }
