@@ -1,11 +1,14 @@
 //! Has the kernel forget flows, where it can.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use sys::netlink::conntrack::{self, Flow, MODULE, Which};
+use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::Ruleset;
 use crate::flows::{is_orphaned, is_stale, may_be_stale};
+use crate::programmed::Table;
+use crate::{Programmed, Ruleset};
 
 /// Who forgets, and whether the kernel lets it.
 ///
@@ -15,6 +18,16 @@ use crate::flows::{is_orphaned, is_stale, may_be_stale};
 #[derive(Debug, Default)]
 pub(crate) struct Forgetting {
     lacks_module: bool,
+}
+
+/// What follows a turn of the proxy.
+pub(crate) struct Following {
+    /// The rules before and now, if they have changed.
+    pub(crate) change: Option<(Option<Arc<Ruleset>>, Arc<Ruleset>)>,
+    /// Pods that have ended.
+    pub(crate) gone: Vec<IpAddr>,
+    /// What the rules were made of.
+    pub(crate) table: Table,
 }
 
 /// What there is to say of an attempt.
@@ -27,21 +40,35 @@ enum News {
 }
 
 impl Forgetting {
+    /// Forgets after each turn what it has made stale, and then tells those who wait for a Pod to be left alone.
+    /// The next turn does not wait for that: a busy Service leaves many thousand flows, and meanwhile the rules
+    /// would still lead to the Pods that leave next.
+    pub(crate) async fn follow(mut self, mut turns: UnboundedReceiver<Following>, programmed: Programmed) {
+        while let Some(Following { change, gone, table }) = turns.recv().await {
+            if let Some((before, now)) = change {
+                self.stale(before, now).await;
+            }
+            if !gone.is_empty() {
+                self.orphans(gone).await;
+            }
+            programmed.publish(table);
+        }
+    }
+
     /// After the rules have changed: no packet of such a flow is led anew before it is forgotten.
-    pub(crate) async fn stale(&mut self, before: Option<Ruleset>, now: &Ruleset) {
-        let mut places = may_be_stale(before.as_ref(), now);
+    async fn stale(&mut self, before: Option<Arc<Ruleset>>, now: Arc<Ruleset>) {
+        let mut places = may_be_stale(before.as_deref(), &now);
         if self.lacks_module && !places.is_empty() {
             // What earlier changes have left is still there.
             places = vec![Which::All];
         }
         if !places.is_empty() {
-            let now = now.clone();
-            self.forget(places, move |flow, _| is_stale(flow, before.as_ref(), &now)).await;
+            self.forget(places, move |flow, _| is_stale(flow, before.as_deref(), &now)).await;
         }
     }
 
     /// After Pods have ended, whose connections outlived the rules that made them.
-    pub(crate) async fn orphans(&mut self, gone: Vec<IpAddr>) {
+    async fn orphans(&mut self, gone: Vec<IpAddr>) {
         let places = gone.into_iter().map(Which::To).collect();
         self.forget(places, |flow, place| matches!(place, Which::To(gone) if is_orphaned(flow, gone))).await;
     }

@@ -1,15 +1,15 @@
 //! Services and NetworkPolicies become nftables rules of this node.
 //!
 //! ```text
-//! Services, EndpointSlices ─ watch ─► ruleset() ─┬─► text ─ changed? ─► nft, one transaction
-//! NetworkPolicies, Pods ─── watch ─► compile() ─┘
+//! Services, EndpointSlices ─ watch ─► ruleset() ─┬─► delta() ─► netlink, one transaction: who is behind Services
+//! NetworkPolicies, Pods ─── watch ─► compile() ─┘   change() ─► nft, one transaction: all else
 //!
 //! packet ─ address.protocol.port ─► chain of the Service ─ random ─► DNAT to a Pod ─► its policies
 //! ```
 //!
 //! Tasks: [`run`] is one loop. It reads its caches, computes the whole table as
-//! a value, and changes it in one transaction when its text has changed; what
-//! changes while `nft` runs is in the next one. What the table leads to is told
+//! a value, and changes it in one transaction when it is another one than before; what
+//! changes meanwhile is in the next one. What the table leads to is told
 //! by [`Programmed`], so that a Pod is only stopped when nobody is sent to it, and only started when the
 //! policies that select it hold.
 //!
@@ -21,6 +21,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test owns what it starts"))]
 
+mod delta;
 mod flows;
 mod forget;
 mod health_check;

@@ -9,6 +9,7 @@ use crate::{Entry, Family, Instance, Match, Protocol, Ruleset, Target};
 
 /// The bit that says "masquerade", the same that kube-proxy uses by default.
 const MARK: &str = "0x4000";
+pub(crate) const MARK_BIT: u32 = 0x4000;
 
 /// The table of an instance; of IPv6 there is another of the same name, once a Service has such an address.
 pub(crate) fn table_name(instance: &str) -> String {
@@ -59,7 +60,7 @@ impl Ruleset {
         Family::ALL.into_iter().map(of).collect()
     }
 
-    fn has(&self, family: Family) -> bool {
+    pub(crate) fn has(&self, family: Family) -> bool {
         self.entries.keys().any(|matched| matched.family() == family) || self.policies.has(family)
     }
 
@@ -149,11 +150,11 @@ struct Collection {
 
 const ADDRESS_MAP: &str = "type ADDRESS . inet_proto . inet_service : verdict;";
 const PORT_MAP: &str = "type inet_proto . inet_service : verdict;";
-const SERVICES: &str = "services";
-const NODE_PORTS: &str = "node-ports";
-const REFUSED: &str = "refused";
-const REFUSED_PORTS: &str = "refused-ports";
-const HAIRPINS: &str = "hairpins";
+pub(crate) const SERVICES: &str = "services";
+pub(crate) const NODE_PORTS: &str = "node-ports";
+pub(crate) const REFUSED: &str = "refused";
+pub(crate) const REFUSED_PORTS: &str = "refused-ports";
+pub(crate) const HAIRPINS: &str = "hairpins";
 /// Those that the hooks name, which are always there.
 const ALWAYS: [(&str, Kind, &str); 5] = [
     (SERVICES, Kind::Map, ADDRESS_MAP),
@@ -254,16 +255,13 @@ impl Parts {
     }
 
     fn add(&mut self, matched: &Match, entry: &Entry, instance: &Instance) {
-        let (key, chain, led, refused) = match matched {
+        let chain = chain_of(matched);
+        let (key, led, refused) = match matched {
             Match::Address(address, protocol, port) => {
-                let protocol = word(*protocol);
-                let chain = format!("service-{}-{protocol}-{port}", chain_name(*address));
-                (format!("{address} . {protocol} . {port}"), chain, SERVICES, REFUSED)
+                (format!("{address} . {} . {port}", word(*protocol)), SERVICES, REFUSED)
             }
             Match::NodePort(_, protocol, port) => {
-                let protocol = word(*protocol);
-                let chain = format!("node-port-{protocol}-{port}");
-                (format!("{protocol} . {port}"), chain, NODE_PORTS, REFUSED_PORTS)
+                (format!("{} . {port}", word(*protocol)), NODE_PORTS, REFUSED_PORTS)
             }
         };
         if entry.drop {
@@ -279,6 +277,16 @@ impl Parts {
                 marks(matched, entry, instance) + &self.lead(matched.family(), entry, protocol_of(matched));
             self.chain(&chain, rules);
         }
+    }
+}
+
+/// The chain that leads the packets of a match on.
+pub(crate) fn chain_of(matched: &Match) -> String {
+    match matched {
+        Match::Address(address, protocol, port) => {
+            format!("service-{}-{}-{port}", chain_name(*address), word(*protocol))
+        }
+        Match::NodePort(_, protocol, port) => format!("node-port-{}-{port}", word(*protocol)),
     }
 }
 

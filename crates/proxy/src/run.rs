@@ -11,12 +11,14 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use sys::command::{self, CommandError};
+use sys::netlink::batch::Batch;
 use sys::netlink::{Heard, TableWatch};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::forget::Forgetting;
+use crate::forget::{Following, Forgetting};
 use crate::health_check::{self, HealthChecks, Local};
 use crate::outer;
 use crate::policy::{Feed, Known};
@@ -45,9 +47,10 @@ pub enum Error {
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// The least time between the ends of two transactions: a rollout changes slices many
-/// times a second, and each transaction is a process.
-const INTERVAL_MIN: Duration = Duration::from_millis(20);
+/// After a change the proxy rests so many times as long as the change took, so that a rollout, which changes
+/// slices many times a second, costs it a quarter of a processor at most.
+const REST: u32 = 3;
+const REST_MAX: Duration = Duration::from_millis(200);
 
 /// Programs Services and NetworkPolicies until `shutdown`. The table stays then: Pods go on, and
 /// so do their connections. [`cleanup`] removes it.
@@ -70,9 +73,12 @@ pub async fn run(
     };
     if shutdown.run_until_cancelled(ready).await.is_some() {
         let sources = Sources::new(services, slices, ranges, node, feed);
-        let keeper = Keeper::new(instance, programmed, recorder);
+        // Unbounded: one is a few pointers, and the rules change no faster than their keeper rests.
+        let (turns, following) = mpsc::unbounded_channel();
+        let forgetting = Forgetting::default().follow(following, programmed.clone());
+        let keeper = Keeper::new(instance, programmed, recorder, turns);
         // Cancel-safe: a transaction that began is finished by its own thread.
-        shutdown.run_until_cancelled(keeper.keep(sources)).await;
+        shutdown.run_until_cancelled(async { tokio::join!(keeper.keep(sources), forgetting) }).await;
     }
 }
 
@@ -186,18 +192,24 @@ struct Keeper {
     watch: Option<AsyncFd<TableWatch>>,
     told: Told,
     health_checks: HealthChecks,
-    forgetting: Forgetting,
+    /// To who forgets what leads to Pods of before, and tells who waits for it.
+    turns: UnboundedSender<Following>,
     /// Ranges to which there are routes of ours.
     routed: Vec<Range>,
     /// The addresses of all endpoints, as they were seen last.
     listed: BTreeSet<IpAddr>,
     /// None: nobody knows what is there.
-    applied: Option<Ruleset>,
+    applied: Option<Arc<Ruleset>>,
     backoff: Duration,
 }
 
 impl Keeper {
-    fn new(instance: Instance, programmed: Programmed, recorder: Recorder) -> Self {
+    fn new(
+        instance: Instance,
+        programmed: Programmed,
+        recorder: Recorder,
+        turns: UnboundedSender<Following>,
+    ) -> Self {
         // Before the first transaction, so that no end of the table goes unheard.
         let watch = watch(&table_name(&instance.id));
         Self {
@@ -207,7 +219,7 @@ impl Keeper {
             watch,
             told: Told::default(),
             health_checks: HealthChecks::default(),
-            forgetting: Forgetting::default(),
+            turns,
             routed: Vec::new(),
             listed: BTreeSet::new(),
             applied: None,
@@ -245,11 +257,12 @@ impl Keeper {
         self.told.tell(refusals, &self.recorder);
         self.health_checks.update(health).await;
         self.route(&ruleset.instance.service_cidrs).await;
-        let changed = self.applied.as_ref() != Some(&ruleset);
-        let mut turn = Turn::Done;
-        if changed {
-            self.programmed.pulse().begin(Instant::now());
-            match self.make(ruleset).await {
+        let begun = Instant::now();
+        let (mut turn, mut change) = (Turn::Done, None);
+        if self.applied.as_deref() != Some(&ruleset) {
+            self.programmed.pulse().begin(begun);
+            let (before, wanted) = (self.applied.clone(), Arc::new(ruleset));
+            match self.make(wanted.clone()).await {
                 Ok(then) => turn = then,
                 Err(error) => {
                     self.rest_after(&error).await;
@@ -257,12 +270,14 @@ impl Keeper {
                 }
             }
             self.programmed.pulse().rest();
+            change = Some((before, wanted));
         }
-        self.forget_those_gone(endpoints(&table.slices)).await;
-        self.programmed.publish(table);
+        let (changed, gone) = (change.is_some(), self.gone(endpoints(&table.slices)));
+        // Its end is the proxy's own.
+        let _ = self.turns.send(Following { change, gone, table });
         self.programmed.admission().publish(known);
         if changed {
-            sleep(INTERVAL_MIN).await;
+            sleep((begun.elapsed() * REST).min(REST_MAX)).await;
         }
         turn
     }
@@ -282,21 +297,18 @@ impl Keeper {
     }
 
     /// A Pod that leaves is listed until it has ended; what leads to it then leads nowhere.
-    async fn forget_those_gone(&mut self, listed: BTreeSet<IpAddr>) {
-        let gone: Vec<IpAddr> = self.listed.difference(&listed).copied().collect();
+    fn gone(&mut self, listed: BTreeSet<IpAddr>) -> Vec<IpAddr> {
+        let gone = self.listed.difference(&listed).copied().collect();
         self.listed = listed;
-        if !gone.is_empty() {
-            self.forgetting.orphans(gone).await;
-        }
+        gone
     }
 
-    /// One transaction, and what has to follow it.
-    async fn make(&mut self, wanted: Ruleset) -> Result<Turn, Error> {
+    /// One transaction.
+    async fn make(&mut self, wanted: Arc<Ruleset>) -> Result<Turn, Error> {
         // Taken: after a failure nobody knows what is there, and the table is replaced.
         let before = self.applied.take();
-        program(&wanted, before.as_ref()).await?;
+        program(&wanted, before.as_deref()).await?;
         let by_others = changed_beside(&mut self.watch);
-        self.forgetting.stale(before, &wanted).await;
         (self.applied, self.backoff) = (Some(wanted), BACKOFF_MIN);
         if by_others {
             self.taken_away();
@@ -333,14 +345,21 @@ enum Turn {
 async fn program(wanted: &Ruleset, before: Option<&Ruleset>) -> Result<(), Error> {
     let instance = &wanted.instance.id;
     if let Some(before) = before {
-        match apply(instance, wanted.change(before)).await {
+        let changed = match wanted.delta(before) {
+            Some(batch) => commit(batch).await,
+            None => apply(instance, wanted.change(before)).await.map_err(|error| chain(&error)),
+        };
+        match changed {
             Ok(()) => return Ok(()),
-            Err(error) => {
-                tracing::info!(error = %chain(&error), "the table was changed by others, replacing it")
-            }
+            Err(error) => tracing::info!(error, "the table was changed by others, replacing it"),
         }
     }
     apply(instance, wanted.script()).await
+}
+
+async fn commit(batch: Batch) -> Result<(), String> {
+    let committed = tokio::task::spawn_blocking(move || batch.commit()).await;
+    committed.map_err(|_| "interrupted".to_owned())?.map_err(|error| chain(&error))
 }
 
 /// Refusals that were told, so that each is told once as long as it lasts.

@@ -49,6 +49,10 @@ const SYN_SENT: u8 = 1;
 const TIME_WAIT: u8 = 7;
 const CLOSE: u8 = 8;
 
+/// Busy Services leave thousands of connections to a Pod, and each answer takes its turn. All these may be
+/// refused, and their refusals must fit into the socket.
+const FORGOTTEN_AT_ONCE: usize = 64;
+
 /// Addresses and ports of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuple {
@@ -127,12 +131,20 @@ pub fn forget(which: Which, stale: impl Fn(&Flow) -> bool) -> Result<usize> {
             }
         })
         .attempt(|| "list tracked connections")?;
-    for flow in &found {
-        match socket.ask(deletion(flow)) {
+    let mut failed = None;
+    for some in found.chunks(FORGOTTEN_AT_ONCE) {
+        let refused = |errno| {
             // It ended by itself.
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno).attempt(|| "forget a tracked connection"),
-        }
+            if errno != Errno::NOENT {
+                failed = Some(errno);
+            }
+        };
+        socket
+            .ask_all(some.iter().map(deletion).collect(), refused)
+            .attempt(|| "forget tracked connections")?;
+    }
+    if let Some(errno) = failed {
+        return Err(errno).attempt(|| "forget a tracked connection");
     }
     Ok(found.len())
 }

@@ -70,6 +70,11 @@ impl Builder {
         self.attribute(kind, &value.to_ne_bytes())
     }
 
+    /// A number in the order of the network.
+    pub(super) fn be(self, kind: u16, value: u32) -> Self {
+        self.attribute(kind, &value.to_be_bytes())
+    }
+
     pub(super) fn number_unless_0(self, kind: u16, value: u32) -> Self {
         if value == 0 { self } else { self.number(kind, value) }
     }
@@ -92,6 +97,12 @@ impl Builder {
     /// Whether an acknowledgement or the end mark of a dump will follow the answer.
     fn asks_for_end(&self) -> bool {
         u16_at(&self.0, 6).unwrap_or_default() & (ACK | DUMP) != 0
+    }
+
+    /// The bytes of a message that its number tells from others.
+    pub(super) fn numbered(mut self, sequence: u32) -> Vec<u8> {
+        self.0[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        self.finish()
     }
 
     fn finish(mut self) -> Vec<u8> {
@@ -138,6 +149,64 @@ impl Socket {
         self.exchange(request, &mut vec![0; ANSWER_MAX], see)
     }
 
+    /// Sends messages that are all done or none. The kernel answers before it returns: what it refuses, and the
+    /// last message, which asks for it; or the first, when it does not even look at the others.
+    pub(super) fn transact(&self, messages: &[u8], first: u32, last: u32) -> std::result::Result<(), Errno> {
+        let mut result = Ok(());
+        self.answers(messages, last, |sequence, answer| {
+            result = result.and(answer);
+            sequence == first && answer.is_err()
+        })?;
+        result
+    }
+
+    /// Sends requests together, each of which is done for itself, and shows each refusal.
+    pub(super) fn ask_all(
+        &self,
+        requests: Vec<Builder>,
+        mut refused: impl FnMut(Errno),
+    ) -> std::result::Result<(), Errno> {
+        let last = u32::try_from(requests.len()).unwrap_or(u32::MAX);
+        let mut messages = Vec::new();
+        for (number, mut request) in (1..).zip(requests) {
+            // Who is not refused need not be answered, but for the last, which says that all were done.
+            let flags =
+                u16_at(&request.0, 6).unwrap_or_default() & !ACK | if number == last { ACK } else { 0 };
+            request.0[6..8].copy_from_slice(&flags.to_ne_bytes());
+            messages.extend(request.numbered(number));
+        }
+        if last == 0 {
+            return Ok(());
+        }
+        self.answers(&messages, last, |_, answer| {
+            answer.err().into_iter().for_each(&mut refused);
+            false
+        })
+    }
+
+    /// Sends, and shows the answers by number until that to the last has come, or one is enough.
+    fn answers(
+        &self,
+        messages: &[u8],
+        last: u32,
+        mut is_enough: impl FnMut(u32, std::result::Result<(), Errno>) -> bool,
+    ) -> std::result::Result<(), Errno> {
+        sendto(self.0.as_fd(), messages, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+        let mut bytes = vec![0; ANSWER_MAX];
+        loop {
+            let got = self.receive(&mut bytes)?;
+            let mut rest = &bytes[..got];
+            while let Some(message) = next_message(&mut rest) {
+                if message.kind != MESSAGE_ERROR {
+                    continue;
+                }
+                if is_enough(message.sequence, error_of(message.body)) || message.sequence == last {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
     fn exchange(
         &self,
         request: Builder,
@@ -174,6 +243,7 @@ impl AsFd for Socket {
 pub(super) struct Message<'a> {
     pub(super) kind: u16,
     multiple: bool,
+    sequence: u32,
     pub(super) body: &'a [u8],
 }
 
@@ -181,9 +251,9 @@ pub(super) struct Message<'a> {
 pub(super) fn next_message<'a>(rest: &mut &'a [u8]) -> Option<Message<'a>> {
     let length = u32_at(rest, 0)? as usize;
     let message = rest.get(..length).filter(|message| message.len() >= 16)?;
-    let (kind, flags) = (u16_at(message, 4)?, u16_at(message, 6)?);
+    let (kind, flags, sequence) = (u16_at(message, 4)?, u16_at(message, 6)?, u32_at(message, 8)?);
     *rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-    Some(Message { kind, multiple: flags & MULTIPLE != 0, body: &message[16..] })
+    Some(Message { kind, multiple: flags & MULTIPLE != 0, sequence, body: &message[16..] })
 }
 
 /// The body of an error message begins with the negative error number; 0 is an acknowledgement.

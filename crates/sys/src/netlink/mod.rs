@@ -6,6 +6,7 @@
 //! make a veth pair between the two: the far end straight in its place, with its final name.
 //! Moving an end afterwards costs 15 to 50 ms of the kernel's time.
 
+pub mod batch;
 pub mod conntrack;
 mod message;
 mod tables;
