@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use crate::harness::Instance;
 
+/// The probe has patience: Pods that a busy machine keeps from answering within a second are not ready by rights,
+/// and if that is all of them, connections are refused.
 const MANIFEST: &str = r#"
 apiVersion: apps/v1
 kind: Deployment
@@ -28,7 +30,7 @@ spec:
       - name: c
         image: "testserver:1"
         args: [serve, --drain, "1"]
-        readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+        readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 6}
 ---
 apiVersion: v1
 kind: Service
