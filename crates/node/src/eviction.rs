@@ -67,8 +67,7 @@ async fn evict_one(node: &Shared, threshold: u64, available: u64) -> Option<Stri
     let message = pressure::message(first, threshold, available);
     let inbox = node.workers().get(&uid)?.inbox.clone();
     tracing::warn!(pod = %crate::pod::spec::full_name(first.pod), message, "a Pod is evicted");
-    let event =
-        Event::Evicted { reason: "Evicted".into(), message, grace_period_seconds: Some(GRACE_SECONDS) };
+    let event = Event::Evicted { message, grace_period_seconds: Some(GRACE_SECONDS) };
     inbox.send(Message::Event(event)).await.ok().map(|()| uid)
 }
 

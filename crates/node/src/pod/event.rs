@@ -34,8 +34,6 @@ pub enum Event {
     },
     /// The node needs what the Pod uses.
     Evicted {
-        /// `Evicted`, `Preempting`, `Terminated`.
-        reason: String,
         /// Sentence.
         message: String,
         /// Overrides the Pod's own grace when shorter.

@@ -19,8 +19,9 @@ use super::clock::{Now, Steady};
 use super::event::{Action, Exit, ImageRef};
 use super::probe::Tracker;
 use super::state::{
-    Container, Endpoints, Phase, PodState, Progress, Run, Sandbox, Stage, Termination, Verdict,
+    Cause, Container, Endpoints, Phase, PodState, Progress, Run, Sandbox, Stage, Termination, Verdict,
 };
+use super::status::was_evicted;
 use super::step::{self, Actions};
 use super::{resize, start};
 
@@ -182,7 +183,9 @@ fn end_as_reported(state: &mut PodState, now: Now) {
         return;
     }
     if let (Some(reason), Some(message)) = (&status.reason, &status.message) {
-        state.verdict = Some(Verdict { reason: reason.clone(), message: message.clone() });
+        // A Pod that was refused for want of room has the word of one that was evicted.
+        let cause = if was_evicted(status) { Cause::Evicted } else { Cause::of_reason(reason) };
+        state.verdict = Some(Verdict { cause, message: message.clone() });
     }
     state.stage = Stage::Terminating(Termination { deadline: now.steady, endpoints: Endpoints::Withdrawn });
 }

@@ -412,11 +412,9 @@ impl Life {
             Happening::PowerOff(nothing_is_left) => self.power_off(*nothing_is_left),
             Happening::Delete(grace) => self.delete(*grace),
             Happening::Wish(tenths) => self.wish(*tenths),
-            Happening::Evict => self.event(Event::Evicted {
-                reason: "Evicted".into(),
-                message: "low".into(),
-                grace_period_seconds: None,
-            }),
+            Happening::Evict => {
+                self.event(Event::Evicted { message: "low".into(), grace_period_seconds: None });
+            }
         }
     }
 

@@ -92,11 +92,41 @@ pub enum Endpoints {
     Withdrawn,
 }
 
+/// For which of its reasons the node ended a Pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It needs what the Pod uses, or the Pod has used more than it may.
+    Evicted,
+    /// The Pod was active for longer than it may be.
+    DeadlineExceeded,
+    /// Its checks refused the Pod, for a reason with this word; or a node of a later release ended it.
+    Refused(String),
+}
+
+impl Cause {
+    /// The word for status and Event.
+    pub fn reason(&self) -> &str {
+        match self {
+            Cause::Evicted => "Evicted",
+            Cause::DeadlineExceeded => "DeadlineExceeded",
+            Cause::Refused(reason) => reason,
+        }
+    }
+
+    /// Of the word that the status of an ended Pod has, when it was not evicted.
+    pub(super) fn of_reason(reason: &str) -> Self {
+        match reason {
+            reason if reason == Cause::DeadlineExceeded.reason() => Cause::DeadlineExceeded,
+            reason => Cause::Refused(reason.to_owned()),
+        }
+    }
+}
+
 /// Why the node ended the Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// `status.reason`.
-    pub reason: String,
+    /// Makes `status.reason`.
+    pub cause: Cause,
     /// `status.message`.
     pub message: String,
 }

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::event::Exit;
 use super::policy;
 use super::spec::{self, Role};
-use super::state::{Container, Phase, PodState, Sandbox, Stage};
+use super::state::{Cause, Container, Phase, PodState, Sandbox, Stage};
 use super::{qos, resize};
 
 /// Prefix of container ids: the name of the runtime.
@@ -57,7 +57,7 @@ pub fn status(
         observed_generation: generation,
         phase: Some(phase.into()),
         conditions: Some(conditions),
-        reason: state.verdict.as_ref().map(|verdict| verdict.reason.clone()),
+        reason: state.verdict.as_ref().map(|verdict| verdict.cause.reason().to_owned()),
         message: state.verdict.as_ref().map(|verdict| verdict.message.clone()),
         // The scheduler's to write; a status without it would take it away.
         nominated_node_name: previous.nominated_node_name.clone(),
@@ -402,9 +402,15 @@ fn conditions(
     all
 }
 
+/// Whether a status says that its node has evicted the Pod.
+pub(super) fn was_evicted(status: &core::PodStatus) -> bool {
+    let mut all = status.conditions.iter().flatten();
+    all.any(|one| one.type_ == DISRUPTION && one.reason.as_deref() == Some(BY_KUBELET))
+}
+
 /// That the node has evicted the Pod; who else disrupts it says so himself.
 fn disruption(state: &PodState, old: &[core::PodCondition], now: Timestamp) -> Option<core::PodCondition> {
-    let evicted = state.verdict.as_ref().filter(|verdict| verdict.reason == "Evicted")?;
+    let evicted = state.verdict.as_ref().filter(|verdict| verdict.cause == Cause::Evicted)?;
     let message = Some(evicted.message.clone());
     let verdict = Verdict { status: true, reason: Some(BY_KUBELET), message };
     Some(condition(state, old, DISRUPTION, verdict, now))

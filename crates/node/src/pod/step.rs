@@ -16,7 +16,7 @@ use super::event::{Action, Event, Exit, HookReport, Record, StartFailure};
 use super::probe::{Outcome, ProbeKind};
 use super::spec::{self, Role};
 use super::state::{
-    Container, Kill, Phase, PodState, Progress, Run, Sandbox, Stage, StopStep, Verdict, Waiting,
+    Cause, Container, Kill, Phase, PodState, Progress, Run, Sandbox, Stage, StopStep, Verdict, Waiting,
     WaitingReason,
 };
 use super::{observe, resize, start, stop};
@@ -127,13 +127,13 @@ fn note(state: &mut PodState, event: Event, now: Now, actions: &mut Actions) {
         }
         Event::Refused { reason, message } => {
             // Ends by the way of all Pods: one that was refused at a restart of the agent may have containers.
-            judge(state, Verdict { reason, message }, actions);
+            judge(state, Verdict { cause: Cause::Refused(reason), message }, actions);
             stop::begin(state, 0, now, actions);
         }
-        Event::Evicted { reason, message, grace_period_seconds } => {
+        Event::Evicted { message, grace_period_seconds } => {
             // A Pod that was going already keeps the reason it was going for.
             if state.may_start_containers() {
-                judge(state, Verdict { reason, message }, actions);
+                judge(state, Verdict { cause: Cause::Evicted, message }, actions);
             }
             // Pressure on the node may shorten what a Pod grants itself, never lengthen it.
             let own = spec::grace_period_seconds(&state.pod);
@@ -215,7 +215,8 @@ fn note(state: &mut PodState, event: Event, now: Now, actions: &mut Actions) {
 
 /// Says why the Pod may not run here, and keeps it for its status.
 fn judge(state: &mut PodState, verdict: Verdict, actions: &mut Actions) {
-    let record = Record::pod_warning("", verdict.message.clone()).with_reason(verdict.reason.clone());
+    let record =
+        Record::pod_warning("", verdict.message.clone()).with_reason(verdict.cause.reason().to_owned());
     actions.push(Action::Record(record));
     state.verdict = Some(verdict);
 }

@@ -9,7 +9,7 @@ use super::probe::ProbeKind;
 use super::spec::{self, Role};
 use super::start::{self, due};
 use super::state::{
-    Container, Endpoints, Kill, Phase, PodState, Progress, Run, Sandbox, Stage, StopStep, Termination,
+    Cause, Container, Endpoints, Kill, Phase, PodState, Progress, Run, Sandbox, Stage, StopStep, Termination,
     Verdict,
 };
 use super::step::{Actions, RETRY, record, warn};
@@ -34,7 +34,7 @@ pub(super) fn end_if_over(state: &mut PodState, now: Now, actions: &mut Actions)
     if active_deadline(state).is_some_and(|deadline| deadline <= now.time) {
         let message = "Pod was active on the node longer than the specified deadline";
         actions.push(Action::Record(Record::pod_normal("DeadlineExceeded", message.into())));
-        state.verdict = Some(Verdict { reason: "DeadlineExceeded".into(), message: message.into() });
+        state.verdict = Some(Verdict { cause: Cause::DeadlineExceeded, message: message.into() });
         begin(state, own, now, actions);
     } else if has_run_out(state) {
         begin(state, own, now, actions);

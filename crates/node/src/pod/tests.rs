@@ -326,6 +326,26 @@ fn a_refused_pod_fails_without_anything_being_made() {
 }
 
 #[test]
+fn only_who_was_evicted_is_said_to_have_been_disrupted_also_when_the_node_begins_anew() {
+    let evict = Event::Evicted { message: "low".into(), grace_period_seconds: Some(0) };
+    let refuse = Event::Refused { reason: "Evicted".into(), message: "no room".into() };
+    for (event, disrupted) in [(evict, true), (refuse, false)] {
+        let mut world = World::new(pod(one(json!({}))));
+        world.event(event);
+        world.pass(10);
+        let conditions = |world: &World| {
+            let all = world.status.conditions.iter().flatten();
+            all.filter(|one| one.type_ == "DisruptionTarget").count()
+        };
+        let seen = |world: &World| (world.phase().to_owned(), world.status.reason.clone(), conditions(world));
+        let wanted = ("Failed".to_owned(), Some("Evicted".to_owned()), usize::from(disrupted));
+        assert_eq!(seen(&world), wanted);
+        world.restart();
+        assert_eq!(seen(&world), wanted, "after the node began anew");
+    }
+}
+
+#[test]
 fn a_lost_sandbox_is_made_again_and_init_containers_run_again() {
     let spec = json!({"initContainers": [{"name": "i", "image": "img"}], "containers": [{"name": "a", "image": "img"}]});
     let mut world = World::new(pod(spec));

@@ -40,7 +40,7 @@ impl PodWorker {
         self.tasks.spawn(async move {
             if let Some(message) = measure.excess().await {
                 let grace_period_seconds = Some(GRACE_SECONDS);
-                let event = Event::Evicted { reason: "Evicted".into(), message, grace_period_seconds };
+                let event = Event::Evicted { message, grace_period_seconds };
                 // A closed inbox means that the Pod is gone.
                 let _ = outbox.send(Message::Event(event)).await;
             }
