@@ -33,7 +33,7 @@ const PATIENCE: &str = "900";
 const GUEST: &str = include_str!("hosts/guest.sh");
 const PODS: &str = include_str!("hosts/pods.yaml");
 /// What the program, nftables and the guest's own script ask of the kernel, with what these need.
-const MODULES: [&str; 29] = [
+const MODULES: [&str; 30] = [
     "overlay",
     "veth",
     "llc",
@@ -63,6 +63,7 @@ const MODULES: [&str; 29] = [
     "nft_counter",
     "nft_limit",
     "nft_hash",
+    "nft_meta_bridge",
 ];
 
 /// Boots every kernel at once, or those of the suites named in `MONOPOD_TEST_KERNELS`.

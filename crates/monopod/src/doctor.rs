@@ -75,19 +75,27 @@ fn examine(root: bool) -> Vec<Finding> {
             "load the kernel modules, or use a kernel built with them",
         ));
     }
-    findings.push(Finding {
-        needed: false,
-        ..needed(
-            "a list of tracked connections",
-            trials::connections(),
-            "load the kernel module, or senders of UDP that never pause go on to Pods that have left their Service",
-        )
-    });
+    findings.extend(optional());
     findings.push(Finding {
         needed: false,
         ..needed("no swap", no_swap(), "swapoff -a, for containers never get any")
     });
     findings
+}
+
+/// Without these Pods and Services work, and the daemon says what does not.
+fn optional() -> [Finding; 2] {
+    let connections = needed(
+        "a list of tracked connections",
+        trials::connections(),
+        "load the kernel module, or senders of UDP that never pause go on to Pods that have left their Service",
+    );
+    let frames = needed(
+        "the rules of the Pods' bridge",
+        trials::frames(),
+        "modprobe nft_meta_bridge, or Pods with NET_RAW can send with the addresses of others",
+    );
+    [connections, frames].map(|finding| Finding { needed: false, ..finding })
 }
 
 fn needed(what: &'static str, tried: Result<(), String>, remedy: &'static str) -> Finding {

@@ -79,6 +79,7 @@ pub(super) fn cgroup() -> Outcome {
 }
 
 fn limited(group: &Group) -> Outcome {
+    // A value for each controller: a kernel may lack any of them.
     let resources = Resources {
         cpu_shares: 512,
         cpu_quota: 50_000,
@@ -146,6 +147,7 @@ pub(super) fn links() -> Outcome {
         let links = Link::open().map_err(words)?;
         let bridge = links.make_bridge("bridge").map_err(words)?;
         namespace::unshare(Namespaces::NETWORK).map_err(words)?;
+        // The thread's: the process's is another since.
         let pod = namespace::open("/proc/thread-self/ns/net").map_err(words)?;
         links
             .make_veth(&Veth {
@@ -196,6 +198,13 @@ pub(super) fn connections() -> Outcome {
     })
 }
 
+/// Rules where frames enter a bridge, by the link they come from: they hold Pods to their own addresses.
+pub(super) fn frames() -> Outcome {
+    let table = "table bridge trial {\nchain trial {\ntype filter hook prerouting priority -300;\n\
+        iifname != \"trial*\" ether type ip accept\n}\n}\n";
+    in_namespaces(Namespaces::NETWORK, || program(table))
+}
+
 /// A table of one chain, in place of the one before.
 fn asks_for(hook: &str, rule: &str) -> String {
     let empty = "table ip trial\ndelete table ip trial\n";
@@ -222,6 +231,7 @@ fn example() -> String {
     let address = |last| Match::Address(v4(10, 43, 0, last), Protocol::Tcp, 80);
     let entries = BTreeMap::from([
         (address(1), entry(vec![target(2), target(3)], false)),
+        // Without Pods: refused, and dropped where only Pods of this node count.
         (address(2), entry(Vec::new(), false)),
         (address(3), entry(Vec::new(), true)),
         (Match::NodePort(Family::V4, Protocol::Udp, 30_000), entry(vec![target(2)], false)),
@@ -267,6 +277,7 @@ mod tests {
         links().expect("links");
         rules().expect("rules");
         connections().expect("a list of connections");
+        frames().expect("rules of a bridge");
         let left = fs::read_dir("/var/lib").expect("a directory").flatten();
         let mine = format!(".monopod-doctor-{}", std::process::id());
         assert!(left.into_iter().all(|entry| entry.file_name() != mine.as_str()));
