@@ -76,6 +76,7 @@ fn parts(data_dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
             .with_context(|| format!("cannot read {}", path.display()))
             .map(|content| (name, content))
     };
+    // Services have their addresses in the store: a range chosen anew would not be theirs.
     parts.push(read(RANGES.to_owned())?);
     let pki = data_dir.join(PKI);
     let mut names = Vec::new();
@@ -86,6 +87,7 @@ fn parts(data_dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
             names.push(format!("{PKI}/{}", entry.file_name().to_string_lossy()));
         }
     }
+    // In one order: backups of one state differ in the time alone.
     names.sort();
     for name in names {
         parts.push(read(name)?);
@@ -166,12 +168,14 @@ fn read_archive(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
         // Its names become paths below the data directory, written as root.
         ensure!(is_known(&name) && entry.header().entry_type().is_file(), "{name:?} does not belong in one");
         let mut content = Vec::new();
+        // Its length is what the archive says.
         entry.take(PART_MAX).read_to_end(&mut content)?;
         parts.push((name, content));
     }
     let manifest =
         parts.first().filter(|(name, _)| name == MANIFEST).context("it does not say that it is one")?;
     let manifest: Manifest = serde_json::from_slice(&manifest.1)?;
+    // Older ones are read for ever; a newer one may have parts that must not be left out.
     ensure!(
         manifest.format <= FORMAT,
         "monopod {} wrote it in format {}, this one knows {FORMAT}",
@@ -181,6 +185,7 @@ fn read_archive(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(parts)
 }
 
+/// What a backup has in it: three files, and plain ones in one folder.
 fn is_known(name: &str) -> bool {
     let key = name.strip_prefix("pki/");
     let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
@@ -196,6 +201,7 @@ pub(crate) fn repair(data_dir: &Path) -> Result<()> {
     let Some(repaired) = store::repair(&state)? else {
         return say("the store is whole: nothing to repair");
     };
+    // Before the sum, and all of it: what is lost has to be made again by somebody.
     for damaged in &repaired.damage {
         say(&describe(damaged))?;
     }

@@ -87,6 +87,7 @@ impl Settings {
             bail!("--store {store}: only the embedded store is supported");
         }
         let data_dir = absolute(merged.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
+        // A host's name may have capitals, a Node's may not.
         let node_name = merged.node_name.map_or_else(host_name, Ok)?.to_lowercase();
         ensure!(
             is_dns_subdomain(&node_name),
@@ -124,6 +125,7 @@ pub(crate) fn mirrors(words: &[String]) -> Result<Vec<(String, String)>> {
 
 fn read(file: &Path) -> Result<UpFlags> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    // To YAML it is null, and no configuration.
     if text.trim().is_empty() {
         return Ok(UpFlags::default());
     }
@@ -131,6 +133,7 @@ fn read(file: &Path) -> Result<UpFlags> {
 }
 
 fn merge(flags: UpFlags, file: UpFlags) -> UpFlags {
+    // Lists are taken whole from one place: flags that add to the file could never take away from it.
     let either = |flag: Vec<String>, file: Vec<String>| if flag.is_empty() { file } else { flag };
     UpFlags {
         config: flags.config,

@@ -21,6 +21,7 @@ pub(crate) fn run(data_dir: &Path, purge: bool) -> Result<()> {
         return say(&format!("{} does not exist: nothing to do", data_dir.display()));
     }
     let state = data_dir.join("state");
+    // First: it would make again what is taken away under it.
     stop_daemon(&state)?;
     let removed = crate::up::remove_everything(&data_dir)?;
     removed.iter().try_for_each(|what| say(&format!("removed {what}")))?;
@@ -63,6 +64,7 @@ fn stop_daemon(state: &Path) -> Result<()> {
         return Ok(());
     }
     let Some(pid) = instance::running(state)? else { return Ok(()) };
+    // The number is its holder's as long as the lock is held, which was seen just now.
     let pid = i32::try_from(pid)
         .ok()
         .and_then(rustix::process::Pid::from_raw)

@@ -16,6 +16,7 @@ use crate::{progress, say};
 /// Runs an image command on the instance's store.
 pub(crate) fn run(data_dir: &Path, command: ImageCommand) -> Result<()> {
     need_root("image", "layers keep the owners and devices of their files")?;
+    // Images may come before the first `up`, which finds them then.
     std::fs::create_dir_all(data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
     let store = ImageStore::open(&canonical(data_dir)).map_err(told)?;
     match command {
@@ -65,6 +66,7 @@ fn list(store: &ImageStore, output: Output) -> Result<()> {
     for image in &images {
         let id = image.id.trim_start_matches("sha256:");
         for name in names(image) {
+            // A line for each name, for `rm` takes names; the id is as long as other tools show it.
             say(&format!("{name:<60} {:<16} {:>10}", &id[..id.len().min(12)], size(image.size)))?;
         }
     }
@@ -84,6 +86,7 @@ fn size(bytes: u64) -> String {
 }
 
 fn remove(store: &ImageStore, references: &[String]) -> Result<()> {
+    // What went before a name that is not known stays gone, and has been said.
     for reference in references {
         let removed = store.remove(reference).map_err(told)?;
         removed.untagged.iter().try_for_each(|name| say(&format!("untagged {name}")))?;
@@ -117,7 +120,9 @@ pub(crate) fn password() -> Result<String> {
         return Ok(password);
     }
     let mut password = String::new();
+    // What is longer is no password, and a device may never end.
     io::stdin().lock().take(4096).read_to_string(&mut password).context("cannot read the password")?;
+    // `echo` and editors end with a line break.
     Ok(password.trim_end().to_owned())
 }
 

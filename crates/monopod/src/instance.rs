@@ -62,6 +62,7 @@ impl Cidr {
 }
 
 fn mask(bits: u8) -> u32 {
+    // By all of its bits a number is not shifted.
     u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0)
 }
 
@@ -222,6 +223,7 @@ fn first_free(taken: &[Cidr]) -> Result<Ranges> {
         node_bits: node_bits(),
     };
     let free = |range: &Cidr| !taken.iter().any(|route| route.overlaps(*range));
+    // In pairs, so that the ranges of an instance are neighbours.
     let found = (42..252).step_by(2).map(pair).find(|ranges| free(&ranges.pods) && free(&ranges.services));
     found.context("no free range for Pods in 10.0.0.0/8: give --pod-cidr and --service-cidr")
 }
@@ -254,6 +256,7 @@ pub(crate) fn lock(state: &Path) -> Result<Running> {
             pid.trim()
         );
     }
+    // Not before: who asks in vain reads whose it is.
     file.set_len(0)?;
     file.rewind()?;
     write!(file, "{}", std::process::id()).with_context(|| format!("cannot write {}", path.display()))?;

@@ -16,6 +16,7 @@ pub(crate) fn service_account(pki: &Path) -> Result<Vec<u8>> {
 }
 
 fn make(file: &Path) -> Result<Vec<u8>> {
+    // P-256 signs fast, and each verifier of tokens takes ES256.
     let key =
         EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &ring::rand::SystemRandom::new());
     let key = key.ok().context("the kernel gives no random bytes")?;

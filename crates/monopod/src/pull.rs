@@ -24,6 +24,7 @@ pub(crate) struct Pull {
 pub(crate) fn run(store: ImageStore, pull: Pull) -> Result<()> {
     let registries = registries(&config::mirrors(&pull.mirrors)?, &pull.insecure);
     let credentials = match pull.username {
+        // Nobody is asked for a password then: the registry answers as it does a Pod without pull secrets.
         None => Vec::new(),
         Some(username) => {
             vec![Credentials { username, password: password()?, ..Credentials::default() }]
@@ -35,6 +36,7 @@ pub(crate) fn run(store: ImageStore, pull: Pull) -> Result<()> {
     let outcome = runtime.block_on(pulled);
     bars.clear();
     let image = outcome.map_err(told)?;
+    // What was pulled by its digest has no tag.
     let names = if image.repo_tags.is_empty() { &image.repo_digests } else { &image.repo_tags };
     names.iter().try_for_each(|name| say(&format!("pulled {name}")))
 }
@@ -47,6 +49,7 @@ pub(crate) fn registries(mirrors: &[(String, String)], insecure: &[String]) -> R
         ..Registries::default()
     };
     for (name, url) in mirrors {
+        // They are asked in the order of the flags.
         registries.mirrors.entry(name.clone()).or_default().push(url.clone());
     }
     registries

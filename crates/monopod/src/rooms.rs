@@ -17,6 +17,7 @@ use wire::pki::ServingCertificate;
 #[derive(Debug)]
 pub(crate) struct Rooms {
     tasks: JoinSet<()>,
+    /// What has ended is known by its id alone.
     names: HashMap<Id, &'static str>,
     shutdown: CancellationToken,
 }
@@ -86,6 +87,7 @@ impl Rooms {
             }
         };
         if tokio::time::timeout(deadline, ending).await.is_err() {
+            // Dropped with the set: they end where they wait next.
             let late: Vec<&str> = self.names.values().copied().collect();
             tracing::warn!(?late, "some rooms did not end in time");
         }
@@ -102,6 +104,7 @@ fn panic_words(err: tokio::task::JoinError) -> String {
 /// The one node of this process, known to the server by its HTTP face only.
 pub(crate) struct LocalNode {
     name: String,
+    /// Empty until the node has started, which is after the server was built.
     handler: OnceLock<Arc<dyn Handler>>,
 }
 

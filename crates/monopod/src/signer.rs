@@ -6,6 +6,7 @@ use controllers::{Order, Sign};
 use jiff::Timestamp;
 use wire::pki::Authority;
 
+/// An order in the controllers' words, given to the authority in its own: neither crate may know the other.
 pub(crate) fn of(authority: Arc<Authority>) -> Sign {
     Sign::new(move |order: &Order| {
         let order = wire::pki::Order {

@@ -53,6 +53,7 @@ pub(crate) fn run(data_dir: &Path, output: Output) -> Result<()> {
         images: images(&data_dir),
         problems: Vec::new(),
     };
+    // To look must not make anything of an instance that never was.
     if data_dir.join("state").exists() {
         status.daemon = instance::running(&data_dir.join("state"))?;
     }
@@ -117,6 +118,7 @@ fn node_line(node: &Node) -> Line {
 fn pod_line(pod: &Pod) -> Line {
     let status = pod.status.as_ref();
     let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    // While a container waits to be started again the phase is still Running.
     let waiting =
         containers.iter().find_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.clone());
     let phase = status.and_then(|status| status.phase.clone()).unwrap_or_else(|| "Unknown".to_owned());
