@@ -38,23 +38,33 @@ pub(crate) fn run(data_dir: &Path, file: &Path) -> Result<()> {
     need_root("backup", "it reads keys and Secrets")?;
     let data_dir = canonical(data_dir);
     let parts = parts(&data_dir)?;
+    write_file(&parts, file)?;
     if file == Path::new("-") {
-        return write_archive(&parts, io::stdout().lock());
+        return Ok(());
     }
-    // Written beside its place and moved there when whole: nobody finds half a backup.
-    let partial = file.with_extension("partial");
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut out = options.open(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
-    let finished = write_archive(&parts, &mut out).and_then(|()| {
-        out.sync_all().and_then(|()| fs::rename(&partial, file)).context("cannot finish the backup")
-    });
-    finished.inspect_err(|_| drop(fs::remove_file(&partial)))?;
     let bytes: usize = parts.iter().map(|(_, content)| content.len()).sum();
     say(&format!(
         "wrote {} ({bytes} bytes; images and the contents of volumes are not in it)",
         file.display()
     ))
+}
+
+/// Writes an archive to a file for its owner's eyes only; `-` for standard output.
+pub(crate) fn write_file(parts: &[(String, Vec<u8>)], file: &Path) -> Result<()> {
+    if file == Path::new("-") {
+        return write_archive(parts, io::stdout().lock());
+    }
+    // Written beside its place and moved there when whole: nobody finds half of it.
+    let partial = file.with_extension("partial");
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut out = options.open(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
+    let finished = write_archive(parts, &mut out).and_then(|()| {
+        out.sync_all()
+            .and_then(|()| fs::rename(&partial, file))
+            .with_context(|| format!("cannot finish {}", file.display()))
+    });
+    finished.inspect_err(|_| drop(fs::remove_file(&partial)))
 }
 
 fn parts(data_dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
@@ -102,10 +112,10 @@ fn write_archive(parts: &[(String, Vec<u8>)], out: impl Write) -> Result<()> {
         header.set_size(content.len() as u64);
         // It holds keys and Secrets: whoever unpacks it by hand gets them for their own eyes only.
         header.set_mode(0o600);
-        archive.append_data(&mut header, name, content.as_slice()).context("cannot write the backup")?;
+        archive.append_data(&mut header, name, content.as_slice()).context("cannot write the archive")?;
     }
     // A pipe that is closed early is told here, and not taken for a whole backup.
-    archive.into_inner().and_then(|mut out| out.flush()).context("cannot write the backup")
+    archive.into_inner().and_then(|mut out| out.flush()).context("cannot write the archive")
 }
 
 /// Makes the data of an instance from a backup; `-` for standard input.
@@ -141,9 +151,7 @@ pub(crate) fn restore(data_dir: &Path, file: &Path) -> Result<()> {
 /// Nothing is overwritten: what is there may be all that is left.
 fn refuse_what_is_there(data_dir: &Path) -> Result<()> {
     let state = data_dir.join("state");
-    if state.exists()
-        && let Some(pid) = instance::running(&state)?
-    {
+    if let Some(pid) = instance::running(&state) {
         bail!("{} is in use by process {pid}: stop it first", data_dir.display());
     }
     // The second is that of releases before the log.

@@ -57,8 +57,19 @@ pub(crate) enum Command {
         #[command(flatten)]
         instance: Instance,
     },
+    /// Write what somebody needs to help from afar to one archive, without secrets
+    SupportBundle {
+        #[command(flatten)]
+        instance: Instance,
+        /// The file to write; - for standard output
+        #[arg(default_value = "monopod-support.tar")]
+        file: PathBuf,
+    },
     /// What this host lacks, and what to do about it
-    Doctor,
+    Doctor {
+        #[command(flatten)]
+        instance: Instance,
+    },
     /// The images of this node
     Image {
         #[command(flatten)]

@@ -5,6 +5,7 @@
 mod trials;
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Result, ensure};
 
@@ -19,9 +20,15 @@ struct Finding {
     needed: bool,
 }
 
+/// All of it as text.
+pub(crate) fn report(data_dir: &Path) -> String {
+    let findings = examine(data_dir, rustix::process::geteuid().is_root());
+    findings.iter().map(|finding| line(finding) + "\n").collect()
+}
+
 /// Prints a line for each thing; fails when something needed is missing.
-pub(crate) fn run() -> Result<()> {
-    let findings = examine(rustix::process::geteuid().is_root());
+pub(crate) fn run(data_dir: &Path) -> Result<()> {
+    let findings = examine(data_dir, rustix::process::geteuid().is_root());
     for finding in &findings {
         crate::say(&line(finding))?;
     }
@@ -40,7 +47,7 @@ fn line(finding: &Finding) -> String {
 }
 
 /// Trials that make processes come first: they must be made while there is one thread.
-fn examine(root: bool) -> Vec<Finding> {
+fn examine(data_dir: &Path, root: bool) -> Vec<Finding> {
     let program = sys::command::find("nft").map(drop).ok_or_else(|| "it is not on this host".to_owned());
     let nft = needed("nft", program, "install nftables: apt-get install nftables");
     if !root {
@@ -62,7 +69,7 @@ fn examine(root: bool) -> Vec<Finding> {
         ),
         needed(
             "an overlay of three layers",
-            trials::overlay(),
+            trials::overlay(data_dir),
             "modprobe overlay; have the data directory on ext4, xfs, btrfs or tmpfs",
         ),
         needed("a bridge and veth links", trials::links(), "modprobe -a bridge veth"),
@@ -122,7 +129,7 @@ mod tests {
 
     #[test]
     fn without_root_only_root_and_nft_are_looked_for() {
-        let findings = examine(false);
+        let findings = examine(Path::new("/nowhere"), false);
         assert_eq!(findings.iter().map(|finding| finding.what).collect::<Vec<_>>(), ["root", "nft"]);
     }
 }

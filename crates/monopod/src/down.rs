@@ -1,14 +1,14 @@
 //! Takes an instance down: every Pod stopped, everything it made on this host removed.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use node::volumes::{HostMounts, Mounts};
 use sys::beneath::Directory;
 
-use crate::instance::{self, canonical, need_root};
-use crate::say;
+use crate::instance::{canonical, need_root};
+use crate::{processes, say};
 
 /// A daemon that has been told to stop ends well within this.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(30);
@@ -17,14 +17,16 @@ const DAEMON_PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) fn run(data_dir: &Path, purge: bool) -> Result<()> {
     need_root("down", "it removes mounts, cgroups and links")?;
     let data_dir = canonical(data_dir);
-    if !data_dir.exists() {
-        return say(&format!("{} does not exist: nothing to do", data_dir.display()));
-    }
-    let state = data_dir.join("state");
-    // First: it would make again what is taken away under it.
-    stop_daemon(&state)?;
+    // Also where the directory is gone: the daemon and the Pods may be there without it.
+    let stopped = stop_daemon(&data_dir.join("state"))?;
     let removed = crate::up::remove_everything(&data_dir)?;
     removed.iter().try_for_each(|what| say(&format!("removed {what}")))?;
+    if !data_dir.exists() {
+        return match stopped || !removed.is_empty() {
+            true => Ok(()),
+            false => say(&format!("{} does not exist: nothing to do", data_dir.display())),
+        };
+    }
     unmount_volumes(&data_dir, &HostMounts)?;
     if purge {
         remove_data(&data_dir).with_context(|| format!("cannot remove {}", data_dir.display()))?;
@@ -59,22 +61,63 @@ fn remove_data(data_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn stop_daemon(state: &Path) -> Result<()> {
-    if !state.exists() {
-        return Ok(());
+/// Says whether there was one. A daemon of a service manager is stopped by that: it would be started again.
+fn stop_daemon(state: &Path) -> Result<bool> {
+    let Some(daemon) = processes::daemon(state) else { return Ok(false) };
+    let unit = unit_of(daemon.pid);
+    if let Some(unit) = &unit {
+        let stopped = sys::command::run("systemctl", &["stop", unit], b"");
+        stopped.with_context(|| format!("cannot stop the service {unit}, which starts the daemon again"))?;
+        say(&format!("stopped the service {unit}; `systemctl start {unit}` starts it again"))?;
     }
-    let Some(pid) = instance::running(state)? else { return Ok(()) };
-    // The number is its holder's as long as the lock is held, which was seen just now.
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-        .context("the lock names no process")?;
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("cannot stop the daemon")?;
-    let asked = Instant::now();
-    while instance::running(state)?.is_some() {
-        ensure!(asked.elapsed() < DAEMON_PATIENCE, "process {} does not stop", pid.as_raw_nonzero());
-        // The lock is released by the kernel at the process's end; it cannot be waited for without taking it.
-        std::thread::sleep(Duration::from_millis(5));
+    let still = || processes::daemon(state).is_some_and(|now| now.pid == daemon.pid);
+    // One that is held by a signal could not even end.
+    if daemon.stopped().is_some() {
+        let pid =
+            rustix::process::Pid::from_raw(daemon.pid.cast_signed()).context("no process has that number")?;
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::CONT);
     }
-    say("stopped the daemon")
+    let ended = processes::end(&daemon, DAEMON_PATIENCE, still).context("cannot stop the daemon")?;
+    ensure!(
+        ended,
+        "process {} does not stop; `kill -9 {}` ends it, then run this again",
+        daemon.pid,
+        daemon.pid
+    );
+    if unit.is_none() {
+        say("stopped the daemon")?;
+    }
+    Ok(true)
+}
+
+/// The unit of systemd that a process is the main part of.
+fn unit_of(pid: u32) -> Option<String> {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let unit = unit_in(&groups)?;
+    // A program that somebody started from within a service is not the service.
+    let main = sys::command::run("systemctl", &["show", "--property=MainPID", "--value", unit], b"").ok()?;
+    (String::from_utf8_lossy(&main.stdout).trim() == pid.to_string()).then(|| unit.to_owned())
+}
+
+/// `0::/system.slice/monopod.service`, and with version 1 the line of `name=systemd`. What is below a unit is
+/// no unit of its own: there somebody else starts processes.
+fn unit_in(groups: &str) -> Option<&str> {
+    let line = |line: &str| line.starts_with("0::") || line.contains(":name=systemd:");
+    let mut paths = groups.lines().filter(|text| line(text)).filter_map(|text| text.rsplit(':').next());
+    paths.find_map(|path| path.rsplit('/').next().filter(|name| name.ends_with(".service")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_of_a_daemon_is_read_from_its_groups() {
+        assert_eq!(unit_in("0::/system.slice/monopod.service\n"), Some("monopod.service"));
+        let first = "12:pids:/x.service\n1:name=systemd:/system.slice/monopod.service\n0::/\n";
+        assert_eq!(unit_in(first), Some("monopod.service"));
+        for other in ["0::/user.slice/session-1.scope\n", "0::/\n", "0::/system.slice/ci.service/job\n", ""] {
+            assert_eq!(unit_in(other), None, "{other}");
+        }
+    }
 }

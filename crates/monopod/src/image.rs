@@ -16,9 +16,14 @@ use crate::{progress, say};
 /// Runs an image command on the instance's store.
 pub(crate) fn run(data_dir: &Path, command: ImageCommand) -> Result<()> {
     need_root("image", "layers keep the owners and devices of their files")?;
-    // Images may come before the first `up`, which finds them then.
-    std::fs::create_dir_all(data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
-    let store = ImageStore::open(&canonical(data_dir)).map_err(told)?;
+    let store = match command {
+        ImageCommand::Ls { .. } => ImageStore::look(&canonical(data_dir)),
+        _ => {
+            std::fs::create_dir_all(data_dir)
+                .with_context(|| format!("cannot make {}", data_dir.display()))?;
+            ImageStore::open(&canonical(data_dir)).map_err(told)?
+        }
+    };
     match command {
         ImageCommand::Import { file } => import(&store, &file),
         ImageCommand::Ls { output } => list(&store, output),

@@ -22,9 +22,15 @@ pub(crate) fn id(data_dir: &Path) -> String {
 
 /// The data directory as everybody spells it: absolute, links resolved once it exists.
 pub(crate) fn canonical(data_dir: &Path) -> PathBuf {
-    fs::canonicalize(data_dir)
-        .or_else(|_| std::path::absolute(data_dir))
-        .unwrap_or_else(|_| data_dir.to_path_buf())
+    let absolute = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_path_buf());
+    // What is gone, or not yet there, has the name that it had, or will have.
+    let found = absolute.ancestors().find_map(|there| Some((there, fs::canonicalize(there).ok()?)));
+    let rest = found.as_ref().and_then(|(there, _)| absolute.strip_prefix(there).ok());
+    match (&found, rest) {
+        (Some((_, place)), Some(rest)) if rest.as_os_str().is_empty() => place.clone(),
+        (Some((_, place)), Some(rest)) => place.join(rest),
+        _ => absolute,
+    }
 }
 
 /// An IPv4 range in CIDR notation.
@@ -132,6 +138,19 @@ fn node_bits() -> u8 {
 }
 
 impl Ranges {
+    /// The pair that is tried first.
+    pub(crate) fn first() -> Self {
+        Self::pair(42)
+    }
+
+    fn pair(second: u32) -> Self {
+        Ranges {
+            pods: Cidr { base: 10 << 24 | second << 16, bits: 16 },
+            services: Cidr { base: 10 << 24 | (second + 1) << 16, bits: 16 },
+            node_bits: node_bits(),
+        }
+    }
+
     /// The part of the Pods' range that is this node's: the first /24, or as much as its Pods need.
     pub(crate) fn node(&self) -> Cidr {
         Cidr { base: self.pods.base, bits: self.pods.bits.max(self.node_bits) }
@@ -172,7 +191,7 @@ pub(crate) fn choose_ranges(
     max_pods: Option<u32>,
 ) -> Result<Ranges> {
     let file = state.join("ranges.json");
-    let before: Option<Ranges> = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let before = ranges_of_before(&file)?;
     let table = fs::read_to_string("/proc/net/route").unwrap_or_default();
     let bridge = format!("mp{}", id(state.parent().unwrap_or(state)));
     let free = still_free(before.as_ref(), &table, &bridge)?;
@@ -187,6 +206,29 @@ pub(crate) fn choose_ranges(
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(ranges)
+}
+
+/// The ranges that were chosen, if they were.
+pub(crate) fn ranges(state: &Path) -> Result<Option<Ranges>> {
+    ranges_of_before(&state.join("ranges.json"))
+}
+
+/// What the file says; `None` when there is none. One that says something else is not taken for none:
+/// Services would get other addresses, and Pods that run be cut off.
+fn ranges_of_before(file: &Path) -> Result<Option<Ranges>> {
+    let bytes = match fs::read(file) {
+        Ok(bytes) => bytes,
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(err) => return Err(err).with_context(|| format!("cannot read {}", file.display())),
+    };
+    let ranges = serde_json::from_slice(&bytes);
+    ranges.map(Some).with_context(|| {
+        format!(
+            "{} is damaged; it holds the address ranges: take it from a backup, or remove it to have them \
+             chosen anew",
+            file.display()
+        )
+    })
 }
 
 /// The ranges of the last start; with another range for Pods when somebody has taken it since. While the
@@ -217,14 +259,9 @@ pub(crate) fn refuse_range_of_host(flag: &str, range: Option<Cidr>, instance: &s
 }
 
 fn first_free(taken: &[Cidr]) -> Result<Ranges> {
-    let pair = |second: u32| Ranges {
-        pods: Cidr { base: 10 << 24 | second << 16, bits: 16 },
-        services: Cidr { base: 10 << 24 | (second + 1) << 16, bits: 16 },
-        node_bits: node_bits(),
-    };
     let free = |range: &Cidr| !taken.iter().any(|route| route.overlaps(*range));
-    // In pairs, so that the ranges of an instance are neighbours.
-    let found = (42..252).step_by(2).map(pair).find(|ranges| free(&ranges.pods) && free(&ranges.services));
+    let found =
+        (42..252).step_by(2).map(Ranges::pair).find(|ranges| free(&ranges.pods) && free(&ranges.services));
     found.context("no free range for Pods in 10.0.0.0/8: give --pod-cidr and --service-cidr")
 }
 
@@ -243,18 +280,18 @@ fn routes(table: &str) -> Vec<Cidr> {
 #[derive(Debug)]
 pub(crate) struct Running(#[allow(dead_code, reason = "held for its lock")] File);
 
+/// The file of the lock, in `state`.
+pub(crate) const LOCK: &str = "monopod.pid";
+
 /// Takes the instance's lock, or says who has it.
 pub(crate) fn lock(state: &Path) -> Result<Running> {
-    let path = state.join("monopod.pid");
+    let path = state.join(LOCK);
     let mut file = open_lock(&path)?;
     if !try_lock(&file)? {
         let mut pid = String::new();
         file.read_to_string(&mut pid)?;
-        bail!(
-            "{} is in use by another monopod (process {})",
-            state.parent().unwrap_or(state).display(),
-            pid.trim()
-        );
+        let pid = running(state).map_or_else(|| pid.trim().to_owned(), |pid| pid.to_string());
+        bail!("{} is in use by another monopod (process {pid})", state.parent().unwrap_or(state).display());
     }
     // Not before: who asks in vain reads whose it is.
     file.set_len(0)?;
@@ -263,19 +300,9 @@ pub(crate) fn lock(state: &Path) -> Result<Running> {
     Ok(Running(file))
 }
 
-/// The process that runs this instance, if one does.
-pub(crate) fn running(state: &Path) -> Result<Option<u32>> {
-    let path = state.join("monopod.pid");
-    if !path.exists() {
-        return Ok(None);
-    }
-    let mut file = open_lock(&path)?;
-    if try_lock(&file)? {
-        return Ok(None);
-    }
-    let mut pid = String::new();
-    file.read_to_string(&mut pid)?;
-    Ok(pid.trim().parse().ok())
+/// The process that runs this instance, if one does. Only looks.
+pub(crate) fn running(state: &Path) -> Option<u32> {
+    crate::processes::daemon(state).map(|process| process.pid)
 }
 
 fn open_lock(path: &Path) -> Result<File> {
@@ -378,6 +405,27 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_file_is_not_taken_for_none() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        for content in ["", "{\"pods\":\"10.9.0.0/16\"", "{}"] {
+            fs::write(state.path().join("ranges.json"), content).expect("written");
+            let refused = choose_ranges(state.path(), None, None, None).expect_err("damaged").to_string();
+            assert!(refused.contains("ranges.json is damaged"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_has_the_name_that_it_had() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let (real, link) = (place.path().join("real"), place.path().join("link"));
+        fs::create_dir_all(real.join("data")).expect("made");
+        std::os::unix::fs::symlink(&real, &link).expect("linked");
+        let before = canonical(&link.join("data"));
+        fs::remove_dir(real.join("data")).expect("removed");
+        assert_eq!(canonical(&link.join("data")), before);
+    }
+
+    #[test]
     fn the_part_of_the_node_has_room_for_its_pods_and_never_shrinks() {
         let state = tempfile::tempdir().expect("a temporary directory");
         let node = |pods: Option<&str>, most: Option<u32>| {
@@ -408,8 +456,7 @@ mod tests {
         let held = lock(state.path()).expect("free");
         let err = lock(state.path()).expect_err("taken").to_string();
         assert!(err.contains(&std::process::id().to_string()), "{err}");
-        assert_eq!(running(state.path()).expect("readable"), Some(std::process::id()));
         drop(held);
-        assert_eq!(running(state.path()).expect("readable"), None);
+        lock(state.path()).expect("free again");
     }
 }

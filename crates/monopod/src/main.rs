@@ -13,7 +13,9 @@
 //!
 //! Start reading at [`up::run`].
 
+mod access;
 mod backup;
+mod bundle;
 mod cli;
 mod config;
 mod doctor;
@@ -26,6 +28,7 @@ mod kubeconfig;
 mod logging;
 mod network;
 mod notify;
+mod processes;
 mod progress;
 mod pull;
 mod rooms;
@@ -65,7 +68,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Backup { instance, file } => backup::run(&instance.data_dir, &file),
         Command::Restore { instance, file } => backup::restore(&instance.data_dir, &file),
         Command::Repair { instance } => backup::repair(&instance.data_dir),
-        Command::Doctor => doctor::run(),
+        Command::SupportBundle { instance, file } => bundle::run(&instance.data_dir, &file),
+        Command::Doctor { instance } => doctor::run(&instance.data_dir),
         Command::Image { instance, command } => image::run(&instance.data_dir, command),
         Command::Kubeconfig { instance } => kubeconfig::print(&instance.data_dir),
         Command::Completion { shell } => completion(shell),

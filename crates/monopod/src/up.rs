@@ -35,7 +35,7 @@ use crate::health::Health;
 use crate::instance::{self, Ranges, Running, canonical, need_root};
 use crate::network::Confirmed;
 use crate::rooms::{LocalNode, Rooms};
-use crate::{kubeconfig, logging, network, notify, pull, say};
+use crate::{access, kubeconfig, logging, network, notify, pull, say};
 
 /// The version of Kubernetes whose API is served.
 pub(crate) const KUBERNETES_VERSION: &str = "v1.36.2";
@@ -206,7 +206,8 @@ impl Ground {
         let ranges =
             instance::choose_ranges(&state, settings.pod_cidr, settings.service_cidr, settings.max_pods)?;
         // Before the certificate, which names the address it is served at.
-        let listener = listen(settings.listen).await?;
+        let listener = listen(settings.listen, access::noted(&state)).await?;
+        access::note(&state, listener.local_addr()?)?;
         let authority = Arc::new(Authority::open(&data_dir.join("pki"), "kubernetes", Timestamp::now())?);
         let names = certificate_names(settings, &ranges, listener.local_addr()?);
         let certificate =
@@ -226,11 +227,19 @@ fn prepare_directories(data_dir: &Path) -> Result<std::path::PathBuf> {
     Ok(canonical(data_dir))
 }
 
-/// The address asked for, or the default with the next free port.
-async fn listen(asked: Option<SocketAddr>) -> Result<TcpListener> {
+/// The address asked for, else that of the last start, which kubeconfigs name by now, else the default with
+/// the next free port.
+async fn listen(asked: Option<SocketAddr>, before: Option<SocketAddr>) -> Result<TcpListener> {
     // An address that was asked for is meant: another instead would be a surprise.
     if let Some(address) = asked {
         return TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"));
+    }
+    match before {
+        Some(address) if is_default(address) => match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(err) => tracing::warn!(%address, %err, "the address of the last start cannot be had"),
+        },
+        _ => {}
     }
     for port in DEFAULT_PORT..DEFAULT_PORT + PORTS_TRIED {
         match TcpListener::bind(("127.0.0.1", port)).await {
@@ -245,6 +254,11 @@ async fn listen(asked: Option<SocketAddr>) -> Result<TcpListener> {
         "ports {DEFAULT_PORT} to {} of 127.0.0.1 are all in use: give --listen",
         DEFAULT_PORT + PORTS_TRIED - 1
     )
+}
+
+/// Whether an address was chosen here: one that was asked for by a flag goes with the flag.
+fn is_default(address: SocketAddr) -> bool {
+    address.ip().is_loopback() && (DEFAULT_PORT..DEFAULT_PORT + PORTS_TRIED).contains(&address.port())
 }
 
 /// Pods reach the API at the bridge's address, which may not exist yet.
@@ -278,28 +292,46 @@ fn runtime_config(data_dir: &Path, ranges: &Ranges) -> Result<runtime::Config> {
 pub(crate) fn remove_everything(data_dir: &Path) -> Result<Vec<String>> {
     let state = data_dir.join("state");
     // Not even a lock is made in a directory that was never ours.
-    if !state.exists() {
-        return Ok(Vec::new());
-    }
-    let _running = instance::lock(&state)?;
-    let ranges = instance::choose_ranges(&state, None, None, None)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let config = runtime_config(data_dir, &ranges)?;
-    let mut removed = Vec::new();
-    // Opening makes what it needs (groups, a bridge): not for the sake of removing it again.
-    if runtime::Native::has_traces(&config)? {
-        removed = runtime.block_on(async {
-            let native = runtime::Native::open(config).await?;
-            native.shutdown_all().await
-        })?;
-    }
-    // Also when nothing else is left: a `down` may have been killed just before.
+    let mut removed = match state.exists() && is_writable(data_dir) {
+        true => remove_pods(data_dir, &state)?,
+        false => Vec::new(),
+    };
+    // Also when nothing else is left: a `down` may have been killed just before, or the files be gone that
+    // name what there is.
     removed.extend(unmount_volumes(&data_dir.join("pods"))?);
+    let config = runtime_config(data_dir, &Ranges::first())?;
+    if runtime::Native::has_traces(&config)? {
+        removed.extend(runtime::sweep(&config)?);
+    }
     let instance = instance::id(data_dir);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if runtime.block_on(proxy::cleanup(&instance))? {
-        removed.push(format!("nftables table monopod-{instance}"));
+        removed.push(format!("nftables table {}", proxy::table_name(&instance)));
     }
     Ok(removed)
+}
+
+/// A read-only disk keeps its files as they are, whatever becomes of the Pods.
+fn is_writable(data_dir: &Path) -> bool {
+    let disk = rustix::fs::statvfs(data_dir);
+    disk.is_ok_and(|disk| !disk.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}
+
+/// Ends the Pods in order: each has what it needs to say that it ended.
+fn remove_pods(data_dir: &Path, state: &Path) -> Result<Vec<String>> {
+    let _running = instance::lock(state)?;
+    // What the ranges were does not matter to what is removed; a damaged file must not keep it.
+    let ranges = instance::ranges(state).ok().flatten().unwrap_or_else(Ranges::first);
+    let config = runtime_config(data_dir, &ranges)?;
+    // Opening makes what it needs (groups, a bridge): not for the sake of removing it again.
+    if !runtime::Native::has_traces(&config)? {
+        return Ok(Vec::new());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let native = runtime::Native::open(config).await?;
+        Ok(native.shutdown_all().await?)
+    })
 }
 
 /// The volumes of Pods are the node's, and the node has ended without them.
@@ -430,14 +462,8 @@ fn explain(err: store::OpenError, data_dir: &Path) -> anyhow::Error {
 fn write_kubeconfig(settings: &Settings, authority: &Authority, address: SocketAddr) -> Result<()> {
     let admin =
         authority.issue_client("kubernetes-admin", &["system:masters".to_owned()], Timestamp::now())?;
-    // No client can connect to 0.0.0.0 everywhere; loopback is where this file is used.
-    let reachable = if address.ip().is_unspecified() {
-        SocketAddr::from(([127, 0, 0, 1], address.port()))
-    } else {
-        address
-    };
     let text = kubeconfig::render(
-        &format!("https://{reachable}"),
+        &format!("https://{}", access::reachable(address)),
         authority.certificate_pem(),
         &admin.certificate_pem,
         &admin.key_pem,

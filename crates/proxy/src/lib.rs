@@ -34,5 +34,6 @@ mod run;
 
 pub use outer::{Host, Refusal};
 pub use programmed::Programmed;
+pub use render::table_name;
 pub use ruleset::{Entry, Family, Instance, Match, Protocol, Range, Ruleset, Target, ruleset};
 pub use run::{Error, cleanup, run};

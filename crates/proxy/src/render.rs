@@ -12,7 +12,7 @@ const MARK: &str = "0x4000";
 pub(crate) const MARK_BIT: u32 = 0x4000;
 
 /// The table of an instance; of IPv6 there is another of the same name, once a Service has such an address.
-pub(crate) fn table_name(instance: &str) -> String {
+pub fn table_name(instance: &str) -> String {
     format!("monopod-{instance}")
 }
 

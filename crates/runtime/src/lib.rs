@@ -38,6 +38,7 @@ mod peer;
 mod recorded;
 mod sandbox;
 mod threads;
+mod traces;
 mod usage;
 
 pub use config::Config;
@@ -45,4 +46,5 @@ pub use interface::*;
 pub use native::Native;
 pub use network::{Subnet, range_taken};
 pub use threads::on_own_thread;
+pub use traces::{Names, Recorded, names, recorded, sweep};
 pub use usage::{ContainerStats, Counters, Measured, MemoryUse, Traffic};

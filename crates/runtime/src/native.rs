@@ -150,14 +150,7 @@ impl Inner {
         shims.create(&Default::default()).map_err(|e| Error::host("failed to make a cgroup", e))?;
         let executable = shim::client::Executable::guarded(&config.executable)
             .map_err(|e| Error::host("failed to guard the program's file against containers", e))?;
-        let table = Table {
-            name: layout.ports_table(),
-            bridge: layout.bridge(),
-            links: layout.veth_prefix(),
-            pods: config.pod_cidr,
-            cluster: config.cluster_cidr,
-        };
-        let bridge = Arc::new(Bridge::new(table, Path::new("/run")));
+        let bridge = Arc::new(Bridge::new(Table::of(&config, &layout), Path::new("/run")));
         bridge.ensure()?;
         config.service_cidr.map_or(Ok(()), |services| bridge.route_services(services))?;
         let tasks = TaskTracker::new();

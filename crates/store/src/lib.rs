@@ -39,5 +39,5 @@ pub use frame::{Damage, HeaderError};
 pub use interface::{
     Answer, Delete, Durability, Entry, Error, Event, EventKind, Expect, Page, Put, Range, Stamp, Store, Watch,
 };
-pub use maintenance::{Damaged, Repaired, Restored, backup, repair, restore};
+pub use maintenance::{Damaged, Inspected, Repaired, Restored, backup, inspect, repair, restore};
 pub use memory::History;

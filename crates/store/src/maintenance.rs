@@ -30,6 +30,29 @@ pub fn backup(directory: &Path) -> Result<Vec<u8>, OpenError> {
     Ok(image)
 }
 
+/// What a store's file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inspected {
+    /// How many keys.
+    pub keys: usize,
+    /// The last revision in it.
+    pub revision: u64,
+    /// The file's size.
+    pub bytes: u64,
+}
+
+/// Reads a store's file as an open would, and changes nothing. The store may be in use meanwhile.
+///
+/// # Errors
+/// There is no store, or it is damaged, foreign, or of a newer format.
+pub fn inspect(directory: &Path) -> Result<Inspected, OpenError> {
+    let path = directory.join(FILE);
+    let bytes = read(&path)?;
+    let contents = whole(&path, &bytes)?;
+    let revision = contents.counters.revision;
+    Ok(Inspected { keys: contents.entries.len(), revision, bytes: bytes.len() as u64 })
+}
+
 /// What a restore put in place.
 #[derive(Debug, Clone, Copy)]
 pub struct Restored {

@@ -325,6 +325,16 @@ pub fn identity(certificate: &CertificateDer<'_>) -> Option<Identity> {
     Some(Identity { user, groups, certificate_sha256 })
 }
 
+/// From when until when the first certificate of a PEM text is valid.
+pub fn validity(pem: &str) -> Result<(Timestamp, Timestamp), Error> {
+    let malformed = |reason: String| Error::Malformed { what: "a certificate".into(), reason };
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| malformed(e.to_string()))?;
+    let (_, parsed) = X509Certificate::from_der(&der).map_err(|e| malformed(e.to_string()))?;
+    let time = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp());
+    let (from, until) = (time(parsed.validity().not_before), time(parsed.validity().not_after));
+    Ok((from.map_err(|e| malformed(e.to_string()))?, until.map_err(|e| malformed(e.to_string()))?))
+}
+
 /// Writes a file that only the owner reads, all of it or nothing.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<(), Error> {
     let temporary = path.with_extension("new");

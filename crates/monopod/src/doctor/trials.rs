@@ -94,8 +94,7 @@ fn limited(group: &Group) -> Outcome {
 }
 
 /// Where containers' upper layers will be: the data directory's file system must be able to.
-pub(super) fn overlay() -> Outcome {
-    let data = Path::new(crate::cli::DEFAULT_DATA_DIR);
+pub(super) fn overlay(data: &Path) -> Outcome {
     // The directory itself may not be there before the first `up`; its file system is what counts.
     let near = data.ancestors().find(|place| place.is_dir()).unwrap_or(Path::new("/"));
     let place =
@@ -273,7 +272,7 @@ mod tests {
             eprintln!("skipped: needs root");
             return;
         }
-        overlay().expect("an overlay");
+        overlay(Path::new(crate::cli::DEFAULT_DATA_DIR)).expect("an overlay");
         links().expect("links");
         rules().expect("rules");
         connections().expect("a list of connections");

@@ -34,6 +34,7 @@ mod jobs;
 mod limits;
 mod network;
 mod network_policy;
+mod on_call;
 mod one_pod;
 mod owners;
 mod postgres;

@@ -57,6 +57,8 @@ impl Mounts for HostMounts {
                 Err(rustix::io::Errno::BUSY) => {
                     rustix::mount::unmount(&point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?;
                 }
+                // Something is mounted over it, or its directory was removed: no path leads there.
+                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
                 done => done?,
             }
         }

@@ -104,14 +104,19 @@ impl ImageStore {
         // Layers hold set-user-id programs of unknown origin: nobody but root may walk in.
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         fs::set_permissions(&root, private).map_err(ImageError::io("protect", &root))?;
-        let store = ImageStore {
-            root,
-            platform: Platform::host(),
-            limits: Limits::default(),
-            cache: Mutex::new(None),
-        };
+        let store = Self::at(root);
         store.sweep()?;
         Ok(store)
+    }
+
+    /// For those who only look, also on a disk that cannot be written: nothing is made.
+    pub fn look(data_dir: &Path) -> Self {
+        Self::at(data_dir.join("images"))
+    }
+
+    fn at(root: PathBuf) -> Self {
+        let (platform, limits) = (Platform::host(), Limits::default());
+        ImageStore { root, platform, limits, cache: Mutex::new(None) }
     }
 
     /// Other limits for what comes in.

@@ -8,7 +8,9 @@ use sys::netlink::conntrack::{self, Transport, Which};
 use sys::netlink::{Link, mac_of};
 
 use super::Subnet;
+use crate::config::Config;
 use crate::interface::PortMapping;
+use crate::layout::Layout;
 
 /// All that the table depends on.
 #[derive(Clone, Debug)]
@@ -21,6 +23,19 @@ pub(crate) struct Table {
     pub(crate) pods: Subnet,
     /// Addresses of the Pods of all nodes: reached without masquerading.
     pub(crate) cluster: Subnet,
+}
+
+impl Table {
+    /// The table of an instance.
+    pub(crate) fn of(config: &Config, layout: &Layout) -> Self {
+        Table {
+            name: layout.ports_table(),
+            bridge: layout.bridge(),
+            links: layout.veth_prefix(),
+            pods: config.pod_cidr,
+            cluster: config.cluster_cidr,
+        }
+    }
 }
 
 /// The host ports of one sandbox.
