@@ -143,6 +143,9 @@ impl Writer {
 
     async fn write(&mut self, noted: Noted, shutdown: &CancellationToken) {
         let decision = self.correlator.observe(noted);
+        if let Decision::Create(event) = &decision {
+            log(event);
+        }
         let namespace = decision.namespace().to_owned();
         // Upstream tries twelve times, ten seconds apart.
         for _ in 0..12 {
@@ -172,6 +175,21 @@ impl Writer {
             }
         };
         self.client.create(namespace, &**event).await.map(drop)
+    }
+}
+
+/// What a person wants to read in the log who has no API to ask: once, and not what is usual.
+fn log(event: &Event) {
+    const TOLD: [&str; 5] = ["Pulled", "Evicted", "Preempted", "NodeReady", "Killing"];
+    let (reason, message) = (event.reason.as_deref().unwrap_or_default(), event.message.as_deref());
+    let about = &event.involved_object;
+    let name =
+        crate::key(about.namespace.as_deref().unwrap_or_default(), about.name.as_deref().unwrap_or_default());
+    let (kind, message) = (about.kind.as_deref().unwrap_or_default(), message.unwrap_or_default());
+    // An image that was there is none that was pulled.
+    let usual = reason == "Pulled" && !message.starts_with("Successfully pulled");
+    if event.type_.as_deref() == Some("Warning") || (TOLD.contains(&reason) && !usual) {
+        tracing::info!(kind, name, reason, "{message}");
     }
 }
 

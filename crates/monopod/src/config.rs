@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::cli::DEFAULT_DATA_DIR;
 use crate::instance::Cidr;
+use crate::logging::Format;
 
 /// As many as a kubelet takes.
 pub(crate) const MAX_PODS: u32 = 110;
@@ -58,6 +59,9 @@ pub(crate) struct UpFlags {
     /// How much to log: error, warn, info, debug, trace
     #[arg(long)]
     log_level: Option<tracing_level::Level>,
+    /// How to log: text, json
+    #[arg(long)]
+    log_format: Option<Format>,
 }
 
 /// What `up` runs with.
@@ -76,6 +80,7 @@ pub(crate) struct Settings {
     pub(crate) registry_mirrors: Vec<(String, String)>,
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) log_level: tracing::Level,
+    pub(crate) log_format: Format,
 }
 
 impl Settings {
@@ -103,6 +108,7 @@ impl Settings {
             registry_mirrors: mirrors(&merged.registry_mirror)?,
             insecure_registries: merged.insecure_registry,
             log_level: merged.log_level.unwrap_or_default().into(),
+            log_format: merged.log_format.unwrap_or_default(),
             data_dir,
         })
     }
@@ -148,6 +154,7 @@ fn merge(flags: UpFlags, file: UpFlags) -> UpFlags {
         registry_mirror: either(flags.registry_mirror, file.registry_mirror),
         insecure_registry: either(flags.insecure_registry, file.insecure_registry),
         log_level: flags.log_level.or(file.log_level),
+        log_format: flags.log_format.or(file.log_format),
     }
 }
 

@@ -52,7 +52,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Runs the instance until it is told to stop.
 pub(crate) fn run(settings: Settings) -> Result<()> {
     let started = Instant::now();
-    logging::start(settings.log_level);
+    logging::start(settings.log_level, settings.log_format);
     need_root("up", "it makes namespaces, mounts and cgroups for Pods")?;
     sys::limits::raise_descriptors()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

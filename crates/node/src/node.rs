@@ -318,6 +318,7 @@ impl Dispatcher {
             runtime::Event::SandboxDied { pod_uid, sandbox_id } => {
                 (pod_uid, Message::Event(Event::SandboxDied { id: sandbox_id }))
             }
+            runtime::Event::Repaired { what } => return self.repaired(&what),
             runtime::Event::Overflow => {
                 // Which events were lost nobody knows, so everybody looks for themselves.
                 let inboxes: Vec<_> =
@@ -329,6 +330,10 @@ impl Dispatcher {
             }
         };
         self.send(&uid, message).await;
+    }
+
+    fn repaired(&self, what: &str) {
+        object::warn(&self.shared, "NetworkRepaired", format!("Put back what others had taken away: {what}"));
     }
 
     /// Gives a message to a worker; false: there is none.

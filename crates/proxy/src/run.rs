@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use client::events::{EventType, Recorder, reference};
 use client::{Changes, Informer, Informers, Part};
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use sys::command::{self, CommandError};
@@ -327,7 +327,14 @@ impl Keeper {
     }
 
     fn taken_away(&mut self) {
-        tracing::warn!("the nftables table of Services was changed by others, programming it again");
+        let table = table_name(&self.instance.id);
+        tracing::warn!(table, "the nftables table of Services was changed by others, programming it again");
+        // As upstream's kube-proxy names its node, whose UID it does not ask for.
+        let name = Some(self.instance.node.clone());
+        let about =
+            ObjectReference { kind: Some("Node".into()), uid: name.clone(), name, ..Default::default() };
+        let message = format!("Put back what others had taken away: the nftables table {table}");
+        self.recorder.event(&about, EventType::Warning, "NetworkRepaired", message);
         self.applied = None;
     }
 }

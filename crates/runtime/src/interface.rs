@@ -489,6 +489,11 @@ pub enum Event {
         /// Sandbox id.
         sandbox_id: String,
     },
+    /// Something of the node's that others had taken away or changed was put back.
+    Repaired {
+        /// What it is.
+        what: String,
+    },
     /// Events were lost: list again.
     Overflow,
 }

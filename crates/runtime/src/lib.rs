@@ -22,6 +22,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test owns what it starts"))]
 
+mod audit;
 mod clock;
 mod config;
 mod container;

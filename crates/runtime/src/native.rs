@@ -63,17 +63,17 @@ pub(crate) struct Inner {
     sandboxes: RwLock<BTreeMap<String, Arc<Sandbox>>>,
     /// Held while the tables are programmed: the last one to program must have seen all. With how many
     /// transactions of our own have not been heard of yet.
-    ports: tokio::sync::Mutex<usize>,
+    pub(crate) ports: tokio::sync::Mutex<usize>,
     /// All of the instance is being removed, the table too.
-    closed: AtomicBool,
+    pub(crate) closed: AtomicBool,
     host_ports: Mutex<BTreeMap<String, HostPorts>>,
     /// By reference and fingerprint of the logins. Those who wait for a pull hold it.
     pulls: Mutex<HashMap<(String, Vec<String>), KnownPull>>,
     pull_turns: Arc<Semaphore>,
     pub(crate) image_volumes: Mutex<Vec<String>>,
     making: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
 }
 
 impl std::fmt::Debug for Inner {
@@ -93,6 +93,7 @@ impl Native {
         native.inner.watch_table();
         sandbox::adopt::adopt_all(&native.inner).await?;
         native.inner.program_ports().await?;
+        native.inner.watch_network();
         Ok(native)
     }
 

@@ -31,4 +31,5 @@ mod sandbox;
 mod server;
 
 pub use entry::main;
+pub use network::set_up as set_up_network;
 pub use record::read_all as read_states;

@@ -30,8 +30,12 @@ const POD_PARAMETERS: [(Ipv4Parameter, u32); 3] = [
     (Ipv4Parameter::AcceptSourceRoute, 0),
 ];
 
-/// Sets the loopback up and makes the interface; `node` is a socket of the node's namespace.
-pub(crate) fn set_up(node: Option<&Link>, interface: Option<&Interface>) -> Result<()> {
+/// Sets the loopback up and makes the interface; `node` is a socket of the node's namespace. Also for the
+/// daemon, from a thread in the Pod's namespace, when somebody has taken the interface away.
+///
+/// # Errors
+/// The bridge is gone, or a name is taken.
+pub fn set_up(node: Option<&Link>, interface: Option<&Interface>) -> Result<()> {
     let pod = Link::open()?;
     pod.set_up(LOOPBACK)?;
     let (Some(node), Some(interface)) = (node, interface) else { return Ok(()) };
@@ -50,7 +54,7 @@ pub(crate) fn set_up(node: Option<&Link>, interface: Option<&Interface>) -> Resu
 
 /// The pair, its end on the node a port that leads to the Pod only.
 fn make_pair(node: &Link, interface: &Interface, bridge: &LinkInfo) -> Result<()> {
-    let own = namespace::open("/proc/self/ns/net")?;
+    let own = namespace::open("/proc/thread-self/ns/net")?;
     let mac = mac_of(interface.address);
     node.make_veth(&Veth {
         name: &interface.host_name,

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use sys::netlink::Link;
 
 use crate::harness::Instance;
 use crate::host::{Traces, instance_id};
@@ -172,4 +173,64 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
     let pods =
         Command::new("tar").arg("xOf").arg(&file).arg("objects/v1/pods.json").output().expect("tar runs");
     assert!(String::from_utf8_lossy(&pods.stdout).contains("[secret]"), "what is struck out is marked");
+}
+
+/// What the node has said that it put back.
+fn repairs(instance: &Instance) -> String {
+    let words =
+        ["get", "events", "--field-selector=reason=NetworkRepaired", "-o", "jsonpath={.items[*].message}"];
+    instance.kubectl(&words).ok()
+}
+
+#[test]
+fn what_others_take_from_the_network_comes_back_and_is_told() {
+    let instance = Instance::start(&["testserver.tar"]);
+    instance.apply(
+        r#"---
+{apiVersion: v1, kind: Pod, metadata: {name: web, labels: {app: web}}, spec: {terminationGracePeriodSeconds: 1,
+            containers: [{name: c, image: "testserver:1"}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web},
+            spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}}"#,
+    );
+    instance.wait("condition=Ready", "pod/web");
+    let id = instance_id(instance.dir.path());
+    let (bridge, links) = (format!("mp{id}"), Link::open().expect("a socket"));
+    let address = instance.field("service/web", "{.spec.clusterIP}");
+    let answers = || {
+        let place = format!("http://{address}");
+        let said = Command::new("curl").args(["-sS", "--max-time", "5", &place]).output().expect("curl runs");
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        if said.status.success() { Ok(text) } else { Err(String::from_utf8_lossy(&said.stderr).into_owned()) }
+    };
+    instance.eventually("the Service to answer", answers);
+    let veth = || {
+        let all = links.list().expect("links").into_iter().map(|link| link.name);
+        all.into_iter().find(|name| name.starts_with(&format!("v{id}"))).expect("the Pod's link")
+    };
+    let parameter = format!("/proc/sys/net/ipv4/conf/{bridge}/rp_filter");
+    let acts: [(&str, &str, &dyn Fn()); 4] = [
+        ("the link of the Pod is removed", "the link of Pod default/web", &|| {
+            links.remove(&veth()).expect("removed")
+        }),
+        ("the bridge is removed", "the bridge mp", &|| links.remove(&bridge).expect("removed")),
+        ("the bridge is taken down", "which was down", &|| {
+            std::fs::write(format!("/sys/class/net/{bridge}/flags"), "0x1002").expect("written");
+        }),
+        ("a parameter is set", "rp_filter, which was 0", &|| {
+            std::fs::write(&parameter, "0").expect("written")
+        }),
+    ];
+    for (what, told, act) in acts {
+        act();
+        instance.eventually(what, || {
+            let repairs = repairs(&instance);
+            if repairs.contains(told) { Ok(()) } else { Err(repairs) }
+        });
+        let answer = instance.eventually(what, answers);
+        assert!(answer.contains("hello from web"), "{what}: {answer}");
+    }
+    assert_eq!(std::fs::read_to_string(&parameter).expect("read").trim(), "1");
+    let status = status(&instance);
+    assert_eq!(status["problems"], Value::Array(Vec::new()), "{status}");
 }

@@ -105,9 +105,9 @@ impl Inner {
         if self.closed.load(Ordering::Acquire) {
             return;
         }
-        tracing::warn!("the nftables table of host ports was changed by others, programming it again");
-        if let Err(error) = self.program_ports().await {
-            tracing::warn!(%error, "host ports and masquerading are not programmed");
+        match self.program_ports().await {
+            Ok(()) => self.tell_repair(format!("the nftables table {}", self.layout.ports_table())),
+            Err(error) => tracing::warn!(%error, "host ports and masquerading are not programmed"),
         }
     }
 

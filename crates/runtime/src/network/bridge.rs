@@ -23,6 +23,15 @@ const BRIDGE_PARAMETERS: [(Ipv4Parameter, u32); 4] = [
     (Ipv4Parameter::ReversePathFilter, 1),
 ];
 
+/// All that [`Bridge::ensure`] sets of the bridge, by the kernel's names.
+const OWN_PARAMETERS: [(&str, &str); 5] = [
+    ("accept_redirects", "0"),
+    ("send_redirects", "0"),
+    ("accept_source_route", "0"),
+    ("rp_filter", "1"),
+    ("route_localnet", "1"),
+];
+
 /// The same of IPv6, which Pods do not have: the node takes no router and no address from them.
 const BRIDGE_PARAMETERS_OF_IPV6: [(&str, &str); 3] =
     [("accept_ra", "0"), ("autoconf", "0"), ("disable_ipv6", "1")];
@@ -78,6 +87,36 @@ impl Bridge {
         links.add_address(index, gateway, self.table.pods.prefix()).map_err(failed)?;
         links.set_up(index).map_err(failed)?;
         self.set_parameters()
+    }
+
+    /// What of the bridge and of the kernel's parameters is not as [`Bridge::ensure`] makes it.
+    pub(super) fn wrong(&self, links: &Link) -> sys::Result<Vec<String>> {
+        let name = self.link_name();
+        let found = match links.find(name) {
+            Ok(found) => found,
+            Err(sys::Error { errno: sys::Errno::NODEV, .. }) => {
+                return Ok(vec![format!("the bridge {name}")]);
+            }
+            Err(error) => return Err(error),
+        };
+        let (gateway, prefix) = (IpAddr::V4(self.table.pods.gateway()), self.table.pods.prefix());
+        let mut wrong = Vec::new();
+        if !found.up || found.mac != mac_of(gateway) {
+            wrong.push(format!("the bridge {name}, which was down or had another address of its own"));
+        }
+        if !super::audit::has_address(links, found.index, gateway, prefix)? {
+            wrong.push(format!("the address {gateway}/{prefix} of {name}"));
+        }
+        let own =
+            OWN_PARAMETERS.map(|(parameter, value)| (format!("net/ipv4/conf/{name}/{parameter}"), value));
+        let node = NODE_PARAMETERS.map(|(parameter, value)| (parameter.to_owned(), value));
+        for (parameter, value) in own.into_iter().chain(node) {
+            let now = sys::sysctl::get(&parameter)?;
+            if now != value {
+                wrong.push(format!("the kernel parameter {parameter}, which was {now}"));
+            }
+        }
+        Ok(wrong)
     }
 
     /// Gives the addresses of Services a route, for the node's own programs: the kernel asks for one

@@ -16,6 +16,7 @@
 //! would cost 30 ms.
 
 pub(crate) mod addresses;
+pub(crate) mod audit;
 pub(crate) mod bridge;
 pub(crate) mod ports;
 mod traffic;

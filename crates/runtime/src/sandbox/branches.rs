@@ -77,6 +77,7 @@ fn all_pods(host: Allocatable) -> Resources {
 #[derive(Debug)]
 pub(crate) struct Branches {
     host: Allocatable,
+    groups: [(Group, Resources); 4],
     burstable: Group,
     requests: Mutex<Requests>,
 }
@@ -99,13 +100,22 @@ impl Branches {
             (hierarchy.group(&layout.branch(QosClass::BestEffort)), weight_only(0)),
             (burstable.clone(), weight_only(0)),
         ];
-        for (group, resources) in groups {
-            group.create(&resources).map_err(|e| Error::host("failed to make a cgroup", e))?;
-        }
-        Ok(Branches {
-            host,
-            burstable,
-            requests: Mutex::new(Requests { shares: shares(0), ..Requests::default() }),
+        let requests = Mutex::new(Requests { shares: shares(0), ..Requests::default() });
+        let branches = Branches { host, groups, burstable, requests };
+        branches.make_again()?;
+        Ok(branches)
+    }
+
+    /// Whether all of them are there: one without Pods can be removed by anybody.
+    pub(crate) fn are_there(&self) -> bool {
+        self.groups.iter().all(|(group, _)| group.exists())
+    }
+
+    /// Makes what is missing of them.
+    pub(crate) fn make_again(&self) -> Result<(), Error> {
+        let mut groups = self.groups.iter();
+        groups.try_for_each(|(group, resources)| {
+            group.create(resources).map_err(|e| Error::host("failed to make a cgroup", e))
         })
     }
 

@@ -376,7 +376,8 @@ impl Sandbox {
         self.read_last_words();
         let before = self.phase.send_replace(Phase::NotReady);
         if before == Phase::Ready {
-            tracing::warn!(pod = %self.pod_uid(), "the shim of a sandbox has died");
+            let pod = &self.record.config.pod;
+            tracing::warn!(pod = format!("{}/{}", pod.namespace, pod.name), "the shim of a sandbox has died");
             self.events.put(Event::SandboxDied {
                 pod_uid: self.pod_uid().to_owned(),
                 sandbox_id: self.id().to_owned(),
@@ -409,7 +410,12 @@ impl Listener for Sandbox {
                 }
             }
             // Told with the exit: a kill of one process of several need not end the container.
-            ShimEvent::ContainerOom { id } => tracing::info!(container = %id, "out of memory"),
+            ShimEvent::ContainerOom { id } => {
+                let (pod, container) = (&self.record.config.pod, self.container(&id));
+                let container = container.map_or(id, |container| container.record.config.name.clone());
+                let pod = format!("{}/{}", pod.namespace, pod.name);
+                tracing::info!(pod, container, "a process was killed for memory");
+            }
             ShimEvent::ExecExited { id, code, .. } => {
                 if let Some(waiter) = locked(&self.execs).remove(&id) {
                     // Whoever ran it may have left.

@@ -188,20 +188,9 @@ fn make_cgroup(inner: &Inner, config: &SandboxConfig) -> Result<(), Error> {
 }
 
 fn spec(inner: &Inner, sandbox: &Sandbox) -> SandboxSpec {
-    let SandboxRecord { id, config, addresses, .. } = &sandbox.record;
-    let network = match addresses.first() {
-        None => SandboxNetwork::Host,
-        Some(address) => SandboxNetwork::Own(Some(Interface {
-            name: "eth0".into(),
-            host_name: inner.layout.veth(id),
-            bridge: inner.bridge.link_name().into(),
-            address: *address,
-            // Nothing but the gateway is on the link: see the shim's network.
-            prefix: if address.is_ipv4() { 32 } else { 128 },
-            gateway: Some(IpAddr::V4(inner.addresses.subnet().gateway())),
-            mtu: 0,
-        })),
-    };
+    let SandboxRecord { id, config, .. } = &sandbox.record;
+    let network = interface_of(inner, sandbox)
+        .map_or(SandboxNetwork::Host, |interface| SandboxNetwork::Own(Some(interface)));
     SandboxSpec {
         version: VERSION,
         id: id.clone(),
@@ -212,6 +201,21 @@ fn spec(inner: &Inner, sandbox: &Sandbox) -> SandboxSpec {
         cgroup: moves_itself(sandbox).then(|| inner.layout.shim_cgroup()),
         network,
     }
+}
+
+/// The sandbox's interface; none with the node's network.
+pub(crate) fn interface_of(inner: &Inner, sandbox: &Sandbox) -> Option<Interface> {
+    let address = *sandbox.record.addresses.first()?;
+    Some(Interface {
+        name: "eth0".into(),
+        host_name: inner.layout.veth(sandbox.id()),
+        bridge: inner.bridge.link_name().into(),
+        address,
+        // Nothing but the gateway is on the link: see the shim's network.
+        prefix: if address.is_ipv4() { 32 } else { 128 },
+        gateway: Some(IpAddr::V4(inner.addresses.subnet().gateway())),
+        mtu: 0,
+    })
 }
 
 /// Asked for ones win over containerd's defaults (unprivileged ports and ping).

@@ -9,6 +9,7 @@
 pub mod batch;
 pub mod conntrack;
 mod message;
+mod routes;
 mod tables;
 
 use std::net::IpAddr;
@@ -73,6 +74,7 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 
+pub use routes::RouteWatch;
 pub use tables::{Heard, TableWatch};
 
 /// A link-layer address.
@@ -305,6 +307,15 @@ impl Link {
             })
             .attempt(|| "list neighbours")?;
         Ok(found)
+    }
+
+    /// Makes a link a port of a bridge; one that is already is fine.
+    ///
+    /// # Errors
+    /// One of them is gone.
+    pub fn set_master(&self, index: u32, bridge: u32) -> Result<()> {
+        let request = Builder::new(SETLINK, ACK).link(0, index, 0, 0).number(IFLA_MASTER, bridge);
+        self.0.ask(request).attempt(|| format!("make link {index} a port of {bridge}"))
     }
 
     /// Sets a link up.
