@@ -206,7 +206,7 @@ impl Ground {
         let ranges =
             instance::choose_ranges(&state, settings.pod_cidr, settings.service_cidr, settings.max_pods)?;
         // Before the certificate, which names the address it is served at.
-        let listener = listen(settings.listen, access::noted(&state)).await?;
+        let listener = listen_beside(settings.listen, access::noted(&state), gateway(&ranges)).await?;
         access::note(&state, listener.local_addr()?)?;
         let authority = Arc::new(Authority::open(&data_dir.join("pki"), "kubernetes", Timestamp::now())?);
         let names = certificate_names(settings, &ranges, listener.local_addr()?);
@@ -225,6 +225,25 @@ fn prepare_directories(data_dir: &Path) -> Result<std::path::PathBuf> {
         made.with_context(|| format!("cannot make {}", dir.display()))?;
     }
     Ok(canonical(data_dir))
+}
+
+/// A listener whose port can be had for Pods, too. A port that was left to the kernel may be one of the many
+/// that connections from the bridge's address have just given back.
+async fn listen_beside(
+    asked: Option<SocketAddr>,
+    before: Option<SocketAddr>,
+    gateway: std::net::IpAddr,
+) -> Result<TcpListener> {
+    let any = asked.is_some_and(|asked| asked.port() == 0);
+    let mut tries = 1..=PORTS_TRIED;
+    loop {
+        let listener = listen(asked, before).await?;
+        let for_pods = SocketAddr::new(gateway, listener.local_addr()?.port());
+        let is_had = || listener.local_addr().is_ok_and(|own| own.ip().is_unspecified());
+        if !any || tries.next().is_none() || is_had() || listen_for_pods(for_pods).is_ok() {
+            return Ok(listener);
+        }
+    }
 }
 
 /// The address asked for, else that of the last start, which kubeconfigs name by now, else the default with
