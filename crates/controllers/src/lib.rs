@@ -43,6 +43,7 @@ mod cluster_role_aggregation;
 mod conditions;
 mod context;
 mod controller;
+mod counted;
 mod cron_job;
 mod daemon_set;
 mod deployment;
@@ -75,4 +76,5 @@ mod workqueue;
 
 pub use certificates::{Order, Sign};
 pub use context::Config;
+pub use counted::write_metrics;
 pub use run::run;

@@ -10,6 +10,8 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::counted;
+
 /// What a reconciliation leaves to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -45,15 +47,24 @@ pub(crate) async fn reconcile<F, R>(
         while running.len() < CONCURRENT_MAX
             && let Some(key) = queue.pop(Instant::now())
         {
-            let handle = running.spawn(act(key.clone()));
+            let (work, began) = (act(key.clone()), Instant::now());
+            let handle = running.spawn(async move {
+                let done = work.await;
+                counted::WORK.observe(&[name], began.elapsed());
+                done
+            });
             by_task.insert(handle.id(), key);
         }
+        counted::DEPTH.at(&[name]).set(queue.ready.len() as f64);
         let due = queue.next_due();
         // Every arm is cancel-safe: channels and sets keep what was not taken.
         tokio::select! {
             () = shutdown.cancelled() => break,
             key = keys.recv() => match key {
-                Some(key) => queue.add(key),
+                Some(key) => {
+                    counted::ADDS.at(&[name]).inc();
+                    queue.add(key);
+                }
                 None => break,
             },
             Some(ended) = running.join_next_with_id() => {
@@ -121,6 +132,7 @@ impl WorkQueue {
                 if error.retry() != Retry::Now {
                     tracing::debug!(controller = name, key, %error, "reconciliation failed");
                 }
+                counted::RETRIES.at(&[name]).inc();
                 Some(self.backoff(&key))
             }
             None => {

@@ -61,10 +61,12 @@ pub(crate) fn run(data_dir: &Path, file: &Path) -> Result<()> {
     ))
 }
 
+/// A part of the archive that is text.
 fn text(name: impl Into<String>, content: impl Into<String>) -> Part {
     (name.into(), content.into().into_bytes())
 }
 
+/// Which program, on which kernel, and when: the first questions of whoever helps.
 fn about() -> String {
     let host = rustix::system::uname();
     let word = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
@@ -102,6 +104,8 @@ fn objects(data_dir: &Path) -> Result<(Vec<Part>, Vec<Vec<u8>>)> {
     })
 }
 
+/// Everything that discovery lists, so that custom kinds are in it, too. Each list is asked for once;
+/// what cannot be listed is left out, because the rest may still tell what is wrong.
 async fn all_objects(client: &Client) -> Result<(Vec<Part>, Vec<Vec<u8>>)> {
     let (mut parts, mut secrets) = (Vec::new(), Vec::new());
     for path in group_versions(client).await? {
@@ -136,6 +140,7 @@ async fn group_versions(client: &Client) -> Result<Vec<String>> {
     Ok(["/api/v1".to_owned()].into_iter().chain(groups).collect())
 }
 
+/// An answer of the API as JSON.
 async fn get(client: &Client, path: &str) -> Result<Value> {
     let answer = client.raw(http::Method::GET, path, "", Bytes::new()).await;
     Ok(serde_json::from_slice(&answer.with_context(|| format!("cannot get {path}"))?)?)
@@ -180,6 +185,7 @@ fn strike(content: Vec<u8>, secrets: &[Vec<u8>]) -> Vec<u8> {
     content
 }
 
+/// A look before the copy: most parts have none of the secrets in them.
 fn contains(content: &[u8], part: &[u8]) -> bool {
     content.windows(part.len()).any(|window| window == part)
 }
@@ -248,6 +254,7 @@ fn logs(data_dir: &Path) -> Vec<Part> {
     parts
 }
 
+/// The last of a log. Its first line may be cut, which is better than an archive nobody can send.
 fn end_of(file: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = fs::File::open(file)?;

@@ -77,11 +77,17 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
-    /// Print the kubeconfig of this instance's administrator
+    /// Print the kubeconfig of this instance's administrator, or make one for somebody else
     Kubeconfig {
         #[command(flatten)]
         instance: Instance,
+        #[command(flatten)]
+        other: KubeconfigFlags,
     },
+    /// Make this program a service of the host and start it
+    Install(InstallFlags),
+    /// Take the service, its Pods, its data and this program away
+    Uninstall(UninstallFlags),
     /// Print a completion script
     Completion {
         /// Which shell
@@ -89,6 +95,52 @@ pub(crate) enum Command {
     },
     /// Print the version
     Version,
+}
+
+/// For whom a kubeconfig is made; without a user it is the administrator's own.
+#[derive(Debug, Args)]
+pub(crate) struct KubeconfigFlags {
+    /// Who is to have access; what he may do is said by RoleBindings
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// A group of the user (may be repeated, twice at most)
+    #[arg(long, value_name = "NAME", requires = "user")]
+    pub(crate) group: Vec<String>,
+    /// How long it is good: 90m, 12h, 30d
+    #[arg(long, value_name = "TIME", requires = "user", default_value = "30d")]
+    pub(crate) expires: String,
+    /// HOST[:PORT] that the user reaches the API at [default: as the administrator does]
+    #[arg(long, value_name = "HOST", requires = "user")]
+    pub(crate) server: Option<String>,
+}
+
+/// How the service is made.
+#[derive(Debug, Args)]
+pub(crate) struct InstallFlags {
+    #[command(flatten)]
+    pub(crate) instance: Instance,
+    /// Where the file system is that it is installed to; another than / is not started
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) root: PathBuf,
+    /// Do not start it now
+    #[arg(long)]
+    pub(crate) no_start: bool,
+    /// Flags of `up` for the service, after --
+    #[arg(last = true, value_name = "FLAGS")]
+    pub(crate) up: Vec<String>,
+}
+
+/// What of the service is taken away.
+#[derive(Debug, Args)]
+pub(crate) struct UninstallFlags {
+    #[command(flatten)]
+    pub(crate) instance: Instance,
+    /// Where the file system is that it was installed to
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) root: PathBuf,
+    /// Leave the data directory
+    #[arg(long)]
+    pub(crate) keep_data: bool,
 }
 
 /// Which instance a command is about.

@@ -33,6 +33,10 @@ pub(crate) struct UpFlags {
     /// Where to write the administrator's kubeconfig [default: DATA-DIR/kubeconfig]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+    /// Another name or address that the API is reached by, for its certificate (may be repeated)
+    #[arg(long, value_name = "NAME")]
+    #[serde(default)]
+    tls_san: Vec<String>,
     /// Name of the node [default: the host's name]
     #[arg(long)]
     node_name: Option<String>,
@@ -56,6 +60,18 @@ pub(crate) struct UpFlags {
     #[arg(long, value_name = "HOST")]
     #[serde(default)]
     insecure_registry: Vec<String>,
+    /// Where to write who asked the API for what; nowhere by default
+    #[arg(long, value_name = "FILE")]
+    audit_log_path: Option<PathBuf>,
+    /// Which requests are written there: an audit.k8s.io/v1 Policy [default: all, at level Metadata]
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    audit_policy_file: Option<PathBuf>,
+    /// A file of the audit log is renamed when it would grow beyond this, MiB [default: 100]
+    #[arg(long, value_name = "MIB")]
+    audit_log_maxsize: Option<u32>,
+    /// How many renamed files are kept [default: 5]
+    #[arg(long, value_name = "NUMBER")]
+    audit_log_maxbackup: Option<u32>,
     /// How much to log: error, warn, info, debug, trace
     #[arg(long)]
     log_level: Option<tracing_level::Level>,
@@ -71,6 +87,7 @@ pub(crate) struct Settings {
     /// `None`: the default port or the next free one.
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) kubeconfig: PathBuf,
+    pub(crate) tls_san: Vec<String>,
     pub(crate) node_name: String,
     /// `None`: the default range or the next free one.
     pub(crate) pod_cidr: Option<Cidr>,
@@ -79,8 +96,38 @@ pub(crate) struct Settings {
     pub(crate) max_pods: Option<u32>,
     pub(crate) registry_mirrors: Vec<(String, String)>,
     pub(crate) insecure_registries: Vec<String>,
+    pub(crate) audit: Option<AuditSettings>,
     pub(crate) log_level: tracing::Level,
     pub(crate) log_format: Format,
+}
+
+/// Where the audit log is.
+#[derive(Debug)]
+pub(crate) struct AuditSettings {
+    pub(crate) path: PathBuf,
+    pub(crate) policy: server::Policy,
+    pub(crate) rotation: server::Rotation,
+}
+
+impl AuditSettings {
+    /// None when no file was named.
+    fn of(flags: &UpFlags) -> Result<Option<Self>> {
+        let Some(path) = flags.audit_log_path.clone() else { return Ok(None) };
+        let policy = match &flags.audit_policy_file {
+            None => server::Policy::all(),
+            Some(file) => {
+                let text = std::fs::read_to_string(file);
+                let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+                server::Policy::parse(&text)
+                    .with_context(|| format!("--audit-policy-file {}", file.display()))?
+            }
+        };
+        let rotation = server::Rotation {
+            max_bytes: u64::from(flags.audit_log_maxsize.unwrap_or(100).max(1)) << 20,
+            max_backups: usize::try_from(flags.audit_log_maxbackup.unwrap_or(5))?,
+        };
+        Ok(Some(AuditSettings { path: absolute(path)?, policy, rotation }))
+    }
 }
 
 impl Settings {
@@ -91,6 +138,7 @@ impl Settings {
         if let Some(store) = merged.store.as_deref().filter(|store| *store != "embedded") {
             bail!("--store {store}: only the embedded store is supported");
         }
+        let audit = AuditSettings::of(&merged)?;
         let data_dir = absolute(merged.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
         // A host's name may have capitals, a Node's may not.
         let node_name = merged.node_name.map_or_else(host_name, Ok)?.to_lowercase();
@@ -98,7 +146,9 @@ impl Settings {
             is_dns_subdomain(&node_name),
             "--node-name {node_name:?}: a lowercase RFC 1123 subdomain is needed"
         );
+        merged.tls_san.iter().try_for_each(|name| crate::names::check(name))?;
         Ok(Settings {
+            tls_san: merged.tls_san,
             listen: merged.listen,
             kubeconfig: merged.kubeconfig.map_or_else(|| Ok(data_dir.join("kubeconfig")), absolute)?,
             node_name,
@@ -107,6 +157,7 @@ impl Settings {
             max_pods: merged.max_pods.map(max_pods).transpose()?,
             registry_mirrors: mirrors(&merged.registry_mirror)?,
             insecure_registries: merged.insecure_registry,
+            audit,
             log_level: merged.log_level.unwrap_or_default().into(),
             log_format: merged.log_format.unwrap_or_default(),
             data_dir,
@@ -114,6 +165,7 @@ impl Settings {
     }
 }
 
+/// More than the bridge has ports for would be refused by the kernel, Pod by Pod, and late.
 fn max_pods(pods: u32) -> Result<u32> {
     ensure!((1..=MAX_PODS_MOST).contains(&pods), "--max-pods {pods}: from 1 to {MAX_PODS_MOST} are possible");
     Ok(pods)
@@ -138,6 +190,7 @@ fn read(file: &Path) -> Result<UpFlags> {
     serde_saphyr::from_str(&text).with_context(|| format!("{} is not a valid configuration", file.display()))
 }
 
+/// Flag by flag. Lists are not joined: whoever gives one on the command line means that one.
 fn merge(flags: UpFlags, file: UpFlags) -> UpFlags {
     // Lists are taken whole from one place: flags that add to the file could never take away from it.
     let either = |flag: Vec<String>, file: Vec<String>| if flag.is_empty() { file } else { flag };
@@ -146,6 +199,7 @@ fn merge(flags: UpFlags, file: UpFlags) -> UpFlags {
         data_dir: flags.data_dir.or(file.data_dir),
         listen: flags.listen.or(file.listen),
         kubeconfig: flags.kubeconfig.or(file.kubeconfig),
+        tls_san: either(flags.tls_san, file.tls_san),
         node_name: flags.node_name.or(file.node_name),
         pod_cidr: flags.pod_cidr.or(file.pod_cidr),
         service_cidr: flags.service_cidr.or(file.service_cidr),
@@ -153,15 +207,21 @@ fn merge(flags: UpFlags, file: UpFlags) -> UpFlags {
         store: flags.store.or(file.store),
         registry_mirror: either(flags.registry_mirror, file.registry_mirror),
         insecure_registry: either(flags.insecure_registry, file.insecure_registry),
+        audit_log_path: flags.audit_log_path.or(file.audit_log_path),
+        audit_policy_file: flags.audit_policy_file.or(file.audit_policy_file),
+        audit_log_maxsize: flags.audit_log_maxsize.or(file.audit_log_maxsize),
+        audit_log_maxbackup: flags.audit_log_maxbackup.or(file.audit_log_maxbackup),
         log_level: flags.log_level.or(file.log_level),
         log_format: flags.log_format.or(file.log_format),
     }
 }
 
+/// The service manager, and `down`, begin in another directory than whoever started it by hand.
 fn absolute(path: PathBuf) -> Result<PathBuf> {
     std::path::absolute(&path).with_context(|| format!("{} is no path", path.display()))
 }
 
+/// As uname(2) says it, the name that others of the host see, too.
 fn host_name() -> Result<String> {
     let name = rustix::system::uname();
     let name = name.nodename().to_str().context("the host's name is not UTF-8: give --node-name")?;

@@ -90,25 +90,12 @@ fn examine(data_dir: &Path, root: bool) -> Vec<Finding> {
     findings
 }
 
-/// Without these Pods and Services work, and the daemon says what does not.
-fn optional() -> [Finding; 2] {
-    let connections = needed(
-        "a list of tracked connections",
-        trials::connections(),
-        "load the kernel module, or senders of UDP that never pause go on to Pods that have left their Service",
-    );
-    let frames = needed(
-        "the rules of the Pods' bridge",
-        trials::frames(),
-        "modprobe nft_meta_bridge, or Pods with NET_RAW can send with the addresses of others",
-    );
-    [connections, frames].map(|finding| Finding { needed: false, ..finding })
-}
-
+/// Most things are: without them no Pod can run.
 fn needed(what: &'static str, tried: Result<(), String>, remedy: &'static str) -> Finding {
     Finding { what, problem: tried.err(), remedy, needed: true }
 }
 
+/// Upstream's kubelet refuses to start with swap; containers here never get any, so it may stay.
 fn no_swap() -> Result<(), String> {
     let areas = fs::read_to_string("/proc/swaps").unwrap_or_default().lines().skip(1).count();
     if areas == 0 { Ok(()) } else { Err(format!("{areas} swap areas are on")) }

@@ -67,6 +67,7 @@ where
 struct Fields(Map<String, Value>);
 
 impl Fields {
+    /// A field that is given twice has the later value, as in any JSON object that people read.
     fn put(&mut self, field: &Field, value: impl Into<Value>) {
         self.0.insert(field.name().to_owned(), value.into());
     }

@@ -22,10 +22,13 @@ mod doctor;
 mod down;
 mod health;
 mod image;
+mod install;
 mod instance;
 mod keys;
 mod kubeconfig;
 mod logging;
+mod metrics;
+mod names;
 mod network;
 mod notify;
 mod processes;
@@ -35,6 +38,7 @@ mod rooms;
 mod signer;
 mod status;
 mod up;
+mod watchdog;
 
 use std::process::ExitCode;
 
@@ -71,7 +75,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::SupportBundle { instance, file } => bundle::run(&instance.data_dir, &file),
         Command::Doctor { instance } => doctor::run(&instance.data_dir),
         Command::Image { instance, command } => image::run(&instance.data_dir, command),
-        Command::Kubeconfig { instance } => kubeconfig::print(&instance.data_dir),
+        Command::Kubeconfig { instance, other } => kubeconfig::run(&instance.data_dir, &other),
+        Command::Install(flags) => install::install(&flags),
+        Command::Uninstall(flags) => install::uninstall(&flags),
         Command::Completion { shell } => completion(shell),
         Command::Version => say(&format!("monopod {} (Kubernetes {})", version(), up::KUBERNETES_VERSION)),
     }

@@ -8,6 +8,11 @@ pub(crate) fn ready() {
     send("READY=1");
 }
 
+/// It still does its work.
+pub(crate) fn alive() {
+    send("WATCHDOG=1");
+}
+
 /// The process is on its way out; its Pods stay.
 pub(crate) fn stopping() {
     send("STOPPING=1");

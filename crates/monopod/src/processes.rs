@@ -20,6 +20,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// A process that has ended and waits to be reaped does nothing any more: it is none.
     fn of(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name before it may have anything in it.
@@ -75,6 +76,7 @@ pub(crate) fn shims(data_dir: &Path) -> Vec<(PathBuf, Process)> {
     all().filter_map(shim).collect()
 }
 
+/// All processes of this PID namespace. What ends meanwhile is simply not found by those who look closer.
 fn all() -> impl Iterator<Item = u32> {
     let names = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
     names.filter_map(|entry| entry.file_name().to_str()?.parse().ok())

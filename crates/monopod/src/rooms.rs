@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 use wire::Handler;
 use wire::pki::ServingCertificate;
 
+use crate::names::{self, Names};
+
 /// The tasks of all rooms and the token that ends them.
 #[derive(Debug)]
 pub(crate) struct Rooms {
@@ -53,10 +55,11 @@ impl Rooms {
         });
     }
 
-    /// Renews a certificate in time until the token is cancelled.
-    pub(crate) fn keep_fresh(&mut self, certificate: Arc<ServingCertificate>) {
-        let shutdown = self.shutdown.clone();
-        self.run("certificates", async move { certificate.keep_fresh(shutdown).await });
+    /// Renews a certificate in time, and whenever the host has other addresses, until the token is cancelled.
+    pub(crate) fn keep_fresh(&mut self, certificate: Arc<ServingCertificate>, names: Names) {
+        let (shutdown, renewed) = (self.shutdown.clone(), certificate.clone());
+        self.run("addresses", names::follow(names, certificate, shutdown.clone()));
+        self.run("certificates", async move { renewed.keep_fresh(shutdown).await });
     }
 
     /// Waits until a room has ended that nobody told to, and names it: the others would go on as if it

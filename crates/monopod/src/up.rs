@@ -30,12 +30,13 @@ use tokio_util::sync::CancellationToken;
 use wire::Handler;
 use wire::pki::{Authority, ServingCertificate};
 
-use crate::config::Settings;
+use crate::config::{AuditSettings, Settings};
 use crate::health::Health;
 use crate::instance::{self, Ranges, Running, canonical, need_root};
+use crate::names::Names;
 use crate::network::Confirmed;
 use crate::rooms::{LocalNode, Rooms};
-use crate::{access, kubeconfig, logging, network, notify, pull, say};
+use crate::{access, kubeconfig, logging, metrics, network, notify, pull, say, watchdog};
 
 /// The version of Kubernetes whose API is served.
 pub(crate) const KUBERNETES_VERSION: &str = "v1.36.2";
@@ -87,7 +88,10 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     let server: Arc<dyn Handler> = server;
     let tls = ground.authority.server_config(ground.certificate.clone())?;
     rooms.serve("API", listener, tls.clone(), server.clone());
-    rooms.keep_fresh(ground.certificate.clone());
+    rooms.keep_fresh(ground.certificate.clone(), ground.names.clone());
+    if let Some(within) = watchdog::asked_for() {
+        rooms.run("watchdog", watchdog::run(server.clone(), within, shutdown.clone()));
+    }
     // Before it is said that the API answers: scripts wait for the line and read the file.
     write_kubeconfig(settings, &ground.authority, address)?;
     let kubeconfig = settings.kubeconfig.display();
@@ -191,6 +195,8 @@ struct Ground {
     ranges: Ranges,
     authority: Arc<Authority>,
     certificate: Arc<ServingCertificate>,
+    names: Names,
+    audit: Option<Arc<server::Audit>>,
 }
 
 impl Ground {
@@ -209,10 +215,17 @@ impl Ground {
         let listener = listen_beside(settings.listen, access::noted(&state), gateway(&ranges)).await?;
         access::note(&state, listener.local_addr()?)?;
         let authority = Arc::new(Authority::open(&data_dir.join("pki"), "kubernetes", Timestamp::now())?);
-        let names = certificate_names(settings, &ranges, listener.local_addr()?);
-        let certificate =
-            ServingCertificate::issue(authority.clone(), "kube-apiserver", names, Timestamp::now())?;
-        Ok((Ground { data_dir, _running: running, ranges, authority, certificate }, listener))
+        let names = Names {
+            node: settings.node_name.clone(),
+            more: settings.tls_san.clone(),
+            ranges: ranges.clone(),
+            listening: listener.local_addr()?,
+        };
+        let now = Timestamp::now();
+        let certificate = ServingCertificate::issue(authority.clone(), "kube-apiserver", names.now(), now)?;
+        let audit = settings.audit.as_ref().map(open_audit).transpose()?;
+        let ground = Ground { data_dir, _running: running, ranges, authority, certificate, names, audit };
+        Ok((ground, listener))
     }
 }
 
@@ -299,6 +312,7 @@ async fn open_runtime(settings: &Settings, data_dir: &Path, ranges: &Ranges) -> 
     Ok(runtime::Native::open(config).await?)
 }
 
+/// The same for a daemon and for those who take down what it has left: names in the kernel come from it.
 fn runtime_config(data_dir: &Path, ranges: &Ranges) -> Result<runtime::Config> {
     let mut config =
         runtime::Config::new(data_dir, instance::id(data_dir), ranges.node().to_string().parse()?);
@@ -416,28 +430,6 @@ fn gateway(ranges: &Ranges) -> std::net::IpAddr {
     ranges.pods.address(1).into()
 }
 
-fn certificate_names(settings: &Settings, ranges: &Ranges, listener: SocketAddr) -> Vec<String> {
-    let service = [
-        "kubernetes",
-        "kubernetes.default",
-        "kubernetes.default.svc",
-        "kubernetes.default.svc.cluster.local",
-    ];
-    let mut names: Vec<String> = service.into_iter().chain(["localhost"]).map(str::to_owned).collect();
-    names.extend([
-        settings.node_name.clone(),
-        "127.0.0.1".into(),
-        ranges.services.address(1).to_string(),
-        gateway(ranges).to_string(),
-    ]);
-    // What listens everywhere is reached by names that nobody can list here.
-    let listening = listener.ip();
-    if !listening.is_unspecified() && !listening.is_loopback() {
-        names.push(listening.to_string());
-    }
-    names
-}
-
 fn open_store(ground: &Ground) -> Result<Embedded> {
     let store = Embedded::open(&ground.data_dir.join("state"), server::stamp, History::default());
     store.map_err(|err| explain(err, &ground.data_dir))
@@ -459,9 +451,25 @@ async fn start_server(
         anonymous: true,
         nodes,
         limits: server::Limits::default(),
+        audit: ground.audit.clone(),
+        metrics: metrics_of(ground),
         checks: health.checks(),
     };
     server::Server::start(store, config).await.context("cannot start the API server")
+}
+
+/// Before anything is served: a request that nobody wrote down would be worse than a start that fails.
+fn open_audit(settings: &AuditSettings) -> Result<Arc<server::Audit>> {
+    let AuditSettings { path, policy, rotation } = settings;
+    let opened = server::Audit::open(path, policy.clone(), *rotation);
+    opened.map(Arc::new).with_context(|| format!("cannot write the audit log {}", path.display()))
+}
+
+/// Handed to the server, which knows neither files nor the other rooms.
+fn metrics_of(ground: &Ground) -> Arc<dyn Fn(&mut String) + Send + Sync> {
+    let (data_dir, serving) = (ground.data_dir.clone(), ground.certificate.clone());
+    let sources = metrics::Sources { data_dir, serving };
+    Arc::new(move |out| sources.write(out))
 }
 
 /// What can be done when the store does not open.

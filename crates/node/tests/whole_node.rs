@@ -105,6 +105,8 @@ impl Cluster {
             anonymous: false,
             nodes: Arc::new(NoNodes),
             limits: server::Limits::default(),
+            audit: None,
+            metrics: Arc::new(|_| {}),
             checks: Vec::new(),
         };
         let server = Server::start(Arc::new(store) as Arc<dyn Store>, config).await.unwrap();

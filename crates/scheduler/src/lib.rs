@@ -19,6 +19,7 @@
 
 mod affinity;
 mod chosen;
+mod counted;
 mod cycle;
 mod filter;
 mod hints;
@@ -40,6 +41,7 @@ mod terms;
 mod volumes;
 mod workloads;
 
+pub use counted::write_metrics;
 pub use cycle::Cluster;
 pub use filter::Reason;
 pub use node_info::{NodeInfo, PodInfo};

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::counted;
 use crate::hints::Relief;
 use crate::pending::Pending;
 use crate::request::requests_of;
@@ -329,7 +330,10 @@ impl Scheduler {
         let volumes = Volumes::of(name, namespace, pod.spec(), &self.listers);
         let alike = self.listers.workloads.alike(&pod);
         self.rotation = self.rotation.wrapping_add(1);
-        match place(&pod, &volumes, self.snapshot.cluster(alike.as_ref()), self.rotation) {
+        let began = Instant::now();
+        let placed = place(&pod, &volumes, self.snapshot.cluster(alike.as_ref()), self.rotation);
+        count(&placed, began.elapsed());
+        match placed {
             Placement::Node(index) => {
                 let node = self.snapshot.nodes[index].name().to_owned();
                 // Counted before the server knows, so that the next Pod sees it.
@@ -351,6 +355,7 @@ impl Scheduler {
     fn unschedulable(&mut self, pod: &Arc<PodInfo>, volumes: &Volumes, mut failure: Failure) {
         let mut nominated = None;
         if failure.nodes > 0 {
+            counted::PREEMPTIONS.at(&[]).inc();
             let budgets: Vec<Budget> =
                 self.listers.budgets.list().iter().filter_map(|budget| Budget::of(budget)).collect();
             match preempt(pod, volumes, self.snapshot.cluster(None), &budgets, &failure) {
@@ -461,6 +466,16 @@ fn is_ours(pod: &Pod) -> bool {
 
 fn names(pod: &Pod) -> (&str, &str) {
     (pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default())
+}
+
+fn count(placed: &Placement, took: Duration) {
+    let result = match placed {
+        Placement::Node(_) => "scheduled",
+        Placement::Unschedulable(_) => "unschedulable",
+    };
+    let labels = [result, counted::PROFILE];
+    counted::ATTEMPTS.at(&labels).inc();
+    counted::DURATION.observe(&labels, took);
 }
 
 fn uid_of(pod: &Pod) -> &str {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use wire::Handler;
 
+use crate::auth::audit::Audit;
 use crate::health::Check;
 use crate::inflight::Limits;
 
@@ -34,6 +35,10 @@ pub struct Config {
     pub nodes: Arc<dyn Nodes>,
     /// What clients may hold at once.
     pub limits: Limits,
+    /// Where it is written down who asked for what; `None`: nowhere.
+    pub audit: Option<Arc<Audit>>,
+    /// Writes what others of the process count, for `/metrics`, in the text format of Prometheus.
+    pub metrics: Arc<dyn Fn(&mut String) + Send + Sync>,
     /// What must hold for the server to be healthy, besides its own.
     pub checks: Vec<Check>,
 }

@@ -1,6 +1,5 @@
 //! Paths that are no resource: health, version, discovery, keys, metrics.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use api::discovery::{AGGREGATED, Document};
@@ -11,16 +10,15 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::json;
-use store::Range;
 use wire::Response;
 
 use crate::auth::{Attributes, User};
 use crate::health::{self, Check};
 use crate::negotiate::{self, Format};
-use crate::object;
 use crate::query::Query;
+use crate::requests;
 use crate::respond::{Dress, text};
-use crate::state::{State, store_failed};
+use crate::state::State;
 
 /// The version of Kubernetes this server speaks.
 const VERSION: (&str, &str, &str) = ("1", "36", "v1.36.2");
@@ -51,7 +49,7 @@ pub(crate) async fn answer(
     match *segments.as_slice() {
         [] => Ok(dress.raw(&paths(&state.registry.kinds(), &state.config.checks))),
         ["version"] => Ok(dress.raw(&version())),
-        ["metrics"] => metrics(state, dress).await,
+        ["metrics"] => Ok(metrics(state, dress).await),
         [".well-known", "openid-configuration"] => {
             Ok(dress.bytes(200, JSON, state.auth.openid_configuration().into()))
         }
@@ -206,25 +204,10 @@ fn openapi(
     response
 }
 
-/// A few numbers in the text format of Prometheus.
-async fn metrics(state: &State, dress: Dress) -> Result<Response, Status> {
-    let mut lines = String::from(
-        "# HELP apiserver_resource_objects Number of stored objects.\n# TYPE apiserver_resource_objects gauge\n",
-    );
-    let kinds = state.registry.kinds();
-    let stored = kinds.all().iter().filter(|one| one.is_stored() && one.is_storage());
-    for one in stored {
-        let range = Range { prefix: object::prefix(one, ""), limit: 1, ..Range::default() };
-        let page = state.store.range(range).await.map_err(store_failed)?;
-        let count = page.entries.len() + page.remaining;
-        let (group, plural) = (&*one.group, &*one.plural);
-        let _ =
-            writeln!(lines, "apiserver_resource_objects{{group=\"{group}\",resource=\"{plural}\"}} {count}");
-    }
-    let revision = state.store.revision();
-    let _ = writeln!(
-        lines,
-        "# HELP monopod_store_revision Revision of the last write.\n# TYPE monopod_store_revision counter\nmonopod_store_revision {revision}"
-    );
-    Ok(dress.bytes(200, "text/plain; version=0.0.4; charset=utf-8", lines.into()))
+/// All numbers of the process in the text format of Prometheus.
+async fn metrics(state: &State, dress: Dress) -> Response {
+    let mut lines = String::new();
+    requests::write(state, &mut lines).await;
+    (state.config.metrics)(&mut lines);
+    dress.bytes(200, "text/plain; version=0.0.4; charset=utf-8", lines.into())
 }

@@ -46,6 +46,7 @@ mod path;
 mod pieces;
 mod query;
 mod registry;
+mod requests;
 mod respond;
 mod server;
 mod service;
@@ -56,6 +57,7 @@ mod view;
 mod watch;
 mod write;
 
+pub use auth::audit::{Audit, Policy, PolicyError, Rotation};
 pub use config::{Config, Nodes};
 pub use health::Check;
 pub use inflight::Limits;

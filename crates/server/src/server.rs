@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use wire::websocket::Messages;
 use wire::{Body, Handler, Identity, Request, Response};
 
+use crate::auth::audit;
 use crate::auth::{Attributes, KeyError, User};
 use crate::call::{Call, read_body};
 use crate::config::Config;
@@ -28,7 +29,7 @@ use crate::respond::Dress;
 use crate::state::State;
 use crate::subresource::connect::{self, Stream};
 use crate::subresource::{self, binding, eviction, proxy, scale};
-use crate::{admission, bootstrap, delete, expiry, list, metrics, patch, socket, watch, write};
+use crate::{admission, bootstrap, delete, expiry, list, metrics, patch, requests, socket, watch, write};
 
 /// How long a request may take that is not a watch or a stream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -94,6 +95,24 @@ async fn handle(state: Arc<State>, request: Request) -> Response {
     };
     let route = path::parse(&parts.method, parts.uri.path(), watching);
     let class = if is_room || user.is_master() { None } else { class(&route, &parts) };
+    let watched = audit::Watched::begin(&state, &parts, &user, &route);
+    let counting = requests::Counting::begin(&state, &route, class);
+    let response = answer(state, (parts, body), query, user, (route, class), error).await;
+    counting.end(&response);
+    if let Some(watched) = watched {
+        watched.end(&response);
+    }
+    response
+}
+
+async fn answer(
+    state: Arc<State>,
+    (parts, body): (Parts, Body),
+    query: Query,
+    user: User,
+    (route, class): (Route, Option<Class>),
+    error: Dress,
+) -> Response {
     let answered = match class.map(|class| state.in_flight.admit(class, &user.name)).transpose() {
         Err(status) => Err(status),
         Ok(guest) => match route {

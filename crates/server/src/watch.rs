@@ -22,6 +22,7 @@ use crate::call::Call;
 use crate::list::{ListOptions, collect, reach};
 use crate::negotiate::{Format, Shape};
 use crate::object::{self, Selection};
+use crate::requests;
 use crate::view::{self, Include};
 
 /// How often a quiet watch is told how far it has come.
@@ -109,6 +110,8 @@ struct Running {
     bookmarks: Option<Interval>,
     until: Instant,
     ended: bool,
+    /// Counts it as long as it is here.
+    _counted: telemetry::Held,
 }
 
 /// Entries of the initial state that go into one chunk.
@@ -186,6 +189,7 @@ async fn begin(call: &Call, options: ListOptions) -> Result<Running, Status> {
         bookmarks,
         until: Instant::now() + lasts.min(Duration::from_secs(86_400 * 365)),
         ended: false,
+        _counted: requests::watching(&call.resource.group, &call.resource.version, &call.resource.plural),
     })
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::counted;
 use crate::disk::{Counters, Disk, Row, explain};
 use crate::health::Health;
 use crate::interface::{Durability, Entry, Error, Event, EventKind, Expect, Stamp};
@@ -216,7 +217,10 @@ impl Committer {
         // Told to the file ahead of time and seldom: it costs a frame.
         let near = self.revision + CEILING_STEP / 2 >= self.ceiling;
         let ceiling = if near { self.revision + CEILING_STEP } else { self.ceiling };
-        if let Err(err) = self.disk.commit(latest.values(), ceiling) {
+        let began = Instant::now();
+        let committed = self.disk.commit(latest.values(), ceiling);
+        counted::COMMIT.observe(&[], began.elapsed());
+        if let Err(err) = committed {
             let bytes = latest.values().map(|(_, entry)| entry.weight()).sum();
             return Err(self.failed(err, bytes));
         }
@@ -228,6 +232,7 @@ impl Committer {
 
     fn failed(&mut self, err: std::io::Error, bytes: usize) -> Error {
         let err = explain(err);
+        counted::FAILED.at(&[]).inc();
         if self.failed.is_none() {
             tracing::error!(%err, "the data directory takes no writes");
         }
@@ -293,6 +298,7 @@ impl Committer {
         let entries = self.memory.read().unwrap_or_else(PoisonError::into_inner).entries();
         let ceiling = self.revision + CEILING_STEP;
         self.disk.rewrite(&entries, Counters { revision: self.revision, ceiling })?;
+        counted::REWRITES.at(&[]).inc();
         self.ceiling = ceiling;
         self.lazy.clear();
         self.flush_at = None;

@@ -21,6 +21,7 @@
 //! Start reading at [`Store`]; the engine is [`Embedded`].
 
 mod committer;
+mod counted;
 mod disk;
 mod embedded;
 mod frame;
@@ -34,6 +35,7 @@ mod migrate;
 #[cfg(test)]
 mod tests;
 
+pub use counted::write_metrics;
 pub use embedded::{Embedded, OpenError};
 pub use frame::{Damage, HeaderError};
 pub use interface::{

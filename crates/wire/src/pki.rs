@@ -6,7 +6,8 @@
 //!                                    └─ certificates for keys of others
 //! ```
 //!
-//! The authority lives ten years, everything it signs one. A serving
+//! The authority lives ten years and is signed anew, with the same key, in its last: what it has signed stays
+//! good, and so does who trusts its former certificate. Everything it signs lives one year. A serving
 //! certificate is replaced in the running listener a month before it ends:
 //! open connections keep theirs, new ones see the new one.
 
@@ -40,6 +41,8 @@ pub use request::Order;
 pub const AUTHORITY_LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 365 * 10);
 /// How long a certificate that it signs is valid.
 pub const CERTIFICATE_LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 365);
+/// An authority with less than this left is signed anew when it is opened.
+pub const AUTHORITY_RENEW_BEFORE: SignedDuration = SignedDuration::from_hours(24 * 365);
 /// A certificate with less than this left is replaced.
 pub const RENEW_BEFORE: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// Clocks of clients may be behind by this much.
@@ -144,6 +147,15 @@ impl Authority {
         }
         let certificate_pem = fs::read_to_string(&certificate).map_err(file_error("read", &certificate))?;
         let key_pem = fs::read_to_string(&key).map_err(file_error("read", &key))?;
+        let (_, until) = validity(&certificate_pem)?;
+        if now.duration_until(until) > AUTHORITY_RENEW_BEFORE {
+            return Self::from_pem(certificate_pem, &key_pem);
+        }
+        // By the same key and of the same name: certificates that it has signed are good under the new one, and
+        // those who trust the old one go on until that ends.
+        let certificate_pem = sign_authority(name, &parse_key("ca.key", &key_pem)?, now)?;
+        write_private(&certificate, certificate_pem.as_bytes())?;
+        tracing::warn!(%until, "the certificate of the authority was signed anew: hand out new kubeconfigs");
         Self::from_pem(certificate_pem, &key_pem)
     }
 
@@ -171,28 +183,39 @@ impl Authority {
     pub fn issue_server(&self, common_name: &str, names: &[String], now: Timestamp) -> Result<Issued, Error> {
         let mut params = CertificateParams::new(names.to_vec()).map_err(issue_error(common_name))?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.sign(params, common_name, &[], now)
+        self.sign(params, (common_name, &[]), CERTIFICATE_LIFETIME, now)
     }
 
     /// A certificate by which a client proves that it is `user` in `groups`,
     /// of which there are two at most.
     pub fn issue_client(&self, user: &str, groups: &[String], now: Timestamp) -> Result<Issued, Error> {
+        self.issue_client_for(user, groups, CERTIFICATE_LIFETIME, now)
+    }
+
+    /// The same for so long.
+    pub fn issue_client_for(
+        &self,
+        user: &str,
+        groups: &[String],
+        lifetime: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Issued, Error> {
         if groups.len() > 2 {
             return Err(Error::Groups(groups.len()));
         }
         let mut params = CertificateParams::default();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(params, user, groups, now)
+        self.sign(params, (user, groups), lifetime, now)
     }
 
     fn sign(
         &self,
         mut params: CertificateParams,
-        subject: &str,
-        groups: &[String],
+        (subject, groups): (&str, &[String]),
+        lifetime: SignedDuration,
         now: Timestamp,
     ) -> Result<Issued, Error> {
-        let not_after = now.saturating_add(CERTIFICATE_LIFETIME).unwrap_or(now);
+        let not_after = now.saturating_add(lifetime).unwrap_or(now);
         let key = KeyPair::generate().map_err(issue_error(subject))?;
         params.distinguished_name = distinguished_name(subject, groups);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
@@ -231,7 +254,7 @@ impl Authority {
 pub struct ServingCertificate {
     authority: Arc<Authority>,
     common_name: String,
-    names: Vec<String>,
+    names: RwLock<Vec<String>>,
     current: RwLock<Current>,
 }
 
@@ -256,6 +279,7 @@ impl ServingCertificate {
         now: Timestamp,
     ) -> Result<Arc<Self>, Error> {
         let current = RwLock::new(issue_current(&authority, common_name, &names, now)?);
+        let names = RwLock::new(names);
         Ok(Arc::new(Self { authority, common_name: common_name.into(), names, current }))
     }
 
@@ -264,9 +288,26 @@ impl ServingCertificate {
         if now.duration_until(self.not_after()) > RENEW_BEFORE {
             return Ok(false);
         }
-        let next = issue_current(&self.authority, &self.common_name, &self.names, now)?;
+        self.reissue(now).map(|()| true)
+    }
+
+    /// Replaces the certificate when the server has other names by now; says whether it did.
+    pub fn rename(&self, names: Vec<String>, now: Timestamp) -> Result<bool, Error> {
+        {
+            let mut current = self.names.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+            if *current == names {
+                return Ok(false);
+            }
+            *current = names;
+        }
+        self.reissue(now).map(|()| true)
+    }
+
+    fn reissue(&self, now: Timestamp) -> Result<(), Error> {
+        let names = self.names.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let next = issue_current(&self.authority, &self.common_name, &names, now)?;
         *self.current.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = next;
-        Ok(true)
+        Ok(())
     }
 
     /// The end of the current certificate.
@@ -448,5 +489,42 @@ mod tests {
         let late = now() + SignedDuration::from_hours(24 * 340);
         assert!(serving.renew_if_due(late).unwrap());
         assert_eq!(serving.not_after(), late + CERTIFICATE_LIFETIME);
+    }
+
+    #[test]
+    fn an_authority_in_its_last_year_is_signed_anew_and_what_it_signed_stays_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Authority::open(dir.path(), "monopod-ca", now()).unwrap();
+        let before = first.issue_client("ann", &[], now()).unwrap();
+        let late = now() + SignedDuration::from_hours(24 * 365 * 9 + 24);
+        let second = Authority::open(dir.path(), "monopod-ca", late).unwrap();
+        assert_ne!(first.certificate_pem(), second.certificate_pem());
+        assert_eq!(validity(second.certificate_pem()).unwrap().1, late + AUTHORITY_LIFETIME);
+        let signed = |issued: &Issued, authority: &Authority| {
+            let der = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap();
+            let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+            let (_, issuer) = X509Certificate::from_der(&authority.certificate_der).unwrap();
+            certificate.issuer() == issuer.subject()
+                && certificate.verify_signature(Some(issuer.public_key())).is_ok()
+        };
+        assert!(signed(&before, &second), "what was handed out before");
+        let after = second.issue_client("bob", &[], late).unwrap();
+        assert!(signed(&after, &first), "for who trusts the former certificate");
+        let again = Authority::open(dir.path(), "monopod-ca", late).unwrap();
+        assert_eq!(again.certificate_pem(), second.certificate_pem(), "once");
+    }
+
+    #[test]
+    fn a_certificate_gets_the_names_that_a_server_has_by_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Arc::new(Authority::open(dir.path(), "monopod-ca", now()).unwrap());
+        let serving =
+            ServingCertificate::issue(authority, "server", vec!["localhost".into()], now()).unwrap();
+        assert!(!serving.rename(vec!["localhost".into()], now()).unwrap());
+        assert!(serving.rename(vec!["localhost".into(), "192.0.2.7".into()], now()).unwrap());
+        let current = serving.current.read().unwrap();
+        let (_, certificate) = X509Certificate::from_der(&current.key.cert[0]).unwrap();
+        let names = certificate.subject_alternative_name().unwrap().unwrap().value.general_names.len();
+        assert_eq!(names, 2);
     }
 }

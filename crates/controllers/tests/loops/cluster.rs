@@ -62,6 +62,8 @@ impl Cluster {
             anonymous: true,
             nodes: Arc::new(NoNodes),
             limits: server::Limits::default(),
+            audit: None,
+            metrics: Arc::new(|_| {}),
             checks: Vec::new(),
         };
         let store = Arc::new(store);

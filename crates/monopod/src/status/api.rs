@@ -30,6 +30,8 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// What `/readyz` says as a line. The reasons are withheld there, as upstream withholds them; the checks of
+    /// the host and the node's own condition have them.
     pub(super) fn check(&self) -> Check {
         if self.failing.is_empty() {
             return Check::well("API", "ready");
@@ -65,6 +67,7 @@ pub(super) fn ask(data_dir: &Path) -> Result<Answer, String> {
     asked().map_err(|err| format!("{err:#}"))
 }
 
+/// The checks that fail, by name. No answer at all is an error, and told as such.
 async fn failing(client: &Client) -> Result<Vec<String>> {
     match client.raw(http::Method::GET, "/readyz?verbose", "", Bytes::new()).await {
         Ok(_) => Ok(Vec::new()),

@@ -42,6 +42,7 @@ pub(super) fn look(data_dir: &Path, daemon: Option<&Process>, answers: bool) -> 
     checks
 }
 
+/// Whether anything can be written. First of all, since most of what else goes wrong follows from it.
 fn disk(data_dir: &Path) -> Check {
     const NAME: &str = "disk";
     let place = data_dir.display();
@@ -104,6 +105,7 @@ fn store(state: &Path, answers: bool) -> Check {
     }
 }
 
+/// A damaged file keeps the next start from beginning; it is better known before that.
 fn ranges(state: &Path) -> Check {
     match instance::ranges(state) {
         Ok(Some(ranges)) => {
@@ -132,6 +134,8 @@ fn clock(state: &Path, now: Timestamp) -> Check {
     }
 }
 
+/// The authority, its key, and the administrator's file: those that nobody renews while the daemon is off.
+/// The API's own certificate is never on disk, and is made anew at each start.
 fn certificates(data_dir: &Path, now: Timestamp) -> Vec<Check> {
     let mut checks = Vec::new();
     let file = data_dir.join("pki/ca.crt");
@@ -158,6 +162,7 @@ fn certificates(data_dir: &Path, now: Timestamp) -> Vec<Check> {
     checks
 }
 
+/// From when until when a certificate is valid, or why that cannot be told.
 fn validity(pem: &str) -> Result<(Timestamp, Timestamp), String> {
     wire::pki::validity(pem).map_err(|err| err.to_string())
 }
@@ -194,6 +199,7 @@ fn certificate(
     Check::well(name, found)
 }
 
+/// Each connection and each shim takes some. Nothing to say of a daemon that ends just now.
 fn descriptors(daemon: &Process) -> Option<Check> {
     let (open, most) = processes::descriptors(daemon.pid)?;
     let found = format!("{open} of {most}");
@@ -224,6 +230,7 @@ fn network(data_dir: &Path) -> Check {
     }
 }
 
+/// The tables that lead to Pods. What is in them the daemon compares; that they are there anybody can see.
 fn tables(data_dir: &Path) -> Check {
     const NAME: &str = "tables";
     let listed = match sys::command::run("nft", &["list", "tables"], b"") {
@@ -248,6 +255,7 @@ fn tables(data_dir: &Path) -> Check {
 /// Each sandbox that should have a shim, and the shim.
 type Shims = Vec<(Recorded, Option<Process>)>;
 
+/// The sandboxes that were not taken down, by their records, each with the process that the kernel has for it.
 fn shims(data_dir: &Path) -> Shims {
     let mut running: HashMap<PathBuf, Process> = processes::shims(data_dir).into_iter().collect();
     let of = |one: Recorded| {
@@ -257,6 +265,8 @@ fn shims(data_dir: &Path) -> Shims {
     runtime::recorded(data_dir).into_iter().filter_map(of).collect()
 }
 
+/// A Pod without its shim does not run, whatever its record says; one whose shim is held cannot be stopped,
+/// and its logs stand still.
 fn shims_check(shims: &Shims) -> Check {
     const NAME: &str = "shims";
     let mut wrong = Vec::new();
@@ -285,6 +295,7 @@ pub(super) fn pods(data_dir: &Path) -> Vec<Line> {
     running.map(line).collect()
 }
 
+/// How many images are here; none where the index cannot be read.
 pub(super) fn images(data_dir: &Path) -> usize {
     // From the file: it is known whether the daemon runs or not.
     let index = fs::read(data_dir.join("images/index.json")).unwrap_or_default();

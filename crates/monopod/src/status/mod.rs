@@ -60,10 +60,12 @@ struct Check {
 }
 
 impl Check {
+    /// It is as it should be.
     fn well(name: &'static str, found: impl Into<String>) -> Self {
         Check { name, found: found.into(), problem: None }
     }
 
+    /// It is not; `problem` is a sentence with what to do, for it stands alone in the list of problems.
     fn wrong(name: &'static str, found: impl Into<String>, problem: impl Into<String>) -> Self {
         Check { name, found: found.into(), problem: Some(problem.into()) }
     }
@@ -143,6 +145,8 @@ fn settled(data_dir: &Path, daemon: Option<&Process>, answers: bool) -> Vec<Chec
     checks
 }
 
+/// Whether the daemon is there at all. One that is held by a signal or a debugger looks alive to whoever
+/// counts processes, and answers nobody.
 fn daemon_check(daemon: Option<&Process>) -> Check {
     const NAME: &str = "daemon";
     let Some(daemon) = daemon else {
@@ -172,6 +176,7 @@ fn silent(daemon: Option<&Process>, why: &str) -> Check {
     )
 }
 
+/// The same for people: what was looked at first, what is wrong last, where eyes end up.
 fn screen(status: &Status) -> String {
     let mut lines = vec![format!("data directory  {} (instance {})", status.data_dir, status.instance)];
     lines.extend(status.server.iter().map(|server| format!("address         {server}")));

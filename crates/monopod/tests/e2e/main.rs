@@ -30,6 +30,7 @@ mod hostile_clients;
 mod hostile_volumes;
 mod image_volumes;
 mod images;
+mod installing;
 mod jobs;
 mod limits;
 mod network;

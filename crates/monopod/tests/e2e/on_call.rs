@@ -234,3 +234,44 @@ fn what_others_take_from_the_network_comes_back_and_is_told() {
     let status = status(&instance);
     assert_eq!(status["problems"], Value::Array(Vec::new()), "{status}");
 }
+
+#[test]
+fn the_audit_log_says_who_did_what_and_in_whose_name() {
+    let dir = crate::harness::data_directory();
+    let (log, policy) = (dir.path().join("audit.log"), dir.path().join("policy.yaml"));
+    let rules = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n\
+        - {level: None, verbs: [get, list, watch]}\n\
+        - {level: Metadata, resources: [{group: \"\", resources: [configmaps]}]}\n";
+    std::fs::write(&policy, rules).expect("written");
+    let [log, policy] = [log, policy].map(|path| path.display().to_string());
+    let flags = ["--listen", "127.0.0.1:0", "--audit-log-path", &log, "--audit-policy-file", &policy];
+    let instance = Instance::start_in(dir, &[], &flags);
+    let words = [
+        "create",
+        "configmap",
+        "noted",
+        "--from-literal=k=hidden-content",
+        "--as=ann",
+        "--as-group=system:masters",
+    ];
+    instance.kubectl(&words).ok();
+    instance.kubectl(&["get", "configmap", "noted"]).ok();
+    let line: Value = instance.eventually("the line", || {
+        let text = std::fs::read_to_string(&log).expect("a log");
+        assert!(!text.contains("hidden-content") && !text.contains("\"verb\":\"get\""), "{text}");
+        let line = text.lines().find(|line| line.contains("\"noted\"") || line.contains("\"ann\""));
+        line.and_then(|line| serde_json::from_str(line).ok()).ok_or(text)
+    });
+    assert_eq!(
+        (&line["verb"], &line["user"]["username"]),
+        (&"create".into(), &"kubernetes-admin".into()),
+        "{line}"
+    );
+    assert_eq!(line["impersonatedUser"]["username"], "ann", "{line}");
+    assert_eq!(line["objectRef"]["resource"], "configmaps", "{line}");
+    assert_eq!(
+        (&line["responseStatus"]["code"], &line["stage"]),
+        (&201.into(), &"ResponseComplete".into()),
+        "{line}"
+    );
+}

@@ -116,3 +116,40 @@ fn an_autoscaler_adds_replicas_to_what_is_busy() {
         assert!(described.contains(words), "{words} is not in\n{described}");
     }
 }
+
+/// Names of metrics in an expression: words with a `_` or known to be of Prometheus itself are told from labels
+/// by what follows.
+fn metrics_in(text: &str) -> std::collections::BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let ours = ["apiserver_", "monopod_", "process_", "workqueue_", "scheduler_"];
+    words.filter(|word| ours.iter().any(|start| word.starts_with(start))).map(str::to_owned).collect()
+}
+
+#[test]
+fn what_the_alerts_and_the_dashboard_ask_for_is_measured() {
+    let instance = Instance::start(&["busybox.tar"]);
+    instance.kubectl(&["run", "web", "--image=busybox:1.36", "--", "sleep", "3600"]).ok();
+    instance.wait("condition=Ready", "pod/web");
+    let there = instance.kubectl(&["get", "--raw", "/metrics"]).ok();
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    for file in ["alerts.yaml", "dashboard.json"] {
+        let text = std::fs::read_to_string(docs.join(file)).expect("a file");
+        let asked = metrics_in(&text);
+        assert!(asked.len() > 5, "{file}: {asked:?}");
+        for name in asked {
+            let found = there
+                .lines()
+                .any(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name} ")));
+            // Nothing has failed yet, so there is no number; that it would be counted its head says.
+            let counted = there.contains(&format!("# TYPE {name} "));
+            assert!(found || counted, "{file} asks for {name}, which is not among\n{there}");
+        }
+    }
+    let started =
+        there.lines().find(|line| line.starts_with("scheduler_schedule_attempts_total{result=\"scheduled\""));
+    assert!(started.is_some_and(|line| !line.ends_with(" 0")), "{there}");
+    let created = there.lines().find(|line| {
+        line.starts_with("apiserver_request_total{verb=\"POST\",group=\"\",version=\"v1\",resource=\"pods\"")
+    });
+    assert!(created.is_some_and(|line| line.contains("code=\"201\"")), "{there}");
+}

@@ -104,18 +104,13 @@ impl ImageStore {
         // Layers hold set-user-id programs of unknown origin: nobody but root may walk in.
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         fs::set_permissions(&root, private).map_err(ImageError::io("protect", &root))?;
-        let store = Self::at(root);
-        store.sweep()?;
-        Ok(store)
+        let store = Self::look(data_dir);
+        store.sweep().map(|()| store)
     }
 
     /// For those who only look, also on a disk that cannot be written: nothing is made.
     pub fn look(data_dir: &Path) -> Self {
-        Self::at(data_dir.join("images"))
-    }
-
-    fn at(root: PathBuf) -> Self {
-        let (platform, limits) = (Platform::host(), Limits::default());
+        let (root, platform, limits) = (data_dir.join("images"), Platform::host(), Limits::default());
         ImageStore { root, platform, limits, cache: Mutex::new(None) }
     }
 

@@ -15,6 +15,13 @@ use super::{Auth, User, bootstrap_token};
 /// Browsers cannot set headers on a WebSocket: they offer the token as a subprotocol.
 const WEBSOCKET_BEARER: &str = "base64url.bearer.authorization.k8s.io.";
 
+/// Asks to be taken for another.
+const IMPERSONATE_USER: &str = "impersonate-user";
+
+/// Who a request comes from that speaks for another, in the request's extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct Impersonator(pub(crate) User);
+
 impl Auth {
     /// The user of the request, impersonation included. The credentials are taken out of
     /// the headers, so that nobody who is handed the request later can use them.
@@ -27,6 +34,10 @@ impl Auth {
             }
             None => self.by_headers(&mut parts.headers, now)?,
         };
+        if parts.headers.contains_key(IMPERSONATE_USER) {
+            // Who it really is must be known to those who write down what was done.
+            parts.extensions.insert(Impersonator(user.clone()));
+        }
         self.impersonate(user, &mut parts.headers)
     }
 

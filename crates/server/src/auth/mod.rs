@@ -12,6 +12,7 @@
 //!
 //! Nothing here reads a clock or does I/O: the store answers from memory. Start reading at [`Auth`].
 
+pub mod audit;
 mod authenticate;
 mod bootstrap_token;
 mod escalate;
@@ -35,6 +36,7 @@ use store::Store;
 use crate::lookup::Lookup;
 use crate::materialized::Materialized;
 
+pub(crate) use authenticate::Impersonator;
 pub use token::{KeyError, TokenKey};
 pub use user::User;
 

@@ -84,6 +84,8 @@ impl Cluster {
             anonymous: true,
             nodes,
             limits,
+            audit: None,
+            metrics: Arc::new(|_| {}),
             checks: Vec::new(),
         };
         let server = Server::start(front(Arc::clone(&store)), config).await.expect("starts");
