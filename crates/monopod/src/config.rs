@@ -5,11 +5,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use node::eviction::ImageCollection;
+use node::eviction::threshold::Eviction;
 use serde::Deserialize;
 
 use crate::cli::DEFAULT_DATA_DIR;
 use crate::instance::Cidr;
 use crate::logging::Format;
+
+mod pressure;
+
+use pressure::Pairs;
 
 /// As many as a kubelet takes.
 pub(crate) const MAX_PODS: u32 = 110;
@@ -72,6 +78,34 @@ pub(crate) struct UpFlags {
     /// How many renamed files are kept [default: 5]
     #[arg(long, value_name = "NUMBER")]
     audit_log_maxbackup: Option<u32>,
+    /// Evict Pods at once with less than this, as memory.available<100Mi,nodefs.available<10%; replaces the
+    /// kubelet's defaults
+    #[arg(long, value_name = "SIGNAL<VALUE,…>")]
+    eviction_hard: Option<Pairs<'<'>>,
+    /// Evict Pods with less than this for a while
+    #[arg(long, value_name = "SIGNAL<VALUE,…>")]
+    eviction_soft: Option<Pairs<'<'>>,
+    /// How long a soft threshold may be crossed: memory.available=1m30s
+    #[arg(long, value_name = "SIGNAL=DURATION,…")]
+    eviction_soft_grace_period: Option<Pairs<'='>>,
+    /// How much more is to be free when something had to be reclaimed: imagefs.available=2Gi
+    #[arg(long, value_name = "SIGNAL=VALUE,…")]
+    eviction_minimum_reclaim: Option<Pairs<'='>>,
+    /// How long a pressure of the node outlasts its cause [default: 5m0s]
+    #[arg(long, value_name = "DURATION")]
+    eviction_pressure_transition_period: Option<String>,
+    /// Seconds that a Pod is granted at most at a soft threshold [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    eviction_max_pod_grace_period: Option<i64>,
+    /// Remove unused images when their disk is so full, in percent [default: 85]
+    #[arg(long, value_name = "PERCENT")]
+    image_gc_high_threshold: Option<u8>,
+    /// Until it is so full [default: 80]
+    #[arg(long, value_name = "PERCENT")]
+    image_gc_low_threshold: Option<u8>,
+    /// No unused image that came later than this long ago [default: 2m0s]
+    #[arg(long, value_name = "DURATION")]
+    minimum_image_ttl_duration: Option<String>,
     /// How much to log: error, warn, info, debug, trace
     #[arg(long)]
     log_level: Option<tracing_level::Level>,
@@ -97,6 +131,8 @@ pub(crate) struct Settings {
     pub(crate) registry_mirrors: Vec<(String, String)>,
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) audit: Option<AuditSettings>,
+    pub(crate) eviction: Eviction,
+    pub(crate) images: ImageCollection,
     pub(crate) log_level: tracing::Level,
     pub(crate) log_format: Format,
 }
@@ -139,6 +175,7 @@ impl Settings {
             bail!("--store {store}: only the embedded store is supported");
         }
         let audit = AuditSettings::of(&merged)?;
+        let (eviction, images) = (merged.eviction()?, merged.images()?);
         let data_dir = absolute(merged.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
         // A host's name may have capitals, a Node's may not.
         let node_name = merged.node_name.map_or_else(host_name, Ok)?.to_lowercase();
@@ -149,6 +186,8 @@ impl Settings {
         merged.tls_san.iter().try_for_each(|name| crate::names::check(name))?;
         Ok(Settings {
             tls_san: merged.tls_san,
+            eviction,
+            images,
             listen: merged.listen,
             kubeconfig: merged.kubeconfig.map_or_else(|| Ok(data_dir.join("kubeconfig")), absolute)?,
             node_name,
@@ -211,6 +250,19 @@ fn merge(flags: UpFlags, file: UpFlags) -> UpFlags {
         audit_policy_file: flags.audit_policy_file.or(file.audit_policy_file),
         audit_log_maxsize: flags.audit_log_maxsize.or(file.audit_log_maxsize),
         audit_log_maxbackup: flags.audit_log_maxbackup.or(file.audit_log_maxbackup),
+        eviction_hard: flags.eviction_hard.or(file.eviction_hard),
+        eviction_soft: flags.eviction_soft.or(file.eviction_soft),
+        eviction_soft_grace_period: flags.eviction_soft_grace_period.or(file.eviction_soft_grace_period),
+        eviction_minimum_reclaim: flags.eviction_minimum_reclaim.or(file.eviction_minimum_reclaim),
+        eviction_pressure_transition_period: flags
+            .eviction_pressure_transition_period
+            .or(file.eviction_pressure_transition_period),
+        eviction_max_pod_grace_period: flags
+            .eviction_max_pod_grace_period
+            .or(file.eviction_max_pod_grace_period),
+        image_gc_high_threshold: flags.image_gc_high_threshold.or(file.image_gc_high_threshold),
+        image_gc_low_threshold: flags.image_gc_low_threshold.or(file.image_gc_low_threshold),
+        minimum_image_ttl_duration: flags.minimum_image_ttl_duration.or(file.minimum_image_ttl_duration),
         log_level: flags.log_level.or(file.log_level),
         log_format: flags.log_format.or(file.log_format),
     }

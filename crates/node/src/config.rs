@@ -9,6 +9,9 @@ use client::Pulse;
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::eviction::ImageCollection;
+use crate::eviction::threshold::Eviction;
+
 /// Settings of a node.
 #[derive(Clone)]
 pub struct Config {
@@ -38,9 +41,12 @@ pub struct Config {
     pub cluster_domain: String,
     /// Where containers find the API server: the `kubernetes` Service, or the address itself.
     pub api_server: SocketAddr,
-    /// With less available memory than this, in bytes, Pods are evicted (upstream's hard threshold
-    /// `memory.available`).
-    pub memory_threshold: u64,
+    /// `<data-dir>/images`: where the images are, as far as their file system matters.
+    pub images_directory: PathBuf,
+    /// When Pods are evicted.
+    pub eviction: Eviction,
+    /// When images that nobody uses are removed.
+    pub images: ImageCollection,
     /// Pods at most.
     pub max_pods: u32,
     /// Extra sysctls Pods may set; a trailing `*` matches a prefix.

@@ -18,6 +18,7 @@ const SCTP_LISTENING: &str = "10";
 pub(crate) fn look(config: &Config, with_listeners: bool) -> Host {
     let says_yes = |path: &str| fs::read_to_string(path).is_ok_and(|text| text.starts_with('Y'));
     Host {
+        pressures: Default::default(),
         allowed_sysctls: config.allowed_sysctls.clone(),
         apparmor: says_yes("/sys/module/apparmor/parameters/enabled"),
         selinux: fs::exists("/sys/fs/selinux/enforce").unwrap_or(false),

@@ -22,7 +22,7 @@ mod clock;
 mod config;
 pub mod container;
 mod credentials;
-mod eviction;
+pub mod eviction;
 mod hooks;
 mod host;
 mod kubelet;
@@ -40,4 +40,3 @@ mod worker;
 
 pub use config::{Config, ConfirmEndpoints, ConfirmPolicies, NotReady, Pulses};
 pub use node::Node;
-pub use object::MEMORY_THRESHOLD;

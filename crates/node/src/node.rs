@@ -77,8 +77,11 @@ impl Node {
             cluster: config.cluster_dns,
             domain: config.cluster_domain.clone(),
         };
+        let (watch, pressures) = eviction::Watch::begin(&config);
         let shared = Arc::new(Shared {
-            own_node: object::build(&config, Timestamp::now()),
+            own_node: object::build(&config, &pressures, Timestamp::now()),
+            pressures: Mutex::new(pressures),
+            pressed: Notify::new(),
             workers: Mutex::default(),
             freed: Notify::new(),
             probes: Counts::default(),
@@ -97,7 +100,8 @@ impl Node {
         let until = |task| until_shutdown(shutdown.clone(), task);
         tasks.spawn(until(Box::pin(object::keep_node(Arc::clone(&shared), announce))));
         tasks.spawn(until(Box::pin(object::keep_lease(Arc::clone(&shared), ready.clone()))));
-        tasks.spawn(until(Box::pin(eviction::keep(Arc::clone(&shared)))));
+        tasks.spawn(until(Box::pin(eviction::keep(Arc::clone(&shared), watch))));
+        tasks.spawn(until(Box::pin(eviction::collect_for_ever(Arc::clone(&shared)))));
         let dispatcher = Dispatcher::new(Arc::clone(&shared), pods);
         tasks.spawn(until(Box::pin(dispatcher.run())));
         Self { shared, ready, shutdown, tasks }
@@ -422,7 +426,15 @@ impl Dispatcher {
         let _ = outbox.send(Message::Event(first)).await;
         let allocated = Arc::clone(&state.pod);
         let inbox_of = outbox.clone();
-        let worker = Worker { inbox: inbox_of, pod, allocated, wish: None, terminated: false, sandbox: None };
+        let worker = Worker {
+            inbox: inbox_of,
+            pod,
+            allocated,
+            wish: None,
+            terminated: false,
+            cleared: false,
+            sandbox: None,
+        };
         self.shared.workers().insert(uid.into(), worker);
         let worker = PodWorker::new(Arc::clone(&self.shared), state, (outbox, inbox));
         let task = self.workers.spawn(worker.run(pause));
@@ -434,7 +446,8 @@ impl Dispatcher {
         let others: Vec<&Pod> =
             workers.values().filter(|worker| worker.takes_room()).map(|worker| &*worker.allocated).collect();
         // Who listens on the host is read only for a Pod that wants ports of it: quick enough to do here.
-        let host = host::look(&self.shared.config, admit::wants_ports(pod));
+        let mut host = host::look(&self.shared.config, admit::wants_ports(pod));
+        host.pressures = self.shared.pressures();
         admit::admit(pod, node, &others, &host)
     }
 

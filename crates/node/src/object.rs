@@ -1,6 +1,6 @@
 //! The Node object and its Lease: what the cluster knows of this machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,8 +16,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::Config;
+use crate::eviction::observe;
+use crate::eviction::threshold::{Eviction, Pressure, Signal};
 use crate::shared::Shared;
-use crate::{Config, host};
 
 /// How often the node looks at itself.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -32,13 +34,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Images named in the status, and names of each.
 const IMAGES_MAX: usize = 50;
 const IMAGE_NAMES_MAX: usize = 5;
-/// Less available memory than this is pressure (upstream's hard eviction threshold).
-pub const MEMORY_THRESHOLD: u64 = 100 << 20;
-/// Less free disk than this share is pressure.
-const DISK_FREE_MIN: f64 = 0.10;
 
 /// The Node as this machine and its configuration make it.
-pub(crate) fn build(config: &Config, now: Timestamp) -> core::Node {
+pub(crate) fn build(config: &Config, pressures: &BTreeSet<Pressure>, now: Timestamp) -> core::Node {
     let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let mut labels: BTreeMap<String, String> = [
         // The first two are deprecated, and old manifests still select by them.
@@ -72,11 +70,11 @@ pub(crate) fn build(config: &Config, now: Timestamp) -> core::Node {
             taints: (!taints.is_empty()).then_some(taints),
             ..core::NodeSpec::default()
         }),
-        status: Some(status(config, arch, now)),
+        status: Some(status(config, arch, pressures, now)),
     }
 }
 
-fn status(config: &Config, arch: &str, now: Timestamp) -> core::NodeStatus {
+fn status(config: &Config, arch: &str, pressures: &BTreeSet<Pressure>, now: Timestamp) -> core::NodeStatus {
     let mut addresses: Vec<core::NodeAddress> = Vec::new();
     let address = |type_: &str, address: String| core::NodeAddress { type_: type_.into(), address };
     addresses.extend(config.node_ips.iter().map(|ip| address("InternalIP", ip.to_string())));
@@ -84,9 +82,9 @@ fn status(config: &Config, arch: &str, now: Timestamp) -> core::NodeStatus {
     let capacity = capacity(config);
     core::NodeStatus {
         addresses: Some(addresses),
-        allocatable: Some(allocatable(&capacity)),
+        allocatable: Some(allocatable(&config.eviction, &capacity)),
         capacity: Some(capacity),
-        conditions: Some(conditions(config, &[], &[], now)),
+        conditions: Some(conditions(pressures, &[], &[], now)),
         daemon_endpoints: Some(core::NodeDaemonEndpoints {
             kubelet_endpoint: Some(core::DaemonEndpoint { port: i32::from(config.kubelet_port) }),
         }),
@@ -102,7 +100,7 @@ fn capacity(config: &Config) -> BTreeMap<String, Quantity> {
         ("cpu".to_string(), Quantity(cpus.to_string())),
         ("memory".to_string(), Quantity(format!("{}Ki", meminfo("MemTotal:") / 1024))),
         ("pods".to_string(), Quantity(config.max_pods.to_string())),
-        ("ephemeral-storage".to_string(), Quantity(format!("{}Ki", disk(config).0 / 1024))),
+        ("ephemeral-storage".to_string(), Quantity(format!("{}Ki", disk_size(config) / 1024))),
     ]);
     for (directory, name) in [("hugepages-2048kB", "hugepages-2Mi"), ("hugepages-1048576kB", "hugepages-1Gi")]
     {
@@ -118,16 +116,18 @@ fn capacity(config: &Config) -> BTreeMap<String, Quantity> {
 }
 
 /// Capacity without what the eviction thresholds keep free.
-fn allocatable(capacity: &BTreeMap<String, Quantity>) -> BTreeMap<String, Quantity> {
+fn allocatable(eviction: &Eviction, capacity: &BTreeMap<String, Quantity>) -> BTreeMap<String, Quantity> {
     let mut list = capacity.clone();
     let kibibytes =
         |name: &str| capacity.get(name).and_then(|amount| amount.0.strip_suffix("Ki")?.parse::<u64>().ok());
     if let Some(memory) = kibibytes("memory") {
-        let left = memory.saturating_sub(MEMORY_THRESHOLD / 1024);
+        let kept = eviction.kept_free(Signal::MemoryAvailable, memory * 1024);
+        let left = memory.saturating_sub(kept.div_ceil(1024));
         list.insert("memory".into(), Quantity(format!("{left}Ki")));
     }
     if let Some(disk) = kibibytes("ephemeral-storage") {
-        list.insert("ephemeral-storage".into(), Quantity((disk * 1024 / 10 * 9).to_string()));
+        let kept = eviction.kept_free(Signal::NodeFsAvailable, disk * 1024);
+        list.insert("ephemeral-storage".into(), Quantity((disk * 1024).saturating_sub(kept).to_string()));
     }
     list
 }
@@ -140,13 +140,9 @@ fn meminfo(name: &str) -> u64 {
         .map_or(0, |kibibytes| kibibytes * 1024)
 }
 
-/// Size and free bytes of the file system of the Pods' directories.
-fn disk(config: &Config) -> (u64, u64) {
-    // Before the first Pod its directory may not be there, but what it will be on is.
-    let existing = config.pods_directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    rustix::fs::statvfs(existing)
-        // `f_bavail`: what root alone may still write is no room for Pods.
-        .map_or((0, 0), |stat| (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
+/// Size of the file system of the Pods' directories.
+fn disk_size(config: &Config) -> u64 {
+    observe::file_system(&config.pods_directory).map_or(0, |found| found.bytes.capacity)
 }
 
 fn node_info(config: &Config, arch: &str) -> core::NodeSystemInfo {
@@ -171,15 +167,11 @@ fn node_info(config: &Config, arch: &str) -> core::NodeSystemInfo {
 }
 
 fn conditions(
-    config: &Config,
+    pressures: &BTreeSet<Pressure>,
     old: &[core::NodeCondition],
     not_ready: &[String],
     now: Timestamp,
 ) -> Vec<core::NodeCondition> {
-    let memory = host::used().is_some_and(|used| used.memory_available < config.memory_threshold);
-    let (size, free) = disk(config);
-    // A file system that tells no size (some network mounts) is not full.
-    let full = size > 0 && (free as f64) < size as f64 * DISK_FREE_MIN;
     // As the kubelet joins its errors: one alone, several in brackets.
     let why = match not_ready {
         [one] => one.clone(),
@@ -187,25 +179,24 @@ fn conditions(
     };
     let table = [
         (
-            "MemoryPressure",
-            memory,
+            Pressure::Memory.condition(),
+            pressures.contains(&Pressure::Memory),
             [
                 ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
                 ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
             ],
         ),
         (
-            "DiskPressure",
-            full,
+            Pressure::Disk.condition(),
+            pressures.contains(&Pressure::Disk),
             [
                 ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
                 ("KubeletHasDiskPressure", "kubelet has disk pressure"),
             ],
         ),
         (
-            // Never: the cgroups keep a tenth of the process numbers from all Pods together.
-            "PIDPressure",
-            false,
+            Pressure::Pid.condition(),
+            pressures.contains(&Pressure::Pid),
             [
                 ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
                 ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
@@ -252,15 +243,31 @@ pub(crate) async fn keep_node(node: Arc<Shared>, ready: watch::Sender<bool>) {
     tell(&node, "NodeReady", format!("Node {} status is now: NodeReady", node.config.node_name));
     let mut reported = tokio::time::Instant::now();
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        // A pressure that comes or goes is told at once: the scheduler should send nobody who would be refused.
+        let _ = tokio::time::timeout(LOOK_EVERY, node.pressed.notified()).await;
         let status = look(&node, &written).await;
         if !differs(&written, &status) && reported.elapsed() < REPORT_EVERY {
             continue;
         }
         match write_status(&node, &status).await {
-            Ok(()) => (written, reported) = (status, tokio::time::Instant::now()),
+            Ok(()) => {
+                tell_changes(&node, &written, &status);
+                (written, reported) = (status, tokio::time::Instant::now());
+            }
             Err(error) => tracing::warn!(%error, "the node's status could not be written; trying again"),
         }
+    }
+}
+
+/// Says each condition that has changed, in the kubelet's words: `NodeHasDiskPressure`.
+fn tell_changes(node: &Shared, before: &core::NodeStatus, after: &core::NodeStatus) {
+    let known = before.conditions.as_deref().unwrap_or_default();
+    for one in after.conditions.iter().flatten().filter(|one| one.type_ != "Ready") {
+        if known.iter().any(|old| old.type_ == one.type_ && old.status == one.status) {
+            continue;
+        }
+        let reason = one.reason.as_deref().unwrap_or_default().replace("Kubelet", "Node");
+        tell(node, &reason, format!("Node {} status is now: {reason}", node.config.node_name));
     }
 }
 
@@ -324,7 +331,7 @@ async fn look(node: &Shared, written: &core::NodeStatus) -> core::NodeStatus {
         Ok(images) => status.images = Some(image_list(images)),
         Err(error) => not_ready.push(format!("container runtime is down: {error}")),
     }
-    status.conditions = Some(conditions(&node.config, old, &not_ready, Timestamp::now()));
+    status.conditions = Some(conditions(&node.pressures(), old, &not_ready, Timestamp::now()));
     status
 }
 

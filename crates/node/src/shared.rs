@@ -1,6 +1,6 @@
 //! What all tasks of a node have in common.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::Config;
 use crate::container::dns::NodeDns;
 use crate::container::fields::Facts;
+use crate::eviction::threshold::Pressure;
 use crate::pod::event::Record;
 use crate::probing::counts::Counts;
 use crate::volumes::Mounts;
@@ -40,6 +41,10 @@ pub(crate) struct Shared {
     pub(crate) freed: Notify,
     pub(crate) probes: Counts,
     pub(crate) claims: Holders,
+    /// What the node is short of.
+    pub(crate) pressures: Mutex<BTreeSet<Pressure>>,
+    /// Told when that has changed.
+    pub(crate) pressed: Notify,
 }
 
 /// A worker seen from outside.
@@ -54,6 +59,8 @@ pub(crate) struct Worker {
     pub(crate) wish: Option<Wish>,
     /// Nothing of it runs any more.
     pub(crate) terminated: bool,
+    /// It was evicted, and what it had is gone.
+    pub(crate) cleared: bool,
     /// Its sandbox, for port-forward.
     pub(crate) sandbox: Option<String>,
 }
@@ -83,6 +90,18 @@ pub(crate) fn is_open(pod: &Pod) -> bool {
 impl Shared {
     pub(crate) fn workers(&self) -> MutexGuard<'_, HashMap<String, Worker>> {
         self.workers.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(crate) fn pressures(&self) -> BTreeSet<Pressure> {
+        self.pressures.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    pub(crate) fn set_pressures(&self, new: BTreeSet<Pressure>) {
+        let mut known = self.pressures.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if *known != new {
+            *known = new;
+            self.pressed.notify_one();
+        }
     }
 
     /// The Pod of this name, the one that is not being replaced if there are two.

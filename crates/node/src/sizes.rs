@@ -101,6 +101,7 @@ mod tests {
             allocated,
             wish: Some(Wish { pod: wish, since }),
             terminated: false,
+            cleared: false,
             sandbox: None,
         };
         let shrinks = worker(pod("2", None, 0), pod("1", None, 0), later);

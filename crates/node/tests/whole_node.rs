@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Node as NodeObject, Pod, ServiceAccount};
+use node::eviction::threshold::Eviction;
 use node::volumes::Mounts;
 use node::{Config, ConfirmEndpoints, Node};
 use serde_json::{Value, json};
@@ -72,6 +73,12 @@ impl ConfirmEndpoints for PanicsOnce {
     }
 }
 
+fn evicts_below(hard: &[(&str, &str)]) -> Eviction {
+    let hard = hard.iter().map(|(signal, value)| ((*signal).to_owned(), (*value).to_owned())).collect();
+    let none = Default::default();
+    Eviction::parse(&hard, &none, &none, &none).unwrap()
+}
+
 struct Cluster {
     endpoints: Option<Arc<dyn ConfirmEndpoints>>,
     hanging: Arc<Mutex<()>>,
@@ -81,8 +88,8 @@ struct Cluster {
     runtime: Arc<FakeRuntime>,
     node: Option<Node>,
     pulses: node::Pulses,
-    /// With less memory than this Pods are evicted.
-    memory_threshold: u64,
+    /// When Pods are evicted: not by what this machine has.
+    eviction: Eviction,
     pods: Informer<Pod>,
     tasks: JoinSet<()>,
 }
@@ -124,7 +131,7 @@ impl Cluster {
             runtime: Arc::default(),
             node: None,
             pulses: node::Pulses::default(),
-            memory_threshold: 0,
+            eviction: evicts_below(&[]),
             pods: informers.of(),
             tasks,
         };
@@ -158,7 +165,9 @@ impl Cluster {
             pods_directory: root.join("pods"),
             logs_directory: root.join("logs"),
             log_links_directory: None,
-            memory_threshold: self.memory_threshold,
+            images_directory: root.join("images"),
+            eviction: self.eviction.clone(),
+            images: Default::default(),
             seccomp_directory: root.join("seccomp"),
             kubelet_version: "v1.36.2".into(),
             runtime_version: "monopod://0.1.0".into(),
@@ -363,7 +372,7 @@ async fn a_node_short_of_memory_lets_pods_go_one_by_one_in_upstreams_order() {
     }
     cluster.node.take().unwrap().shutdown().await;
     // No machine has as much.
-    cluster.memory_threshold = 1 << 60;
+    cluster.eviction = evicts_below(&[("memory.available", "1Ei")]);
     cluster.start_node().await;
     let failed = |pod: Option<&Value>| pod.is_some_and(|pod| pod["status"]["phase"] == "Failed");
     let mut ended = Vec::new();
@@ -375,7 +384,7 @@ async fn a_node_short_of_memory_lets_pods_go_one_by_one_in_upstreams_order() {
             message.starts_with("The node was low on resource: memory. Threshold quantity: "),
             "{message}"
         );
-        let above = "Container effort was using 2048Ki, request is 0, has larger consumption of memory. ";
+        let above = "Container effort was using 2Mi, request is 0, has larger consumption of memory. ";
         assert_eq!(message.ends_with(above), name == "effort", "{message}");
         ended.push(pod["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"].to_string());
     }

@@ -13,7 +13,7 @@ mod limits;
 
 pub use limits::{Resources, SandboxUpdate};
 
-use crate::usage::{ContainerStats, Measured, MemoryUse, Traffic};
+use crate::usage::{Collected, Collection, ContainerStats, DiskUse, Measured, MemoryUse, Traffic};
 
 /// A container runtime. All methods may be called again with the same arguments
 /// after a restart of either side: creating what exists returns it, stopping or
@@ -109,9 +109,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// The memory that a sandbox and its running containers use now, page cache included: a limit below it
     /// kills, or is refused by the kernel.
     fn memory_use<'a>(&'a self, sandbox: &'a str) -> BoxFuture<'a, Result<MemoryUse, Error>>;
-    /// Bytes on the disk that the running containers of a Pod have written to their roots, by their names. The
-    /// layers are walked.
-    fn written<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, Result<BTreeMap<String, u64>, Error>>;
+    /// Removes images that no container uses and that came from a registry, those first that were used longest
+    /// ago.
+    fn collect_images(&self, wanted: Collection) -> BoxFuture<'_, Result<Collected, Error>>;
+    /// What the running containers of a Pod have written to their roots, by their names. The layers are walked.
+    fn written<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, Result<BTreeMap<String, DiskUse>, Error>>;
     /// Current use of each running container.
     fn stats(&self, measured: Measured) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>>;
     /// What went through the interfaces of all sandboxes that have one of their own.

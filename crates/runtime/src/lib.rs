@@ -48,4 +48,4 @@ pub use native::Native;
 pub use network::{Subnet, range_taken};
 pub use threads::on_own_thread;
 pub use traces::{Names, Recorded, names, recorded, sweep};
-pub use usage::{ContainerStats, Counters, Measured, MemoryUse, Traffic};
+pub use usage::{Collected, Collection, ContainerStats, Counters, DiskUse, Measured, MemoryUse, Traffic};

@@ -31,7 +31,7 @@ use crate::network::{Addresses, traffic};
 use crate::sandbox::branches::{Allocatable, Branches};
 use crate::sandbox::{self, Sandbox};
 use crate::threads::on_own_thread;
-use crate::usage::{ContainerStats, Measured, MemoryUse, Traffic};
+use crate::usage::{Collected, Collection, ContainerStats, DiskUse, Measured, MemoryUse, Traffic};
 
 /// The runtime of this node. Dropping it leaves every Pod running; the next one adopts them.
 #[derive(Debug)]
@@ -557,7 +557,12 @@ impl Runtime for Native {
         .boxed()
     }
 
-    fn written<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, Result<BTreeMap<String, u64>, Error>> {
+    fn collect_images(&self, wanted: Collection) -> BoxFuture<'_, Result<Collected, Error>> {
+        let store = self.inner.store.clone();
+        blocking(move || Ok(store.collect(wanted, jiff::Timestamp::now())?)).boxed()
+    }
+
+    fn written<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, Result<BTreeMap<String, DiskUse>, Error>> {
         let mine = self.inner.all().into_iter().filter(move |sandbox| sandbox.pod_uid() == pod_uid);
         let running: Vec<_> = mine.flat_map(|one| one.containers()).filter(|one| one.is_running()).collect();
         let sized = |one: &Arc<Container>| (one.record.config.name.clone(), stats::layer(one));

@@ -1,6 +1,7 @@
 //! What sandboxes and containers use.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Memory in use, bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,8 +42,8 @@ pub struct ContainerStats {
     pub major_page_faults: u64,
     /// Processes.
     pub pids: u64,
-    /// Bytes written to the container's own layer, if that was measured.
-    pub rootfs_bytes: Option<u64>,
+    /// What is in the container's own layer, if that was measured.
+    pub rootfs: Option<DiskUse>,
 }
 
 /// What went through the network interface of a sandbox since it was made.
@@ -69,4 +70,39 @@ pub struct Counters {
     pub errors: u64,
     /// Packets that were given up.
     pub dropped: u64,
+}
+
+/// Space on a file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// Bytes allocated.
+    pub bytes: u64,
+    /// Files and directories.
+    pub inodes: u64,
+}
+
+impl DiskUse {
+    /// Adds another use to this one.
+    pub fn add(&mut self, other: DiskUse) {
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.inodes = self.inodes.saturating_add(other.inodes);
+    }
+}
+
+/// How many images are to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Collection {
+    /// Until so many bytes are free; the largest number: all that nobody uses.
+    pub bytes: u64,
+    /// None that came later than this long ago: its container may be about to be made.
+    pub minimum_age: Duration,
+}
+
+/// What was removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Ids of images.
+    pub images: Vec<String>,
+    /// Bytes that they took.
+    pub bytes: u64,
 }

@@ -15,9 +15,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use runtime::{
-    AttachOptions, ContainerConfig, ContainerState, ContainerStats, ContainerStatus, Credentials, Error,
-    Event, ExecOptions, ExecOutput, Image, Measured, MemoryUse, Resources, Runtime, SandboxConfig,
-    SandboxSnapshot, SandboxStatus, SandboxUpdate, Streams, Traffic,
+    AttachOptions, Collected, Collection, ContainerConfig, ContainerState, ContainerStats, ContainerStatus,
+    Credentials, DiskUse, Error, Event, ExecOptions, ExecOutput, Image, Measured, MemoryUse, Resources,
+    Runtime, SandboxConfig, SandboxSnapshot, SandboxStatus, SandboxUpdate, Streams, Traffic,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -540,12 +540,17 @@ impl Runtime for FakeRuntime {
         answer(Ok(MemoryUse { sandbox: containers.values().sum(), containers }))
     }
 
-    fn written<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, Result<BTreeMap<String, u64>, Error>> {
+    fn collect_images(&self, _wanted: Collection) -> BoxFuture<'_, Result<Collected, Error>> {
+        // No image here takes any room.
+        answer(Ok(Collected::default()))
+    }
+
+    fn written<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, Result<BTreeMap<String, DiskUse>, Error>> {
         let inner = self.lock();
         let mine = inner.containers.values().filter(|one| one.status.pod.uid == pod_uid);
         let running = mine.filter(|one| one.status.state == ContainerState::Running);
         // No program runs that could write.
-        answer(Ok(running.map(|one| (one.config.name.clone(), 0)).collect()))
+        answer(Ok(running.map(|one| (one.config.name.clone(), DiskUse::default())).collect()))
     }
 
     fn stats(&self, _: Measured) -> BoxFuture<'_, Result<Vec<ContainerStats>, Error>> {

@@ -4,8 +4,6 @@
 pub const GENERAL: &[&str] = &[
     "There is one node, and it has IPv4 addresses alone.",
     "There is no etcd store and no CRI socket.",
-    "Pods are not evicted when the node runs short of disk or process ids; images are removed by \
-     `monopod image prune` alone.",
     "The size of a claim is what is asked for, not what is enforced: volumes are directories.",
     "There is no ingress controller: an Ingress waits for one that runs as a Pod.",
 ];

@@ -84,6 +84,10 @@ impl Said {
     }
 }
 
+/// The disk of the machine that tests run on may be as full as it likes. Who tests pressure gives thresholds
+/// of its own in a file.
+const ROOM: [&str; 2] = ["--eviction-hard", "memory.available<100Mi"];
+
 impl Instance {
     /// Imports the named images and starts the program.
     pub fn start(images: &[&str]) -> Self {
@@ -113,6 +117,7 @@ impl Instance {
         let mut child = Command::new(program("MONOPOD"))
             .args(["up", "--log-level", "debug", "--data-dir"])
             .arg(self.dir.path())
+            .args(ROOM.iter().filter(|_| !self.flags.iter().any(|flag| flag == ROOM[0])))
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -39,6 +39,7 @@ mod on_call;
 mod one_pod;
 mod owners;
 mod postgres;
+mod pressure;
 mod resize;
 mod scheduling;
 mod seeds;

@@ -51,7 +51,7 @@ const OF_CONTAINERS: [OfContainers; 7] = [
         kind: "gauge",
         help: "Number of bytes that are consumed by the container on this filesystem.",
         label: ("device", ""),
-        value: |one| one.used.rootfs_bytes.map(|bytes| bytes.to_string()),
+        value: |one| one.used.rootfs.map(|used| used.bytes.to_string()),
     },
     OfContainers {
         name: "container_memory_rss",

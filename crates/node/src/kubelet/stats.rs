@@ -76,8 +76,9 @@ impl Usage {
             shown["memory"]["rssBytes"] = one.used.memory_rss.into();
             shown["memory"]["pageFaults"] = one.used.page_faults.into();
             shown["memory"]["majorPageFaults"] = one.used.major_page_faults.into();
-            if let Some(bytes) = one.used.rootfs_bytes {
-                shown["rootfs"] = json!({ "time": self.time, "usedBytes": bytes });
+            if let Some(used) = one.used.rootfs {
+                shown["rootfs"] =
+                    json!({ "time": self.time, "usedBytes": used.bytes, "inodesUsed": used.inodes });
             }
             shown
         };
@@ -263,7 +264,7 @@ pub(super) mod tests {
             used: ContainerStats {
                 id: format!("id-{name}"),
                 cgroup: format!("/kubepods/pod-u/{name}"),
-                rootfs_bytes: Some(512),
+                rootfs: Some(runtime::DiskUse { bytes: 512, inodes: 1 }),
                 cpu_nanoseconds: cpu,
                 memory_working_set: memory,
                 ..ContainerStats::default()

@@ -1,6 +1,6 @@
 //! The node's own checks before it accepts a Pod.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::placement::{matches_node, tolerates};
 use api::quantity::Quantity as Amount;
@@ -9,10 +9,11 @@ use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use runtime::QosClass;
 
-use super::pressure::CRITICAL_PRIORITY;
+use super::pressure::is_critical;
 use super::qos;
 use super::resize::Room;
 use super::spec::spec;
+use crate::eviction::threshold::Pressure;
 
 mod confine;
 mod ports;
@@ -83,6 +84,8 @@ impl Reason {
 /// What the node's own checks must know of the host.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
+    /// What the node is short of.
+    pub pressures: BTreeSet<Pressure>,
     /// Extra sysctls Pods may set; a trailing `*` matches a prefix.
     pub allowed_sysctls: Vec<String>,
     /// Whether the kernel confines by AppArmor.
@@ -120,7 +123,7 @@ pub fn admit(pod: &Pod, node: &Node, others: &[&Pod], host: &Host) -> Result<(),
     confine::check(pod, host)?;
     check_selector(pod, node)?;
     check_taints(pod, node)?;
-    check_pressure(pod, node)?;
+    check_pressure(pod, &host.pressures)?;
     check_resources(pod, node, others)?;
     ports::check(pod, others, host)
 }
@@ -217,24 +220,25 @@ fn number(name: &str, amount: &Amount) -> i64 {
     if name == "cpu" { amount.milli_value() } else { amount.value() }
 }
 
-/// A node that is short of memory takes no more of those that it would have to evict first.
-fn check_pressure(pod: &Pod, node: &Node) -> Result<(), Refusal> {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let short = conditions.into_iter().any(|one| one.type_ == "MemoryPressure" && one.status == "True");
-    let critical = spec(pod).priority.is_some_and(|priority| priority >= CRITICAL_PRIORITY);
-    if !short || critical || qos::class(pod) != QosClass::BestEffort {
+/// A node that is short of something takes no more of those that it would have to evict first: of disk or
+/// process numbers all Pods take, of memory those that have asked for none.
+fn check_pressure(pod: &Pod, pressures: &BTreeSet<Pressure>) -> Result<(), Refusal> {
+    if pressures.is_empty() || is_critical(pod) {
         return Ok(());
     }
-    let taint = Taint {
-        key: "node.kubernetes.io/memory-pressure".into(),
-        effect: "NoSchedule".into(),
-        ..Taint::default()
-    };
-    let tolerations = spec(pod).tolerations.as_deref().unwrap_or_default();
-    if tolerations.iter().any(|toleration| tolerates(toleration, &taint)) {
-        return Ok(());
+    if pressures.iter().eq([&Pressure::Memory]) {
+        let taint = Taint {
+            key: "node.kubernetes.io/memory-pressure".into(),
+            effect: "NoSchedule".into(),
+            ..Taint::default()
+        };
+        let mut tolerations = spec(pod).tolerations.iter().flatten();
+        if qos::class(pod) != QosClass::BestEffort || tolerations.any(|one| tolerates(one, &taint)) {
+            return Ok(());
+        }
     }
-    refuse(Reason::Evicted, "The node had condition: [MemoryPressure]. ")
+    let names: Vec<&str> = pressures.iter().map(|one| one.condition()).collect();
+    refuse(Reason::Evicted, format!("The node had condition: [{}]. ", names.join(" ")))
 }
 
 fn check_resources(pod: &Pod, node: &Node, others: &[&Pod]) -> Result<(), Refusal> {

@@ -308,6 +308,8 @@ pub enum Action {
         /// Its id.
         id: String,
     },
+    /// Remove what an ended Pod has left on the node; its object stays.
+    RemoveContents,
     /// Remove an ended container that nobody will ask about any more.
     RemoveContainer {
         /// Its id.

@@ -414,6 +414,11 @@ impl PodState {
         matches!(self.stage, Stage::Active)
     }
 
+    /// Whether the node has sent it away for what it used.
+    pub fn is_evicted(&self) -> bool {
+        self.verdict.as_ref().is_some_and(|verdict| verdict.cause == Cause::Evicted)
+    }
+
     /// Whether a process of the Pod runs, or may be about to.
     pub fn has_containers(&self) -> bool {
         self.containers.iter().any(|container| container.phase.holds_process())

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::event::Exit;
 use super::policy;
 use super::spec::{self, Role};
-use super::state::{Cause, Container, Phase, PodState, Sandbox, Stage};
+use super::state::{Container, Phase, PodState, Sandbox, Stage};
 use super::{qos, resize};
 
 /// Prefix of container ids: the name of the runtime.
@@ -410,7 +410,7 @@ pub(super) fn was_evicted(status: &core::PodStatus) -> bool {
 
 /// That the node has evicted the Pod; who else disrupts it says so himself.
 fn disruption(state: &PodState, old: &[core::PodCondition], now: Timestamp) -> Option<core::PodCondition> {
-    let evicted = state.verdict.as_ref().filter(|verdict| verdict.cause == Cause::Evicted)?;
+    let evicted = state.verdict.as_ref().filter(|_| state.is_evicted())?;
     let message = Some(evicted.message.clone());
     let verdict = Verdict { status: true, reason: Some(BY_KUBELET), message };
     Some(condition(state, old, DISRUPTION, verdict, now))

@@ -251,6 +251,10 @@ pub(super) fn advance(state: &mut PodState, now: Now, actions: &mut Actions) {
                 // The sandbox is the containers' ground: it goes when none stands on it.
                 if !state.has_containers() && release(state, now, actions) {
                     state.stage = Stage::Terminated;
+                    // It went for what it had: upstream leaves not even the logs of those.
+                    if state.is_evicted() {
+                        actions.push(Action::RemoveContents);
+                    }
                 }
             }
             Stage::Terminated => {

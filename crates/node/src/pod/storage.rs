@@ -5,19 +5,29 @@ use std::collections::BTreeMap;
 use api::quantity::Quantity as Amount;
 use k8s_openapi::api::core::v1::{Container, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use runtime::DiskUse;
 
 use super::qos;
 use super::spec::spec;
 
 const STORAGE: &str = "ephemeral-storage";
 
-/// Bytes on the disk.
+/// What is on the disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Used {
     /// By container name: what it has written to its root, and its logs.
-    pub containers: BTreeMap<String, u64>,
+    pub containers: BTreeMap<String, DiskUse>,
     /// By volume name: scratch space and files of ConfigMaps.
-    pub volumes: BTreeMap<String, u64>,
+    pub volumes: BTreeMap<String, DiskUse>,
+}
+
+impl Used {
+    /// All of it.
+    pub fn total(&self) -> DiskUse {
+        let mut sum = DiskUse::default();
+        self.containers.values().chain(self.volumes.values()).for_each(|one| sum.add(*one));
+        sum
+    }
 }
 
 /// Whether anything of the Pod's has a limit on the disk: of others nothing is measured.
@@ -34,6 +44,11 @@ pub fn volumes(pod: &Pod) -> impl Iterator<Item = &Volume> {
             || scratch.is_some_and(|scratch| scratch.medium.as_deref().unwrap_or_default().is_empty())
     };
     spec(pod).volumes.iter().flatten().filter(on_disk)
+}
+
+/// Under which plugin's name such a volume lies.
+pub fn plugin(volume: &Volume) -> &'static str {
+    if volume.empty_dir.is_some() { "kubernetes.io/empty-dir" } else { "kubernetes.io/projected" }
 }
 
 /// Init containers, sidecars, mains.
@@ -60,7 +75,7 @@ fn bytes(quantity: &Quantity) -> u64 {
 pub fn excess(pod: &Pod, used: &Used) -> Option<String> {
     let volume = volumes(pod).find_map(|volume| {
         let limit = size_limit(volume)?;
-        let exceeds = used.volumes.get(&volume.name).is_some_and(|used| *used > bytes(limit));
+        let exceeds = used.volumes.get(&volume.name).is_some_and(|used| used.bytes > bytes(limit));
         exceeds
             .then(|| format!("Usage of EmptyDir volume {:?} exceeds the limit {:?}. ", volume.name, limit.0))
     });
@@ -70,8 +85,7 @@ pub fn excess(pod: &Pod, used: &Used) -> Option<String> {
 fn excess_of_pod(pod: &Pod, used: &Used) -> Option<String> {
     let limits = qos::limits(spec(pod));
     let limit = limits.get(STORAGE)?;
-    let all: u64 = used.containers.values().chain(used.volumes.values()).sum();
-    (all > bytes(limit)).then(|| {
+    (used.total().bytes > bytes(limit)).then(|| {
         format!("Pod ephemeral local storage usage exceeds the total limit of containers {}. ", limit.0)
     })
 }
@@ -79,7 +93,7 @@ fn excess_of_pod(pod: &Pod, used: &Used) -> Option<String> {
 fn excess_of_container(pod: &Pod, used: &Used) -> Option<String> {
     containers(pod).find_map(|container| {
         let (name, limit) = (&container.name, limit(container)?);
-        let exceeds = used.containers.get(name).is_some_and(|used| *used > bytes(limit));
+        let exceeds = used.containers.get(name).is_some_and(|used| used.bytes > bytes(limit));
         exceeds
             .then(|| format!("Container {name} exceeded its local ephemeral storage limit {:?}. ", limit.0))
     })
@@ -101,8 +115,9 @@ mod tests {
     }
 
     fn used(containers: &[(&str, u64)], volumes: &[(&str, u64)]) -> Used {
+        let size = |kib: u64| DiskUse { bytes: kib << 10, inodes: 1 };
         let map =
-            |all: &[(&str, u64)]| all.iter().map(|(name, kib)| ((*name).to_owned(), kib << 10)).collect();
+            |all: &[(&str, u64)]| all.iter().map(|(name, kib)| ((*name).to_owned(), size(*kib))).collect();
         Used { containers: map(containers), volumes: map(volumes) }
     }
 

@@ -163,16 +163,14 @@ impl World {
                 });
                 None
             }
+            Action::RemoveContents => self.cleared(None),
             Action::StopSandbox { id } => {
                 self.log.push("stop sandbox".into());
                 self.sandbox = None;
                 Some(Event::SandboxStopped { id, result: Ok(()) })
             }
             Action::UnmountVolumes => Some(Event::VolumesUnmounted(Ok(()))),
-            Action::RemovePod => {
-                self.instances.clear();
-                Some(Event::Removed(Ok(())))
-            }
+            Action::RemovePod => self.cleared(Some(Event::Removed(Ok(())))),
             Action::DeleteObject => {
                 self.log.push("delete object".into());
                 Some(Event::PodRemoved { grace_period_seconds: Some(0) })
@@ -200,6 +198,12 @@ impl World {
                 None
             }
         }
+    }
+
+    /// Nothing of the Pod is left on the node.
+    fn cleared(&mut self, told: Option<Event>) -> Option<Event> {
+        self.instances.clear();
+        told
     }
 
     /// The node's answer, if the Pod wishes anything.

@@ -149,7 +149,7 @@ fn kill_lost(container: &str, id: &str) -> Event {
 }
 
 /// Whatever the runtime has of the Pod, known to its worker or not.
-async fn remove_sandboxes(runtime: &dyn Runtime, uid: &str) -> Result<(), String> {
+pub(crate) async fn remove_sandboxes(runtime: &dyn Runtime, uid: &str) -> Result<(), String> {
     // By what the runtime has, not by what the worker remembers: it may have been begun after a crash.
     for one in runtime.snapshot(Some(uid)).await.map_err(|err| err.to_string())? {
         gone_is_fine(runtime.stop_sandbox(&one.sandbox.id).await)?;

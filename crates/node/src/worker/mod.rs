@@ -27,6 +27,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::clock;
+use crate::eviction::clear_evicted;
 use crate::pod::clock::Now;
 use crate::pod::event::{Action, Event};
 use crate::pod::observe::Because;
@@ -105,7 +106,7 @@ enum Refresh {
     Again,
 }
 
-pub(crate) use kill::{exit, remove_logs};
+pub(crate) use kill::{exit, remove_logs, remove_sandboxes};
 
 /// What mounts have produced and starts need.
 pub(crate) struct Files {
@@ -268,6 +269,10 @@ impl PodWorker {
             Action::TerminateContainer { container, id } => self.terminate_container(container, id),
             Action::KillContainer { container, id } => self.kill_container(container, id),
             Action::RemoveContainer { id } => self.remove_container(id),
+            Action::RemoveContents => {
+                let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.state.pod));
+                self.tasks.spawn(async move { clear_evicted(&node, &pod).await });
+            }
             Action::StartProbe { container, id, kind, delay } => self.start_probe(container, id, kind, delay),
             Action::StopProbe { container, kind } => {
                 if let Some(probe) = self.probes.remove(&(container, kind)) {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{Files, Message, PodWorker, lock};
 use crate::container::config::log_directory;
+use crate::eviction::measure;
 use crate::pod::event::Event;
 use crate::pod::storage::{self, Used};
 use crate::shared::Shared;
@@ -98,16 +99,6 @@ impl Measure {
             .filter_map(|volume| plans.get(&volume.name))
             .map(|plan| (plan.name.clone(), volumes::path_of(&self.directory, plan)))
             .collect();
-        let measured = self.threads.run(move || {
-            // What is not there, or goes away while it is walked, uses nothing.
-            let size = |path: &PathBuf| sys::disk::usage(path).map_or(0, |usage| usage.bytes);
-            let mut used = Used { containers: written, ..Used::default() };
-            for (name, path) in &logs {
-                *used.containers.entry(name.clone()).or_default() += size(path);
-            }
-            used.volumes = volumes.iter().map(|(name, path)| (name.clone(), size(path))).collect();
-            used
-        });
-        measured.await
+        self.threads.run(move || measure(written, &logs, &volumes)).await
     }
 }

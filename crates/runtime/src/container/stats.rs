@@ -2,7 +2,7 @@
 
 use super::Container;
 use crate::native::Inner;
-use crate::usage::{ContainerStats, Measured};
+use crate::usage::{ContainerStats, DiskUse, Measured};
 
 /// Current use of all containers that run. Reads files: call it where blocking is allowed.
 pub(crate) fn of_all(inner: &Inner, measured: Measured) -> Vec<ContainerStats> {
@@ -22,11 +22,12 @@ fn stats(hierarchy: &sys::cgroup::Hierarchy, container: &Container, measured: Me
         page_faults: used.page_faults,
         major_page_faults: used.major_page_faults,
         pids: used.pids,
-        rootfs_bytes: (measured == Measured::All).then(|| layer(container)),
+        rootfs: (measured == Measured::All).then(|| layer(container)),
     }
 }
 
-/// Bytes that a container has written to its root. A layer that vanishes while it is walked uses nothing.
-pub(crate) fn layer(container: &Container) -> u64 {
-    sys::disk::usage(&container.directory.join("upper")).map_or(0, |usage| usage.bytes)
+/// What a container has written to its root. A layer that vanishes while it is walked uses nothing.
+pub(crate) fn layer(container: &Container) -> DiskUse {
+    sys::disk::usage(&container.directory.join("upper"))
+        .map_or(DiskUse::default(), |usage| DiskUse { bytes: usage.bytes, inodes: usage.inodes })
 }

@@ -5,6 +5,7 @@
 //! archive ──import─┼─► ingest/… ─verified─►┼── layers/<diff id>/fs   each layer unpacked once, read-only
 //! archive ◄─export─┘                       └── index.json         names → images, replaced by rename
 //!                                              leases/<holder>    who uses which image
+//!                                              uses/<image>       when it was used last
 //! ```
 //!
 //! Everything works with and without a running daemon: what two processes may do at once is
@@ -22,6 +23,7 @@ mod error;
 mod export;
 #[doc(hidden)]
 pub mod fuzzing;
+mod lease;
 mod manifest;
 mod reference;
 mod registry;

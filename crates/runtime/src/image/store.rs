@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,7 +31,7 @@ const ID_PREFIX_MIN: usize = 4;
 /// The images of one data directory.
 #[derive(Debug)]
 pub struct ImageStore {
-    root: PathBuf,
+    pub(super) root: PathBuf,
     platform: Platform,
     limits: Limits,
     cache: Mutex<Option<(Stamp, Arc<IndexFile>)>>,
@@ -39,16 +39,16 @@ pub struct ImageStore {
 
 /// What `index.json` holds.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct IndexFile {
+pub(super) struct IndexFile {
     version: u32,
-    images: Vec<Entry>,
+    pub(super) images: Vec<Entry>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Entry {
-    image: Image,
+pub(super) struct Entry {
+    pub(super) image: Image,
     /// The manifest that led to the image; what `export` writes.
-    manifest: Digest,
+    pub(super) manifest: Digest,
     /// Manifest, configuration and layers in `blobs`.
     blobs: Vec<Digest>,
     /// How Pods pulled it; absent when none did.
@@ -97,7 +97,7 @@ impl ImageStore {
     /// Opens the store of `data_dir`, making it when there is none.
     pub fn open(data_dir: &Path) -> Result<Self, ImageError> {
         let root = data_dir.join("images");
-        for part in ["blobs/sha256", "blobs/sha512", "layers", "ingest", "leases", "trash"] {
+        for part in ["blobs/sha256", "blobs/sha512", "layers", "ingest", "leases", "uses", "trash"] {
             let path = root.join(part);
             fs::create_dir_all(&path).map_err(ImageError::io("make directory", &path))?;
         }
@@ -184,43 +184,6 @@ impl ImageStore {
     /// A document of the store, whole.
     pub(crate) fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, ImageError> {
         read_document(&self.blob_path(digest))
-    }
-
-    /// Notes that `holder` uses the image, so that it is neither removed nor pruned, and returns it.
-    /// Doing it again is no harm.
-    pub fn lease(&self, holder: &str, image: &str) -> Result<Image, ImageError> {
-        let _unchanged = self.lock("index.lock", Lock::Shared)?;
-        let found = self.find(image)?.ok_or_else(|| ImageError::NotFound(image.to_owned()))?;
-        let path = self.lease_path(holder);
-        match symlink(&found.id, &path) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                Err(ImageError::Io { action: "write lease", path, source: e })
-            }
-            _ => Ok(found),
-        }
-    }
-
-    /// Ends a lease.
-    pub fn release(&self, holder: &str) -> Result<(), ImageError> {
-        let path = self.lease_path(holder);
-        ignore_missing(fs::remove_file(&path)).map_err(ImageError::io("remove lease", &path))
-    }
-
-    /// All leases: holder and image id.
-    pub fn leases(&self) -> Result<Vec<(String, String)>, ImageError> {
-        let directory = self.root.join("leases");
-        let read = fs::read_dir(&directory).map_err(ImageError::io("read", &directory))?;
-        Ok(read
-            .filter_map(Result::ok)
-            .filter_map(|entry| {
-                let image = fs::read_link(entry.path()).ok()?;
-                Some((entry.file_name().to_string_lossy().into_owned(), image.to_string_lossy().into_owned()))
-            })
-            .collect())
-    }
-
-    fn lease_path(&self, holder: &str) -> PathBuf {
-        self.root.join("leases").join(holder.replace('/', "_"))
     }
 
     /// Removes a name; with its last name, or by its id, the image goes.
@@ -342,7 +305,7 @@ impl ImageStore {
     }
 
     /// Replaces `index.json`, durably, by what `change` makes of it; an error leaves it as it was.
-    fn change_index<T>(
+    pub(super) fn change_index<T>(
         &self,
         change: impl FnOnce(&mut IndexFile) -> Result<T, ImageError>,
     ) -> Result<T, ImageError> {
@@ -358,7 +321,7 @@ impl ImageStore {
 
     /// Removes content that no image names and what dead processes left half-made.
     /// Returns the freed bytes; 0 when somebody is adding and the sweep has to wait.
-    fn sweep(&self) -> Result<u64, ImageError> {
+    pub(super) fn sweep(&self) -> Result<u64, ImageError> {
         let Some(lock) = self.try_lock_exclusive("adding.lock")? else { return Ok(0) };
         let index = self.index()?;
         let mut named: HashSet<&str> = HashSet::new();
@@ -407,7 +370,7 @@ impl ImageStore {
         }
     }
 
-    fn lock(&self, name: &str, kind: Lock) -> Result<File, ImageError> {
+    pub(super) fn lock(&self, name: &str, kind: Lock) -> Result<File, ImageError> {
         let (path, file) = self.lock_file(name)?;
         match kind {
             Lock::Shared => file.lock_shared(),
@@ -435,7 +398,7 @@ impl ImageStore {
 }
 
 #[derive(Clone, Copy)]
-enum Lock {
+pub(super) enum Lock {
     Shared,
     Exclusive,
 }
@@ -644,7 +607,7 @@ fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
-fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+pub(super) fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

@@ -90,7 +90,7 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         eprintln!("skipped: unpacking layers needs root");
@@ -98,7 +98,7 @@ fn is_root() -> bool {
     root
 }
 
-fn store(directory: &tempfile::TempDir) -> ImageStore {
+pub(crate) fn store(directory: &tempfile::TempDir) -> ImageStore {
     ImageStore::open(directory.path()).unwrap()
 }
 

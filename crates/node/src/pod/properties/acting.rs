@@ -82,6 +82,10 @@ impl Life {
                 self.kernel.containers.retain(|one| one.id != id || one.exit.is_none());
                 Vec::new()
             }
+            Action::RemoveContents => {
+                self.kernel.containers.retain(|one| one.exit.is_none());
+                Vec::new()
+            }
             Action::StopSandbox { id } => {
                 let found = self.kernel.sandboxes.iter().find(|(_, one)| one.id == id);
                 let attempt = found.map(|(attempt, _)| *attempt);
