@@ -196,6 +196,22 @@ pub(crate) enum ImageCommand {
     },
     /// Remove the images that no container uses
     Prune,
+    /// Give an image another name
+    Tag {
+        /// Name or id
+        source: String,
+        /// The other name
+        target: String,
+    },
+    /// Write images as one archive, which docker load and podman load take too
+    Save {
+        /// Names or ids
+        #[arg(required = true)]
+        references: Vec<String>,
+        /// The file to write [default: standard output]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Write an image as an OCI archive
     Export {
         /// Name or id

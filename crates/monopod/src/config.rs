@@ -106,6 +106,12 @@ pub(crate) struct UpFlags {
     /// No unused image that came later than this long ago [default: 2m0s]
     #[arg(long, value_name = "DURATION")]
     minimum_image_ttl_duration: Option<String>,
+    /// Pull one image after the other [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    serialize_image_pulls: Option<bool>,
+    /// How many images are pulled at the same time [default: 4]
+    #[arg(long, value_name = "NUMBER")]
+    max_parallel_image_pulls: Option<usize>,
     /// How much to log: error, warn, info, debug, trace
     #[arg(long)]
     log_level: Option<tracing_level::Level>,
@@ -131,6 +137,8 @@ pub(crate) struct Settings {
     pub(crate) registry_mirrors: Vec<(String, String)>,
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) audit: Option<AuditSettings>,
+    /// Images pulled at the same time.
+    pub(crate) pulls_at_once: usize,
     pub(crate) eviction: Eviction,
     pub(crate) images: ImageCollection,
     pub(crate) log_level: tracing::Level,
@@ -186,6 +194,7 @@ impl Settings {
         merged.tls_san.iter().try_for_each(|name| crate::names::check(name))?;
         Ok(Settings {
             tls_san: merged.tls_san,
+            pulls_at_once: pulls_at_once(merged.serialize_image_pulls, merged.max_parallel_image_pulls)?,
             eviction,
             images,
             listen: merged.listen,
@@ -208,6 +217,19 @@ impl Settings {
 fn max_pods(pods: u32) -> Result<u32> {
     ensure!((1..=MAX_PODS_MOST).contains(&pods), "--max-pods {pods}: from 1 to {MAX_PODS_MOST} are possible");
     Ok(pods)
+}
+
+/// Upstream's rule of the two flags; four at once unless told otherwise.
+fn pulls_at_once(serialize: Option<bool>, most: Option<usize>) -> Result<usize> {
+    ensure!(most != Some(0), "--max-parallel-image-pulls 0: at least one image must be pulled at a time");
+    if serialize == Some(true) {
+        ensure!(
+            most.is_none_or(|most| most == 1),
+            "--max-parallel-image-pulls cannot be larger than 1 with --serialize-image-pulls"
+        );
+        return Ok(1);
+    }
+    Ok(most.unwrap_or(4))
 }
 
 /// `NAME=URL` pairs.
@@ -263,6 +285,8 @@ fn merge(flags: UpFlags, file: UpFlags) -> UpFlags {
         image_gc_high_threshold: flags.image_gc_high_threshold.or(file.image_gc_high_threshold),
         image_gc_low_threshold: flags.image_gc_low_threshold.or(file.image_gc_low_threshold),
         minimum_image_ttl_duration: flags.minimum_image_ttl_duration.or(file.minimum_image_ttl_duration),
+        serialize_image_pulls: flags.serialize_image_pulls.or(file.serialize_image_pulls),
+        max_parallel_image_pulls: flags.max_parallel_image_pulls.or(file.max_parallel_image_pulls),
         log_level: flags.log_level.or(file.log_level),
         log_format: flags.log_format.or(file.log_format),
     }
@@ -353,6 +377,13 @@ mod tests {
             let err = Settings::resolve(Box::new(flags)).expect_err("refused").to_string();
             assert_eq!(err, format!("--max-pods {pods}: from 1 to 1000 are possible"));
         }
+    }
+
+    #[test]
+    fn pulls_are_parallel_unless_they_are_serialized() {
+        let told = |serialize, most| pulls_at_once(serialize, most).map_err(|err| err.to_string());
+        assert_eq!((told(None, None), told(Some(true), None), told(Some(false), Some(9))), (Ok(4), Ok(1), Ok(9)));
+        assert!(told(Some(true), Some(2)).is_err() && told(None, Some(0)).is_err());
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The images of a node; works whether the daemon runs or not.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, IsTerminal, Read, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use runtime::Image;
 use runtime::image::{ImageError, ImageStore, ImportOptions};
 
@@ -29,7 +29,19 @@ pub(crate) fn run(data_dir: &Path, command: ImageCommand) -> Result<()> {
         ImageCommand::Ls { output } => list(&store, output),
         ImageCommand::Rm { references } => remove(&store, &references),
         ImageCommand::Prune => prune(&store),
-        ImageCommand::Export { reference, file } => export(&store, reference, &file),
+        ImageCommand::Export { reference, file } => export(&store, &[reference], &file),
+        ImageCommand::Save { references, output } => {
+            let output = output.unwrap_or_else(|| "-".into());
+            // As docker: an archive is nothing for a terminal.
+            ensure!(
+                output != Path::new("-") || !io::stdout().is_terminal(),
+                "cannot write an archive to a terminal: give -o FILE, or a pipe"
+            );
+            export(&store, &references, &output)
+        }
+        ImageCommand::Tag { source, target } => {
+            say(&format!("tagged {}", store.tag(&source, &target).map_err(told)?))
+        }
         ImageCommand::Pull { reference, username, registry_mirror, insecure_registry } => pull::run(
             store,
             Pull { reference, username, mirrors: registry_mirror, insecure: insecure_registry },
@@ -106,14 +118,14 @@ fn prune(store: &ImageStore) -> Result<()> {
     say(&format!("{} images deleted, {} freed", pruned.images.len(), size(pruned.bytes)))
 }
 
-fn export(store: &ImageStore, reference: String, file: &Path) -> Result<()> {
+fn export(store: &ImageStore, references: &[String], file: &Path) -> Result<()> {
     if file == Path::new("-") {
-        return store.export(&[reference], io::stdout().lock()).map_err(told);
+        return store.export(references, io::stdout().lock()).map_err(told);
     }
     // Written beside its place and moved there when whole: nobody finds half an archive.
     let partial = file.with_extension("partial");
     let mut out = File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
-    let written = store.export(&[reference], &mut out).map_err(told);
+    let written = store.export(references, &mut out).map_err(told);
     let finished = written.and_then(|()| Ok(out.flush().and_then(|()| std::fs::rename(&partial, file))?));
     finished.inspect_err(|_| drop(std::fs::remove_file(&partial)))
 }

@@ -14,6 +14,7 @@
 //! Start reading at [`up::run`].
 
 mod access;
+mod archives;
 mod backup;
 mod bundle;
 mod cli;

@@ -145,6 +145,7 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
     config.policies = Some(confirmed);
     config.not_ready = Some(Arc::new(health));
     config.pulses = pulses;
+    rooms.run("archives", crate::archives::watch(ground.data_dir.clone(), native.images(), shutdown.clone()));
     let mut node = Node::start(node_client, informers, Arc::new(native), config);
     local_node.set(node.handler());
     let mut ready = node.ready();
@@ -232,7 +233,7 @@ impl Ground {
 /// Makes the data directory, for root's eyes only: it holds keys and Secrets.
 fn prepare_directories(data_dir: &Path) -> Result<std::path::PathBuf> {
     use std::os::unix::fs::DirBuilderExt;
-    for part in ["", "state", "pki", "pods"] {
+    for part in ["", "state", "pki", "pods", "archives"] {
         let dir = data_dir.join(part);
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.with_context(|| format!("cannot make {}", dir.display()))?;
@@ -308,6 +309,7 @@ fn listen_for_pods(address: SocketAddr) -> Result<TcpListener> {
 /// Opens the runtime, which adopts the Pods that still run.
 async fn open_runtime(settings: &Settings, data_dir: &Path, ranges: &Ranges) -> Result<runtime::Native> {
     let mut config = runtime_config(data_dir, ranges)?;
+    config.pulls_at_once = settings.pulls_at_once;
     config.registries = pull::registries(&settings.registry_mirrors, &settings.insecure_registries);
     Ok(runtime::Native::open(config).await?)
 }

@@ -22,6 +22,9 @@ pub struct Config {
     pub executable: PathBuf,
     /// How registries are reached.
     pub registries: Registries,
+    /// Images pulled at the same time, of three layers each. The kubelet's default is one, behind which a small image
+    /// waits for a large one; without a bound a burst of Pods divides the line, the disk and the memory by their number.
+    pub pulls_at_once: usize,
     /// A container's log is renamed when it would grow beyond this, bytes.
     pub log_max_bytes: u64,
     /// Files kept of a container's log.
@@ -39,6 +42,7 @@ impl Config {
             service_cidr: None,
             executable: PathBuf::from("/proc/self/exe"),
             registries: Registries::default(),
+            pulls_at_once: 4,
             log_max_bytes: 10 << 20,
             log_max_files: 5,
         }

@@ -44,9 +44,6 @@ pub struct Native {
 type SharedPull = Shared<BoxFuture<'static, Result<Image, Error>>>;
 type KnownPull = WeakShared<BoxFuture<'static, Result<Image, Error>>>;
 
-/// Pulls at the same time, of three layers each. The kubelet's default is one, behind which a small image
-/// waits for a large one; without a bound a burst of Pods divides the line, the disk and the memory by their number.
-const PULLS_AT_ONCE: usize = 4;
 
 /// What the parts of the runtime share.
 pub(crate) struct Inner {
@@ -164,7 +161,7 @@ impl Inner {
             closed: AtomicBool::new(false),
             host_ports: Mutex::default(),
             pulls: Mutex::default(),
-            pull_turns: Arc::new(Semaphore::new(PULLS_AT_ONCE)),
+            pull_turns: Arc::new(Semaphore::new(config.pulls_at_once)),
             image_volumes: Mutex::default(),
             making: Mutex::default(),
             stop: CancellationToken::new(),

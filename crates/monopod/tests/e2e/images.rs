@@ -214,3 +214,26 @@ fn a_private_image_that_is_here_is_for_those_who_could_pull_it() {
     instance.wait("condition=Ready", "pod/friend");
     assert_ne!(instance.field("pod/stranger", "{.status.phase}"), "Running");
 }
+
+#[test]
+fn an_image_gets_another_name_is_saved_and_comes_back_by_the_drop_folder() {
+    let instance = Instance::start(&["busybox.tar"]);
+    let tagged = instance.monopod(&["image", "tag", "busybox:1.36", "registry.invalid/team/box:2"]).ok();
+    assert_eq!(tagged.trim(), "tagged registry.invalid/team/box:2");
+    let file = instance.dir.path().join("saved.tar");
+    let path = file.display().to_string();
+    instance.monopod(&["image", "save", "-o", &path, "registry.invalid/team/box:2"]).ok();
+    let images: Value = serde_json::from_str(&listed(&instance)).expect("valid");
+    instance.monopod(&["image", "rm", images[0]["id"].as_str().expect("an id")]).ok();
+    assert_eq!(listed(&instance).trim(), "[]");
+    std::fs::rename(&file, instance.dir.path().join("archives/box.tar")).expect("moved");
+    instance.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: box}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  \
+         - {name: c, image: \"registry.invalid/team/box:2\", imagePullPolicy: Never, command: [sleep, \"3600\"]}\n",
+    );
+    instance.wait("condition=Ready", "pod/box");
+    // It has an archive to come back from, and is not collected: it is imported.
+    assert!(listed(&instance).contains("\"pinned\": true"));
+    let err = instance.monopod(&["image", "tag", "nobody:1", "a:1"]).fails();
+    assert!(err.contains("nobody:1"), "{err}");
+}

@@ -28,6 +28,7 @@ mod manifest;
 mod reference;
 mod registry;
 mod store;
+mod tag;
 mod unpack;
 
 pub use archive::ImportOptions;

@@ -53,7 +53,7 @@ pub(super) struct Entry {
     blobs: Vec<Digest>,
     /// How Pods pulled it; absent when none did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    grants: Option<Grants>,
+    pub(super) grants: Option<Grants>,
 }
 
 /// Changes when the file is replaced: a rename gives a new inode.
@@ -441,7 +441,7 @@ fn image_of(id: &Digest, config: &ImageConfig, new: &NewImage, size: u64) -> Ima
     }
 }
 
-fn find_entry<'a>(index: &'a IndexFile, text: &str) -> Result<Option<&'a Entry>, ImageError> {
+pub(super) fn find_entry<'a>(index: &'a IndexFile, text: &str) -> Result<Option<&'a Entry>, ImageError> {
     if let Some(entry) = index.images.iter().find(|e| e.image.id == text) {
         return Ok(Some(entry));
     }
