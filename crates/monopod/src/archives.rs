@@ -77,7 +77,8 @@ impl Folder {
     fn open(data_dir: &Path) -> Self {
         let memory = data_dir.join("images/archives.json");
         // Without it all is imported once more, which does no harm.
-        let done = fs::read(&memory).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let done =
+            fs::read(&memory).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         Folder { directory: data_dir.join("archives"), memory, done, before: Stamps::new() }
     }
 
@@ -94,7 +95,9 @@ impl Folder {
             self.done.insert(name.clone(), *stamp);
             self.done.retain(|name, _| seen.contains_key(name));
             let written = serde_json::to_vec(&self.done).map_err(|err| err.to_string());
-            if let Err(error) = written.and_then(|text| fs::write(&self.memory, text).map_err(|err| err.to_string())) {
+            if let Err(error) =
+                written.and_then(|text| fs::write(&self.memory, text).map_err(|err| err.to_string()))
+            {
                 tracing::warn!(error, "what was imported cannot be kept: the next start imports it again");
             }
         }

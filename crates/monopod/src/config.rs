@@ -1,9 +1,11 @@
 //! The settings of `up`: flags, then the configuration file, then defaults.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use api::quantity::Quantity;
 use clap::Args;
 use node::eviction::ImageCollection;
 use node::eviction::threshold::Eviction;
@@ -66,18 +68,15 @@ pub(crate) struct UpFlags {
     #[arg(long, value_name = "HOST")]
     #[serde(default)]
     insecure_registry: Vec<String>,
-    /// Where to write who asked the API for what; nowhere by default
-    #[arg(long, value_name = "FILE")]
-    audit_log_path: Option<PathBuf>,
-    /// Which requests are written there: an audit.k8s.io/v1 Policy [default: all, at level Metadata]
-    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
-    audit_policy_file: Option<PathBuf>,
-    /// A file of the audit log is renamed when it would grow beyond this, MiB [default: 100]
-    #[arg(long, value_name = "MIB")]
-    audit_log_maxsize: Option<u32>,
-    /// How many renamed files are kept [default: 5]
+    /// What Pods cannot have, for the system: cpu=500m,memory=1Gi,ephemeral-storage=2Gi,pid=1000
+    #[arg(long, value_name = "RESOURCE=AMOUNT,…")]
+    system_reserved: Option<Pairs<'='>>,
+    /// The same for this program
+    #[arg(long, value_name = "RESOURCE=AMOUNT,…")]
+    kube_reserved: Option<Pairs<'='>>,
+    /// The most processes of a Pod [default: three quarters of what all Pods can have]
     #[arg(long, value_name = "NUMBER")]
-    audit_log_maxbackup: Option<u32>,
+    pod_max_pids: Option<i64>,
     /// Evict Pods at once with less than this, as memory.available<100Mi,nodefs.available<10%; replaces the
     /// kubelet's defaults
     #[arg(long, value_name = "SIGNAL<VALUE,…>")]
@@ -112,6 +111,18 @@ pub(crate) struct UpFlags {
     /// How many images are pulled at the same time [default: 4]
     #[arg(long, value_name = "NUMBER")]
     max_parallel_image_pulls: Option<usize>,
+    /// Where to write who asked the API for what; nowhere by default
+    #[arg(long, value_name = "FILE")]
+    audit_log_path: Option<PathBuf>,
+    /// Which requests are written there: an audit.k8s.io/v1 Policy [default: all, at level Metadata]
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    audit_policy_file: Option<PathBuf>,
+    /// A file of the audit log is renamed when it would grow beyond this, MiB [default: 100]
+    #[arg(long, value_name = "MIB")]
+    audit_log_maxsize: Option<u32>,
+    /// How many renamed files are kept [default: 5]
+    #[arg(long, value_name = "NUMBER")]
+    audit_log_maxbackup: Option<u32>,
     /// How much to log: error, warn, info, debug, trace
     #[arg(long)]
     log_level: Option<tracing_level::Level>,
@@ -136,11 +147,15 @@ pub(crate) struct Settings {
     pub(crate) max_pods: Option<u32>,
     pub(crate) registry_mirrors: Vec<(String, String)>,
     pub(crate) insecure_registries: Vec<String>,
-    pub(crate) audit: Option<AuditSettings>,
     /// Images pulled at the same time.
     pub(crate) pulls_at_once: usize,
+    /// `None`: the runtime's own.
+    pub(crate) pod_max_pids: Option<i64>,
+    /// What no Pod can have.
+    pub(crate) reserved: BTreeMap<String, Quantity>,
     pub(crate) eviction: Eviction,
     pub(crate) images: ImageCollection,
+    pub(crate) audit: Option<AuditSettings>,
     pub(crate) log_level: tracing::Level,
     pub(crate) log_format: Format,
 }
@@ -182,8 +197,8 @@ impl Settings {
         if let Some(store) = merged.store.as_deref().filter(|store| *store != "embedded") {
             bail!("--store {store}: only the embedded store is supported");
         }
+        let (eviction, images, reserved) = (merged.eviction()?, merged.images()?, merged.reserved()?);
         let audit = AuditSettings::of(&merged)?;
-        let (eviction, images) = (merged.eviction()?, merged.images()?);
         let data_dir = absolute(merged.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()))?;
         // A host's name may have capitals, a Node's may not.
         let node_name = merged.node_name.map_or_else(host_name, Ok)?.to_lowercase();
@@ -193,10 +208,13 @@ impl Settings {
         );
         merged.tls_san.iter().try_for_each(|name| crate::names::check(name))?;
         Ok(Settings {
-            tls_san: merged.tls_san,
             pulls_at_once: pulls_at_once(merged.serialize_image_pulls, merged.max_parallel_image_pulls)?,
+            reserved,
+            // The kubelet's word for no limit of its own.
+            pod_max_pids: merged.pod_max_pids.filter(|pids| *pids > 0),
             eviction,
             images,
+            tls_san: merged.tls_san,
             listen: merged.listen,
             kubeconfig: merged.kubeconfig.map_or_else(|| Ok(data_dir.join("kubeconfig")), absolute)?,
             node_name,
@@ -213,7 +231,6 @@ impl Settings {
     }
 }
 
-/// More than the bridge has ports for would be refused by the kernel, Pod by Pod, and late.
 fn max_pods(pods: u32) -> Result<u32> {
     ensure!((1..=MAX_PODS_MOST).contains(&pods), "--max-pods {pods}: from 1 to {MAX_PODS_MOST} are possible");
     Ok(pods)
@@ -251,7 +268,6 @@ fn read(file: &Path) -> Result<UpFlags> {
     serde_saphyr::from_str(&text).with_context(|| format!("{} is not a valid configuration", file.display()))
 }
 
-/// Flag by flag. Lists are not joined: whoever gives one on the command line means that one.
 fn merge(flags: UpFlags, file: UpFlags) -> UpFlags {
     // Lists are taken whole from one place: flags that add to the file could never take away from it.
     let either = |flag: Vec<String>, file: Vec<String>| if flag.is_empty() { file } else { flag };
@@ -268,10 +284,9 @@ fn merge(flags: UpFlags, file: UpFlags) -> UpFlags {
         store: flags.store.or(file.store),
         registry_mirror: either(flags.registry_mirror, file.registry_mirror),
         insecure_registry: either(flags.insecure_registry, file.insecure_registry),
-        audit_log_path: flags.audit_log_path.or(file.audit_log_path),
-        audit_policy_file: flags.audit_policy_file.or(file.audit_policy_file),
-        audit_log_maxsize: flags.audit_log_maxsize.or(file.audit_log_maxsize),
-        audit_log_maxbackup: flags.audit_log_maxbackup.or(file.audit_log_maxbackup),
+        system_reserved: flags.system_reserved.or(file.system_reserved),
+        kube_reserved: flags.kube_reserved.or(file.kube_reserved),
+        pod_max_pids: flags.pod_max_pids.or(file.pod_max_pids),
         eviction_hard: flags.eviction_hard.or(file.eviction_hard),
         eviction_soft: flags.eviction_soft.or(file.eviction_soft),
         eviction_soft_grace_period: flags.eviction_soft_grace_period.or(file.eviction_soft_grace_period),
@@ -287,17 +302,19 @@ fn merge(flags: UpFlags, file: UpFlags) -> UpFlags {
         minimum_image_ttl_duration: flags.minimum_image_ttl_duration.or(file.minimum_image_ttl_duration),
         serialize_image_pulls: flags.serialize_image_pulls.or(file.serialize_image_pulls),
         max_parallel_image_pulls: flags.max_parallel_image_pulls.or(file.max_parallel_image_pulls),
+        audit_log_path: flags.audit_log_path.or(file.audit_log_path),
+        audit_policy_file: flags.audit_policy_file.or(file.audit_policy_file),
+        audit_log_maxsize: flags.audit_log_maxsize.or(file.audit_log_maxsize),
+        audit_log_maxbackup: flags.audit_log_maxbackup.or(file.audit_log_maxbackup),
         log_level: flags.log_level.or(file.log_level),
         log_format: flags.log_format.or(file.log_format),
     }
 }
 
-/// The service manager, and `down`, begin in another directory than whoever started it by hand.
 fn absolute(path: PathBuf) -> Result<PathBuf> {
     std::path::absolute(&path).with_context(|| format!("{} is no path", path.display()))
 }
 
-/// As uname(2) says it, the name that others of the host see, too.
 fn host_name() -> Result<String> {
     let name = rustix::system::uname();
     let name = name.nodename().to_str().context("the host's name is not UTF-8: give --node-name")?;
@@ -382,7 +399,10 @@ mod tests {
     #[test]
     fn pulls_are_parallel_unless_they_are_serialized() {
         let told = |serialize, most| pulls_at_once(serialize, most).map_err(|err| err.to_string());
-        assert_eq!((told(None, None), told(Some(true), None), told(Some(false), Some(9))), (Ok(4), Ok(1), Ok(9)));
+        assert_eq!(
+            (told(None, None), told(Some(true), None), told(Some(false), Some(9))),
+            (Ok(4), Ok(1), Ok(9))
+        );
         assert!(told(Some(true), Some(2)).is_err() && told(None, Some(0)).is_err());
     }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use api::quantity::Quantity;
 use client::{Client, InProcess, Informers};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
@@ -310,6 +311,15 @@ fn listen_for_pods(address: SocketAddr) -> Result<TcpListener> {
 async fn open_runtime(settings: &Settings, data_dir: &Path, ranges: &Ranges) -> Result<runtime::Native> {
     let mut config = runtime_config(data_dir, ranges)?;
     config.pulls_at_once = settings.pulls_at_once;
+    config.pod_max_pids = settings.pod_max_pids;
+    let reserved = |name: &str, value: fn(&Quantity) -> i64| {
+        settings.reserved.get(name).and_then(|amount| u64::try_from(value(amount)).ok()).unwrap_or_default()
+    };
+    config.reserved = runtime::Reserved {
+        milli_cpu: reserved("cpu", Quantity::milli_value),
+        memory: reserved("memory", Quantity::value),
+        pids: reserved("pid", Quantity::value),
+    };
     config.registries = pull::registries(&settings.registry_mirrors, &settings.insecure_registries);
     Ok(runtime::Native::open(config).await?)
 }
@@ -397,6 +407,7 @@ fn node_config(settings: &Settings, ground: &Ground, address: SocketAddr) -> nod
         logs_directory: logs.join("pods"),
         log_links_directory: Some(logs.join("containers")),
         images_directory: ground.data_dir.join("images"),
+        reserved: settings.reserved.clone(),
         eviction: settings.eviction.clone(),
         images: settings.images.clone(),
         seccomp_directory: ground.data_dir.join("seccomp"),

@@ -1,10 +1,12 @@
 //! What a node must be told.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::quantity::Quantity;
 use client::Pulse;
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
@@ -43,6 +45,8 @@ pub struct Config {
     pub api_server: SocketAddr,
     /// `<data-dir>/images`: where the images are, as far as their file system matters.
     pub images_directory: PathBuf,
+    /// Resources that no Pod can have, by name.
+    pub reserved: BTreeMap<String, Quantity>,
     /// When Pods are evicted.
     pub eviction: Eviction,
     /// When images that nobody uses are removed.

@@ -22,6 +22,7 @@ use crate::pod::admit;
 use crate::pod::clock::Steady;
 use crate::pod::event::Event;
 use crate::pod::observe::Because;
+use crate::pod::pressure::is_critical;
 use crate::pod::state::PodState;
 use crate::probing::counts::Counts;
 use crate::shared::{Shared, Worker, is_open};
@@ -170,6 +171,11 @@ enum Next {
 
 /// What came of a question.
 enum Answer {
+    /// Those who had to go for a Pod have gone.
+    Room {
+        /// The Pod.
+        uid: String,
+    },
     /// The Node, for a Pod that waits for its admission.
     Node { uid: String, node: Result<Box<NodeObject>, client::Error> },
     /// All that the runtime has.
@@ -285,6 +291,10 @@ impl Dispatcher {
         let runtime = &self.shared.config.pulses.runtime;
         match answer {
             Ok(Answer::Resizes) => {}
+            Ok(Answer::Room { uid }) => {
+                let node = Box::new(NodeObject::clone(&self.shared.node()));
+                self.node_answered(&uid, Ok(node)).await;
+            }
             Ok(Answer::Node { uid, node }) => self.node_answered(&uid, node).await,
             Ok(Answer::Audit { asked_at, sandboxes: Ok(sandboxes) }) => {
                 runtime.rest();
@@ -377,12 +387,36 @@ impl Dispatcher {
         let new = !self.found.remove(uid) && is_new(&pod);
         match if new { self.admit_on(&pod, &self.shared.node()) } else { Ok(()) } {
             Ok(()) => self.begin(uid, Arc::clone(&pod), Event::PodChanged(pod), Duration::ZERO).await,
+            Err(refusal) if self.preempt(&pod, &refusal) => {
+                self.pending.insert(uid.into(), (pod, refusal));
+            }
             Err(refusal) if refusal.retry() == Retry::Now => {
                 self.pending.insert(uid.into(), (pod, refusal));
                 self.ask_for_node(uid.into());
             }
             Err(refusal) => self.refuse(uid, pod, refusal).await,
         }
+    }
+
+    /// Sends Pods away for a critical one that finds no room; it is looked at again when they have ended. False:
+    /// it is not critical, or they would not be enough.
+    fn preempt(&mut self, pod: &Arc<Pod>, refusal: &admit::Refusal) -> bool {
+        if !matches!(refusal.reason, admit::Reason::OutOf(_)) || !is_critical(pod) {
+            return false;
+        }
+        let workers: Vec<Worker> =
+            self.shared.workers().values().filter(|worker| worker.takes_room()).cloned().collect();
+        let others: Vec<&Pod> = workers.iter().map(|worker| &*worker.allocated).collect();
+        let Some(victims) = admit::victims(pod, &self.shared.node(), &others) else { return false };
+        let gone: Vec<String> = victims.iter().filter_map(|victim| victim.metadata.uid.clone()).collect();
+        let (shared, uid) = (Arc::clone(&self.shared), pod.metadata.uid.clone().unwrap_or_default());
+        tracing::warn!(pod = %crate::pod::spec::full_name(pod), victims = gone.len(), "Pods go for a critical one");
+        self.asked.spawn(async move {
+            let sent = gone.iter().map(|uid| shared.send_away(uid));
+            futures_util::future::join_all(sent).await;
+            Answer::Room { uid }
+        });
+        true
     }
 
     fn ask_for_node(&mut self, uid: String) {
@@ -461,6 +495,7 @@ impl Dispatcher {
         let Some(uid) = self.names.remove(&id) else { return };
         let worker = self.shared.workers().remove(&uid);
         self.shared.probes.forget(&uid);
+        self.shared.freed.notify_waiters();
         self.decide_resizes();
         let (Err(error), Some(worker)) = (ended, worker) else { return };
         let meta = &worker.pod.metadata;

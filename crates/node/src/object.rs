@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::quantity::Quantity as Amount;
 use client::events::EventType;
 use client::{Patch, PatchKind};
 use jiff::Timestamp;
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::Config;
 use crate::eviction::observe;
-use crate::eviction::threshold::{Eviction, Pressure, Signal};
+use crate::eviction::threshold::{Pressure, Signal};
 use crate::shared::Shared;
 
 /// How often the node looks at itself.
@@ -82,7 +83,7 @@ fn status(config: &Config, arch: &str, pressures: &BTreeSet<Pressure>, now: Time
     let capacity = capacity(config);
     core::NodeStatus {
         addresses: Some(addresses),
-        allocatable: Some(allocatable(&config.eviction, &capacity)),
+        allocatable: Some(allocatable(config, &capacity)),
         capacity: Some(capacity),
         conditions: Some(conditions(pressures, &[], &[], now)),
         daemon_endpoints: Some(core::NodeDaemonEndpoints {
@@ -115,21 +116,32 @@ fn capacity(config: &Config) -> BTreeMap<String, Quantity> {
     list
 }
 
-/// Capacity without what the eviction thresholds keep free.
-fn allocatable(eviction: &Eviction, capacity: &BTreeMap<String, Quantity>) -> BTreeMap<String, Quantity> {
-    let mut list = capacity.clone();
-    let kibibytes =
-        |name: &str| capacity.get(name).and_then(|amount| amount.0.strip_suffix("Ki")?.parse::<u64>().ok());
-    if let Some(memory) = kibibytes("memory") {
-        let kept = eviction.kept_free(Signal::MemoryAvailable, memory * 1024);
-        let left = memory.saturating_sub(kept.div_ceil(1024));
-        list.insert("memory".into(), Quantity(format!("{left}Ki")));
+/// Capacity without what is reserved, and without what the hard eviction thresholds keep free.
+fn allocatable(config: &Config, capacity: &BTreeMap<String, Quantity>) -> BTreeMap<String, Quantity> {
+    let kept = |name: &str, bytes: u64| match name {
+        "memory" => config.eviction.kept_free(Signal::MemoryAvailable, bytes).div_ceil(1024) * 1024,
+        "ephemeral-storage" => config.eviction.kept_free(Signal::NodeFsAvailable, bytes),
+        _ => 0,
+    };
+    let left = |(name, all): (&String, &Quantity)| {
+        let reserved = config.reserved.get(name);
+        let amount = all.0.parse::<Amount>().map_or(0, |amount| amount.milli_value());
+        let gone = reserved.map_or(0, |reserved| reserved.milli_value());
+        let kept = kept(name, u64::try_from(amount / 1000).unwrap_or(0));
+        let kept = i64::try_from(kept).unwrap_or(i64::MAX).saturating_mul(1000);
+        let left = amount.saturating_sub(gone).saturating_sub(kept).max(0);
+        (name.clone(), Quantity(if left == amount { all.0.clone() } else { written(name, left) }))
+    };
+    capacity.iter().map(left).collect()
+}
+
+/// So many thousandths, as upstream writes them of this resource.
+fn written(name: &str, thousandths: i64) -> String {
+    match name {
+        "memory" => format!("{}Ki", thousandths / 1000 / 1024),
+        _ if thousandths % 1000 == 0 => (thousandths / 1000).to_string(),
+        _ => format!("{thousandths}m"),
     }
-    if let Some(disk) = kibibytes("ephemeral-storage") {
-        let kept = eviction.kept_free(Signal::NodeFsAvailable, disk * 1024);
-        list.insert("ephemeral-storage".into(), Quantity((disk * 1024).saturating_sub(kept).to_string()));
-    }
-    list
 }
 
 /// A line of /proc/meminfo in bytes.

@@ -16,7 +16,8 @@ use crate::Config;
 use crate::container::dns::NodeDns;
 use crate::container::fields::Facts;
 use crate::eviction::threshold::Pressure;
-use crate::pod::event::Record;
+use crate::pod::event::{Event, Record};
+use crate::pod::state::Cause;
 use crate::probing::counts::Counts;
 use crate::volumes::Mounts;
 use crate::worker::Message;
@@ -116,6 +117,23 @@ impl Shared {
             .filter(named)
             .min_by_key(|worker| (worker.terminated, worker.pod.metadata.deletion_timestamp.is_some()))
             .cloned()
+    }
+
+    /// Ends a Pod that has to make room, and waits until nothing of it runs.
+    pub(crate) async fn send_away(&self, uid: &str) {
+        let Some(inbox) = self.workers().get(uid).map(|worker| worker.inbox.clone()) else { return };
+        let message = "Preempted in order to admit critical pod".to_owned();
+        let event = Event::Evicted { cause: Cause::Preempted, message, grace_period_seconds: None };
+        if inbox.send(Message::Event(event)).await.is_err() {
+            return;
+        }
+        loop {
+            let freed = self.freed.notified();
+            if self.workers().get(uid).is_none_or(|worker| !worker.takes_room()) {
+                return;
+            }
+            freed.await;
+        }
     }
 
     /// The Node as the API has it, or as we made it.

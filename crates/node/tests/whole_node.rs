@@ -166,6 +166,7 @@ impl Cluster {
             logs_directory: root.join("logs"),
             log_links_directory: None,
             images_directory: root.join("images"),
+            reserved: Default::default(),
             eviction: self.eviction.clone(),
             images: Default::default(),
             seccomp_directory: root.join("seccomp"),
@@ -391,6 +392,29 @@ async fn a_node_short_of_memory_lets_pods_go_one_by_one_in_upstreams_order() {
     let stops: Vec<String> =
         cluster.runtime.calls().into_iter().filter(|call| call.starts_with("terminate ")).collect();
     assert_eq!(stops, ["terminate effort", "terminate burstable", "terminate guaranteed"], "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_critical_pod_without_room_is_given_it_by_one_that_matters_less() {
+    let cluster = Cluster::start().await;
+    let node: NodeObject = cluster.admin.get("", NAME).await.unwrap();
+    let all = node.status.unwrap().allocatable.unwrap()["cpu"].0.clone();
+    let mut spec = plain();
+    spec["containers"][0]["resources"] = json!({"requests": {"cpu": all}});
+    cluster.create("filler", spec).await;
+    cluster.running("filler").await;
+    let mut spec = plain();
+    spec["priorityClassName"] = "system-node-critical".into();
+    spec["containers"][0]["resources"] = json!({"requests": {"cpu": "100m"}});
+    cluster.create("critical", spec).await;
+    let failed = |pod: Option<&Value>| pod.is_some_and(|pod| pod["status"]["phase"] == "Failed");
+    let status = cluster.until("filler", failed).await.unwrap()["status"].clone();
+    let message = "Preempted in order to admit critical pod";
+    assert_eq!((&status["reason"], &status["message"]), (&json!("Preempting"), &json!(message)));
+    let mut conditions = status["conditions"].as_array().unwrap().iter();
+    let told = conditions.find(|one| one["type"] == "DisruptionTarget").unwrap();
+    assert_eq!((&told["reason"], &told["message"]), (&json!("TerminationByKubelet"), &json!(message)));
+    cluster.running("critical").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,10 +25,25 @@ pub struct Config {
     /// Images pulled at the same time, of three layers each. The kubelet's default is one, behind which a small image
     /// waits for a large one; without a bound a burst of Pods divides the line, the disk and the memory by their number.
     pub pulls_at_once: usize,
+    /// What Pods cannot have of the machine.
+    pub reserved: Reserved,
+    /// The most process numbers of one Pod; `None`: three quarters of what all can have.
+    pub pod_max_pids: Option<i64>,
     /// A container's log is renamed when it would grow beyond this, bytes.
     pub log_max_bytes: u64,
     /// Files kept of a container's log.
     pub log_max_files: u32,
+}
+
+/// Kept from all Pods together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reserved {
+    /// Thousandths of a processor: the weight of the Pods is less by it.
+    pub milli_cpu: u64,
+    /// Bytes.
+    pub memory: u64,
+    /// Process numbers.
+    pub pids: u64,
 }
 
 impl Config {
@@ -42,6 +57,8 @@ impl Config {
             service_cidr: None,
             executable: PathBuf::from("/proc/self/exe"),
             registries: Registries::default(),
+            reserved: Reserved::default(),
+            pod_max_pids: None,
             pulls_at_once: 4,
             log_max_bytes: 10 << 20,
             log_max_files: 5,

@@ -13,7 +13,9 @@ mod limits;
 
 pub use limits::{Resources, SandboxUpdate};
 
-use crate::usage::{Collected, Collection, ContainerStats, DiskUse, Measured, MemoryUse, Traffic};
+use crate::usage::{
+    Collected, Collection, ContainerStats, DiskUse, Measured, MemoryUse, PodsMemory, Traffic,
+};
 
 /// A container runtime. All methods may be called again with the same arguments
 /// after a restart of either side: creating what exists returns it, stopping or
@@ -109,6 +111,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// The memory that a sandbox and its running containers use now, page cache included: a limit below it
     /// kills, or is refused by the kernel.
     fn memory_use<'a>(&'a self, sandbox: &'a str) -> BoxFuture<'a, Result<MemoryUse, Error>>;
+    /// The memory that all Pods together may have and have; `None`: they are not limited.
+    fn pods_memory(&self) -> BoxFuture<'_, Result<Option<PodsMemory>, Error>>;
     /// Removes images that no container uses and that came from a registry, those first that were used longest
     /// ago.
     fn collect_images(&self, wanted: Collection) -> BoxFuture<'_, Result<Collected, Error>>;

@@ -42,10 +42,12 @@ mod threads;
 mod traces;
 mod usage;
 
-pub use config::Config;
+pub use config::{Config, Reserved};
 pub use interface::*;
 pub use native::Native;
 pub use network::{Subnet, range_taken};
 pub use threads::on_own_thread;
 pub use traces::{Names, Recorded, names, recorded, sweep};
-pub use usage::{Collected, Collection, ContainerStats, Counters, DiskUse, Measured, MemoryUse, Traffic};
+pub use usage::{
+    Collected, Collection, ContainerStats, Counters, DiskUse, Measured, MemoryUse, PodsMemory, Traffic,
+};

@@ -31,7 +31,9 @@ use crate::network::{Addresses, traffic};
 use crate::sandbox::branches::{Allocatable, Branches};
 use crate::sandbox::{self, Sandbox};
 use crate::threads::on_own_thread;
-use crate::usage::{Collected, Collection, ContainerStats, DiskUse, Measured, MemoryUse, Traffic};
+use crate::usage::{
+    Collected, Collection, ContainerStats, DiskUse, Measured, MemoryUse, PodsMemory, Traffic,
+};
 
 /// The runtime of this node. Dropping it leaves every Pod running; the next one adopts them.
 #[derive(Debug)]
@@ -43,7 +45,6 @@ pub struct Native {
 
 type SharedPull = Shared<BoxFuture<'static, Result<Image, Error>>>;
 type KnownPull = WeakShared<BoxFuture<'static, Result<Image, Error>>>;
-
 
 /// What the parts of the runtime share.
 pub(crate) struct Inner {
@@ -143,7 +144,8 @@ impl Inner {
         let store = Arc::new(ImageStore::open(&config.data_dir)?);
         let hierarchy =
             sys::cgroup::Hierarchy::detect().map_err(|e| Error::host("failed to find cgroups", e))?;
-        let branches = Branches::make(&hierarchy, &layout, Allocatable::of_this_host())?;
+        let branches =
+            Branches::make(&hierarchy, &layout, Allocatable::of_this_host().without(config.reserved))?;
         let shims = hierarchy.group(&layout.shim_cgroup());
         shims.create(&Default::default()).map_err(|e| Error::host("failed to make a cgroup", e))?;
         let executable = shim::client::Executable::guarded(&config.executable)
@@ -552,6 +554,11 @@ impl Runtime for Native {
             blocking(move || Ok(sandbox::update::memory_use(&inner, &sandbox))).await
         }
         .boxed()
+    }
+
+    fn pods_memory(&self) -> BoxFuture<'_, Result<Option<PodsMemory>, Error>> {
+        let inner = self.inner.clone();
+        blocking(move || Ok(Some(inner.branches.memory()))).boxed()
     }
 
     fn collect_images(&self, wanted: Collection) -> BoxFuture<'_, Result<Collected, Error>> {

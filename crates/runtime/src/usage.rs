@@ -12,6 +12,15 @@ pub struct MemoryUse {
     pub containers: BTreeMap<String, u64>,
 }
 
+/// The memory of all Pods together, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodsMemory {
+    /// What they may have.
+    pub limit: u64,
+    /// What they have that cannot be taken back easily.
+    pub working_set: u64,
+}
+
 /// What is measured of containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measured {

@@ -16,8 +16,8 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use runtime::{
     AttachOptions, Collected, Collection, ContainerConfig, ContainerState, ContainerStats, ContainerStatus,
-    Credentials, DiskUse, Error, Event, ExecOptions, ExecOutput, Image, Measured, MemoryUse, Resources,
-    Runtime, SandboxConfig, SandboxSnapshot, SandboxStatus, SandboxUpdate, Streams, Traffic,
+    Credentials, DiskUse, Error, Event, ExecOptions, ExecOutput, Image, Measured, MemoryUse, PodsMemory,
+    Resources, Runtime, SandboxConfig, SandboxSnapshot, SandboxStatus, SandboxUpdate, Streams, Traffic,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -538,6 +538,10 @@ impl Runtime for FakeRuntime {
         let containers: BTreeMap<String, u64> =
             running.map(|one| (one.status.id.clone(), used(&one.config.name))).collect();
         answer(Ok(MemoryUse { sandbox: containers.values().sum(), containers }))
+    }
+
+    fn pods_memory(&self) -> BoxFuture<'_, Result<Option<PodsMemory>, Error>> {
+        answer(Ok(None))
     }
 
     fn collect_images(&self, _wanted: Collection) -> BoxFuture<'_, Result<Collected, Error>> {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
+use api::quantity::Quantity;
 use node::eviction::ImageCollection;
 use node::eviction::threshold::{Eviction, Statements, parse_duration};
 use serde::{Deserialize, Deserializer};
@@ -74,6 +75,25 @@ impl UpFlags {
         Ok(parsed)
     }
 
+    /// What no Pod can have, both flags together.
+    pub(super) fn reserved(&self) -> Result<BTreeMap<String, Quantity>> {
+        let mut all: BTreeMap<String, Quantity> = BTreeMap::new();
+        for (flag, pairs) in [("system", &self.system_reserved), ("kube", &self.kube_reserved)] {
+            for (name, text) in pairs.iter().flat_map(|pairs| &pairs.0) {
+                let known = ["cpu", "memory", "ephemeral-storage", "pid"].contains(&name.as_str());
+                ensure!(known, "--{flag}-reserved {name}: cannot reserve {name:?} resource");
+                let amount: Option<Quantity> =
+                    text.parse().ok().filter(|amount: &Quantity| amount.milli_value() >= 0);
+                let amount = amount.with_context(|| format!("--{flag}-reserved {name}={text}: no amount"))?;
+                match all.get_mut(name) {
+                    Some(known) => known.add(&amount),
+                    None => drop(all.insert(name.clone(), amount)),
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// When images that nobody uses are removed.
     pub(super) fn images(&self) -> Result<ImageCollection> {
         let mut images = ImageCollection::default();
@@ -113,11 +133,28 @@ mod tests {
         ] {
             let parsed = of(text).expect("valid");
             let names: Vec<_> = parsed.thresholds.iter().map(|one| name(one.signal)).collect();
-            assert_eq!(names, ["memory.available", "nodefs.available"], "{text}");
+            assert_eq!(
+                names,
+                ["memory.available", "nodefs.available", "allocatableMemory.available"],
+                "{text}"
+            );
         }
         assert_eq!(of("data-dir: /a\n").expect("valid"), Eviction::default());
         let period = of("eviction-pressure-transition-period: 30s\n").expect("valid");
         assert_eq!(period.pressure_transition_period.as_secs(), 30);
+    }
+
+    #[test]
+    fn what_is_reserved_for_system_and_program_is_added_up() {
+        let text = "system-reserved: cpu=500m,memory=1Gi\nkube-reserved: {cpu: 250m, pid: \"100\"}\n";
+        let reserved = serde_saphyr::from_str::<UpFlags>(text).expect("valid").reserved().expect("valid");
+        let milli = |name: &str| reserved.get(name).map(Quantity::milli_value);
+        assert_eq!(
+            (milli("cpu"), milli("memory"), milli("pid")),
+            (Some(750), Some((1 << 30) * 1000), Some(100_000))
+        );
+        let gpu = serde_saphyr::from_str::<UpFlags>("kube-reserved: gpu=1\n").expect("valid").reserved();
+        assert!(gpu.expect_err("refused").to_string().contains("cannot reserve"));
     }
 
     #[test]

@@ -168,3 +168,53 @@ fn who_fills_the_disk_with_bytes_files_or_logs_goes_and_the_node_recovers() {
     drop(instance);
     drop(disk);
 }
+
+/// Kibibytes of the machine.
+fn memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").expect("readable");
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).expect("a line");
+    line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
+fn reserved_is_not_allocatable(instance: &Instance) {
+    assert_eq!(instance.field("nodes", "{.items[0].status.allocatable.memory}"), "500Mi");
+    let cpu = |of: &str| instance.field("nodes", &format!("{{.items[0].status.{of}.cpu}}"));
+    let processors: u32 = cpu("capacity").parse().expect("a number");
+    assert_eq!(cpu("allocatable"), format!("{}m", processors * 1000 - 500));
+}
+
+/// Forks until the kernel says no.
+fn fork_without_end(instance: &Instance) {
+    let bomb = offender("bomb", "while :; do sleep 3600 & done");
+    instance.apply(&bomb.replace("spec:", "spec:\n  restartPolicy: Never"));
+    instance.eventually("the kernel says no", || {
+        let said = instance.kubectl(&["logs", "bomb", "--all-containers"]);
+        if said.out.contains("can't fork") { Ok(()) } else { Err(said.out + &said.err) }
+    });
+    instance.kubectl(&["delete", "pod", "bomb"]).ok();
+}
+
+#[test]
+fn who_takes_the_memory_goes_and_who_forks_without_end_is_stopped_alone() {
+    // What is left to Pods is little, and what others on this machine use does not count.
+    let reserved = format!("cpu=500m,memory={}Ki", memory() - 600 * 1024);
+    let limits = ["--system-reserved", &reserved, "--pod-max-pids", "64"];
+    let flags = [limits.as_slice(), &["--eviction-pressure-transition-period", "3s"]].concat();
+    let instance = Instance::start_with(&["testserver.tar", "busybox.tar"], &flags);
+    reserved_is_not_allocatable(&instance);
+    start_good(&instance);
+    let client = Client::start(&instance);
+    fork_without_end(&instance);
+    undisturbed(&instance);
+    // Read to the end of what never ends, all of it is kept.
+    let hog = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: hog}}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  \
+         - {{name: c, image: \"busybox:1.36\", command: [sh, -c, \"(head -c {0} /dev/zero; sleep 3600) | tail -c {0}\"]}}\n",
+        520 << 20
+    );
+    instance.apply(&hog);
+    evicted(&instance, "hog", "memory");
+    recovered(&instance, "MemoryPressure", "node.kubernetes.io/memory-pressure");
+    undisturbed(&instance);
+    client.end();
+}

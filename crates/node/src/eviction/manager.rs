@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::threshold::{Eviction, Pressure, Signal, Threshold};
+use super::threshold::{Eviction, Pressure, Resource, Signal, Threshold};
 
 /// What there is of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Manager {
             self.first_met.iter().filter(|(at, since)| lasts(**at, **since)).map(|(at, _)| *at).collect();
         let mut due: Vec<Threshold> = self.acted_on.iter().map(|at| thresholds[*at].clone()).collect();
         // Memory before all else: without it nothing else can be done.
-        due.sort_by_key(|one| one.signal != Signal::MemoryAvailable);
+        due.sort_by_key(|one| one.signal.resource() != Resource::Memory);
         Found { pressures: self.last_seen.keys().copied().collect(), due }
     }
 

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use runtime::{ContainerStats, DiskUse, Measured};
+use runtime::{ContainerStats, DiskUse, Measured, PodsMemory};
 use tokio::time::{Instant, timeout};
 
 use crate::kubelet::{bare_id, statuses};
 use crate::object;
 use crate::pod::event::Event;
 use crate::pod::pressure::{self, Candidate, ContainerUse};
+use crate::pod::state::Cause;
 use crate::pod::storage::Used;
 use crate::shared::{Shared, Worker};
 use crate::worker::Message;
@@ -32,7 +33,7 @@ pub use images::ImageCollection;
 pub(crate) use images::collect_for_ever;
 pub(crate) use reclaim::{clear_evicted, measure};
 
-use manager::{Manager, Observations};
+use manager::{Manager, Observations, Observed};
 use threshold::{Eviction, Pressure, Resource, Signal, Threshold};
 
 /// How often the node looks (upstream's housekeeping of evictions), and how often when something becomes scarce.
@@ -64,7 +65,7 @@ impl Watch {
 pub(crate) async fn keep(node: Arc<Shared>, mut watch: Watch) {
     tokio::time::sleep(LOOK_EVERY_WHEN_SCARCE).await;
     loop {
-        let seen = observe::look(&node.config);
+        let seen = look(&node).await;
         let found = watch.manager.observe(&seen, watch.begun.elapsed());
         node.set_pressures(found.pressures);
         let pause = match relieve(&node, &watch.manager, &found.due, &seen).await {
@@ -79,6 +80,20 @@ pub(crate) async fn keep(node: Arc<Shared>, mut watch: Watch) {
         };
         tokio::time::sleep(pause).await;
     }
+}
+
+/// At the host, and at what the runtime knows of all Pods.
+async fn look(node: &Shared) -> Observations {
+    let mut seen = observe::look(&node.config);
+    match node.runtime.pods_memory().await {
+        Ok(Some(PodsMemory { limit, working_set })) => {
+            let observed = Observed { available: limit.saturating_sub(working_set), capacity: limit };
+            seen.insert(Signal::AllocatableMemoryAvailable, observed);
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "what Pods may have of the memory is not known"),
+    }
+    seen
 }
 
 /// What was done about a threshold.
@@ -97,7 +112,7 @@ async fn relieve(node: &Shared, manager: &Manager, due: &[Threshold], seen: &Obs
     object::warn(node, "EvictionThresholdMet", format!("Attempting to reclaim {}", scarce.word()));
     if signal.is_of_disk() {
         reclaim::of_disk(node, signal).await;
-        if manager.is_relieved(&observe::look(&node.config)) {
+        if manager.is_relieved(&look(node).await) {
             tracing::info!(?signal, "what nobody uses any more was enough: no Pod is evicted");
             return Relief::Nothing;
         }
@@ -142,7 +157,7 @@ async fn evict_one(
     let inbox = node.workers().get(&uid)?.inbox.clone();
     tracing::warn!(pod = %crate::pod::spec::full_name(first.pod), message, "a Pod is evicted");
     let grace = if threshold.is_hard() { GRACE_SECONDS } else { settings.max_pod_grace_period_seconds };
-    let event = Event::Evicted { message, grace_period_seconds: Some(grace) };
+    let event = Event::Evicted { cause: Cause::Evicted, message, grace_period_seconds: Some(grace) };
     inbox.send(Message::Event(event)).await.ok().map(|()| uid)
 }
 

@@ -10,6 +10,8 @@ use api::quantity::Quantity;
 pub enum Signal {
     /// Memory that is free, or that can be taken back easily.
     MemoryAvailable,
+    /// The same of what all Pods together may have. Watched wherever the first is, as upstream does.
+    AllocatableMemoryAvailable,
     /// Bytes of the file system with volumes, logs and writable layers.
     NodeFsAvailable,
     /// Inodes of the same.
@@ -40,7 +42,7 @@ impl Signal {
     /// What has to be taken back.
     pub fn resource(self) -> Resource {
         match self {
-            Signal::MemoryAvailable => Resource::Memory,
+            Signal::MemoryAvailable | Signal::AllocatableMemoryAvailable => Resource::Memory,
             Signal::NodeFsAvailable | Signal::ImageFsAvailable => Resource::EphemeralStorage,
             Signal::NodeFsInodesFree | Signal::ImageFsInodesFree => Resource::Inodes,
             Signal::PidAvailable => Resource::Pids,
@@ -257,6 +259,10 @@ impl Eviction {
         for threshold in &mut thresholds {
             threshold.minimum_reclaim = reclaims.get(&threshold.signal).cloned();
         }
+        let of_all = thresholds.iter().filter(|one| one.signal == Signal::MemoryAvailable && one.is_hard());
+        let of_pods =
+            of_all.cloned().map(|one| Threshold { signal: Signal::AllocatableMemoryAvailable, ..one });
+        thresholds.extend(of_pods.collect::<Vec<_>>());
         Ok(Eviction {
             thresholds,
             pressure_transition_period: Duration::from_secs(300),
@@ -273,7 +279,10 @@ impl Eviction {
 
 /// The name of a signal in the flags.
 pub fn name(signal: Signal) -> &'static str {
-    Signal::ALL.iter().find(|(_, known)| *known == signal).map_or("", |(name, _)| name)
+    Signal::ALL
+        .iter()
+        .find(|(_, known)| *known == signal)
+        .map_or("allocatableMemory.available", |(name, _)| name)
 }
 
 fn parse_thresholds(statements: &Statements) -> Result<Vec<Threshold>, String> {
@@ -371,6 +380,7 @@ mod tests {
                 ("memory.available", 100 << 20, 0, false),
                 ("nodefs.available", 100, 0, true),
                 ("memory.available", 1 << 30, 90, false),
+                ("allocatableMemory.available", 100 << 20, 0, false),
             ]
         );
         assert_eq!(

@@ -298,7 +298,7 @@ pub(super) mod tests {
                 "cpu": {"time": "2027-01-15T08:00:01Z", "usageCoreNanoSeconds": 1_500_000_000},
                 "memory": {"time": "2027-01-15T08:00:01Z", "workingSetBytes": 4096, "usageBytes": 0, "rssBytes": 0,
                     "pageFaults": 0, "majorPageFaults": 0},
-                "rootfs": {"time": "2027-01-15T08:00:01Z", "usedBytes": 512},
+                "rootfs": {"time": "2027-01-15T08:00:01Z", "usedBytes": 512, "inodesUsed": 1},
             })
         );
         assert_eq!(

@@ -17,8 +17,10 @@ use crate::eviction::threshold::Pressure;
 
 mod confine;
 mod ports;
+mod preempt;
 
 pub use ports::{Listener, wants_ports};
+pub use preempt::victims;
 
 /// Why a Pod is refused: word and sentence for status and event.
 #[derive(Clone, Debug, PartialEq, Eq)]

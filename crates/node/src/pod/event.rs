@@ -12,6 +12,7 @@ use super::allocation::Allocation;
 use super::observe::{Because, Observed};
 use super::probe::{Outcome, ProbeKind};
 use super::resize::{Decision, Step};
+use super::state::Cause;
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub enum Event {
     },
     /// The node needs what the Pod uses.
     Evicted {
+        /// Evicted or preempted.
+        cause: Cause,
         /// Sentence.
         message: String,
         /// Overrides the Pod's own grace when shorter.

@@ -21,7 +21,7 @@ use super::probe::Tracker;
 use super::state::{
     Cause, Container, Endpoints, Phase, PodState, Progress, Run, Sandbox, Stage, Termination, Verdict,
 };
-use super::status::was_evicted;
+use super::status::was_sent_away;
 use super::step::{self, Actions};
 use super::{resize, start};
 
@@ -184,7 +184,10 @@ fn end_as_reported(state: &mut PodState, now: Now) {
     }
     if let (Some(reason), Some(message)) = (&status.reason, &status.message) {
         // A Pod that was refused for want of room has the word of one that was evicted.
-        let cause = if was_evicted(status) { Cause::Evicted } else { Cause::of_reason(reason) };
+        let cause = match Cause::of_reason(reason) {
+            Cause::Refused(_) if was_sent_away(status) => Cause::Evicted,
+            cause => cause,
+        };
         state.verdict = Some(Verdict { cause, message: message.clone() });
     }
     state.stage = Stage::Terminating(Termination { deadline: now.steady, endpoints: Endpoints::Withdrawn });

@@ -28,7 +28,7 @@ use super::event::{Action, Event};
 use super::observe::Because;
 use super::probe::{Outcome, ProbeKind};
 use super::spec::Role;
-use super::state::PodState;
+use super::state::{Cause, PodState};
 use super::status::status;
 use super::step::{step, wakes_after};
 use super::world::{World, pod};
@@ -413,7 +413,11 @@ impl Life {
             Happening::Delete(grace) => self.delete(*grace),
             Happening::Wish(tenths) => self.wish(*tenths),
             Happening::Evict => {
-                self.event(Event::Evicted { message: "low".into(), grace_period_seconds: None });
+                self.event(Event::Evicted {
+                    cause: Cause::Evicted,
+                    message: "low".into(),
+                    grace_period_seconds: None,
+                });
             }
         }
     }

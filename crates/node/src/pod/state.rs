@@ -97,6 +97,8 @@ pub enum Endpoints {
 pub enum Cause {
     /// It needs what the Pod uses, or the Pod has used more than it may.
     Evicted,
+    /// It makes room for a critical Pod.
+    Preempted,
     /// The Pod was active for longer than it may be.
     DeadlineExceeded,
     /// Its checks refused the Pod, for a reason with this word; or a node of a later release ended it.
@@ -104,10 +106,16 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Whether the Pod would have gone on by itself.
+    pub(super) fn is_disruption(&self) -> bool {
+        matches!(self, Cause::Evicted | Cause::Preempted)
+    }
+
     /// The word for status and Event.
     pub fn reason(&self) -> &str {
         match self {
             Cause::Evicted => "Evicted",
+            Cause::Preempted => "Preempting",
             Cause::DeadlineExceeded => "DeadlineExceeded",
             Cause::Refused(reason) => reason,
         }
@@ -116,6 +124,7 @@ impl Cause {
     /// Of the word that the status of an ended Pod has, when it was not evicted.
     pub(super) fn of_reason(reason: &str) -> Self {
         match reason {
+            reason if reason == Cause::Preempted.reason() => Cause::Preempted,
             reason if reason == Cause::DeadlineExceeded.reason() => Cause::DeadlineExceeded,
             reason => Cause::Refused(reason.to_owned()),
         }

@@ -402,15 +402,15 @@ fn conditions(
     all
 }
 
-/// Whether a status says that its node has evicted the Pod.
-pub(super) fn was_evicted(status: &core::PodStatus) -> bool {
+/// Whether a status says that its node has sent the Pod away.
+pub(super) fn was_sent_away(status: &core::PodStatus) -> bool {
     let mut all = status.conditions.iter().flatten();
     all.any(|one| one.type_ == DISRUPTION && one.reason.as_deref() == Some(BY_KUBELET))
 }
 
-/// That the node has evicted the Pod; who else disrupts it says so himself.
+/// That the node has sent the Pod away; who else disrupts it says so himself.
 fn disruption(state: &PodState, old: &[core::PodCondition], now: Timestamp) -> Option<core::PodCondition> {
-    let evicted = state.verdict.as_ref().filter(|_| state.is_evicted())?;
+    let evicted = state.verdict.as_ref().filter(|verdict| verdict.cause.is_disruption())?;
     let message = Some(evicted.message.clone());
     let verdict = Verdict { status: true, reason: Some(BY_KUBELET), message };
     Some(condition(state, old, DISRUPTION, verdict, now))

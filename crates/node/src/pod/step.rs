@@ -130,10 +130,10 @@ fn note(state: &mut PodState, event: Event, now: Now, actions: &mut Actions) {
             judge(state, Verdict { cause: Cause::Refused(reason), message }, actions);
             stop::begin(state, 0, now, actions);
         }
-        Event::Evicted { message, grace_period_seconds } => {
+        Event::Evicted { cause, message, grace_period_seconds } => {
             // A Pod that was going already keeps the reason it was going for.
             if state.may_start_containers() {
-                judge(state, Verdict { cause: Cause::Evicted, message }, actions);
+                judge(state, Verdict { cause, message }, actions);
             }
             // Pressure on the node may shorten what a Pod grants itself, never lengthen it.
             let own = spec::grace_period_seconds(&state.pod);

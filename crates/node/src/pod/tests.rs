@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::event::{Action, Event, StartFailure};
 use super::observe::Because;
 use super::probe::{Outcome, ProbeKind};
-use super::state::PodState;
+use super::state::{Cause, PodState};
 use super::step::{step, wakes_after};
 
 use super::world::{World, pod};
@@ -327,7 +327,8 @@ fn a_refused_pod_fails_without_anything_being_made() {
 
 #[test]
 fn only_who_was_evicted_is_said_to_have_been_disrupted_also_when_the_node_begins_anew() {
-    let evict = Event::Evicted { message: "low".into(), grace_period_seconds: Some(0) };
+    let evict =
+        Event::Evicted { cause: Cause::Evicted, message: "low".into(), grace_period_seconds: Some(0) };
     let refuse = Event::Refused { reason: "Evicted".into(), message: "no room".into() };
     for (event, disrupted) in [(evict, true), (refuse, false)] {
         let mut world = World::new(pod(one(json!({}))));

@@ -11,6 +11,7 @@ use super::{Files, Message, PodWorker, lock};
 use crate::container::config::log_directory;
 use crate::eviction::measure;
 use crate::pod::event::Event;
+use crate::pod::state::Cause;
 use crate::pod::storage::{self, Used};
 use crate::shared::Shared;
 use crate::threads::Threads;
@@ -41,7 +42,7 @@ impl PodWorker {
         self.tasks.spawn(async move {
             if let Some(message) = measure.excess().await {
                 let grace_period_seconds = Some(GRACE_SECONDS);
-                let event = Event::Evicted { message, grace_period_seconds };
+                let event = Event::Evicted { cause: Cause::Evicted, message, grace_period_seconds };
                 // A closed inbox means that the Pod is gone.
                 let _ = outbox.send(Message::Event(event)).await;
             }

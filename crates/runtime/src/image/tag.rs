@@ -46,7 +46,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = store(&directory);
         for name in ["a:1", "b:1"] {
-            let archive = docker_archive(&[name], &[Tar::new().file("f", name.as_bytes(), 0o644).bytes()], "{}");
+            let archive =
+                docker_archive(&[name], &[Tar::new().file("f", name.as_bytes(), 0o644).bytes()], "{}");
             store.import(archive.as_slice(), &ImportOptions::default()).unwrap();
         }
         assert_eq!(store.tag("a:1", "registry.example/team/a").unwrap(), "registry.example/team/a:latest");

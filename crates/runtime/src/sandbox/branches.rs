@@ -14,17 +14,19 @@ use std::sync::{Mutex, PoisonError};
 
 use sys::cgroup::{Group, Hierarchy, Level, Resources};
 
+use crate::config::Reserved;
 use crate::interface::{Error, QosClass, SandboxConfig};
 use crate::layout::Layout;
+use crate::usage::PodsMemory;
 
 /// Fewest and most shares of version 1, in which weights are thought.
 const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 
-/// What Pods can have of this node (the kubelet's `enforceNodeAllocatable: [pods]`, with nothing
-/// reserved but process numbers: eviction thresholds do not count here, they must be reached first).
+/// What Pods can have of this node (the kubelet's `enforceNodeAllocatable: [pods]`): all but what is reserved,
+/// and some process numbers. Eviction thresholds do not count here: they must be reached first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Allocatable {
-    pub(crate) cpus: u64,
+    pub(crate) milli_cpu: u64,
     pub(crate) memory: u64,
     pub(crate) pids: u64,
 }
@@ -34,9 +36,18 @@ impl Allocatable {
     pub(crate) fn of_this_host() -> Self {
         let system = rustix::system::sysinfo();
         Allocatable {
-            cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64),
+            milli_cpu: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64) * 1000,
             memory: system.totalram * u64::from(system.mem_unit),
             pids: for_pods(["pid_max", "threads-max"].into_iter().filter_map(kernel_limit).min()),
+        }
+    }
+
+    /// The rest, when something is reserved.
+    pub(crate) fn without(self, reserved: Reserved) -> Self {
+        Allocatable {
+            milli_cpu: self.milli_cpu.saturating_sub(reserved.milli_cpu),
+            memory: self.memory.saturating_sub(reserved.memory),
+            pids: self.pids.saturating_sub(reserved.pids),
         }
     }
 
@@ -69,7 +80,7 @@ fn all_pods(host: Allocatable) -> Resources {
     Resources {
         memory_limit: i64::try_from(host.memory).unwrap_or(0),
         pids_limit: i64::try_from(host.pids).unwrap_or(0),
-        ..weight_only(host.cpus * 1000)
+        ..weight_only(host.milli_cpu)
     }
 }
 
@@ -77,6 +88,7 @@ fn all_pods(host: Allocatable) -> Resources {
 #[derive(Debug)]
 pub(crate) struct Branches {
     host: Allocatable,
+    all: Group,
     groups: [(Group, Resources); 4],
     burstable: Group,
     requests: Mutex<Requests>,
@@ -94,14 +106,15 @@ impl Branches {
     /// Makes the groups; those of an earlier daemon get today's numbers.
     pub(crate) fn make(hierarchy: &Hierarchy, layout: &Layout, host: Allocatable) -> Result<Self, Error> {
         let burstable = hierarchy.group(&layout.branch(QosClass::Burstable));
+        let all = hierarchy.group(&layout.branch(QosClass::Guaranteed));
         let groups = [
-            (hierarchy.group(&layout.cgroup_root()), weight_only(host.cpus * 1000)),
-            (hierarchy.group(&layout.branch(QosClass::Guaranteed)), all_pods(host)),
+            (hierarchy.group(&layout.cgroup_root()), weight_only(host.milli_cpu)),
+            (all.clone(), all_pods(host)),
             (hierarchy.group(&layout.branch(QosClass::BestEffort)), weight_only(0)),
             (burstable.clone(), weight_only(0)),
         ];
         let requests = Mutex::new(Requests { shares: shares(0), ..Requests::default() });
-        let branches = Branches { host, groups, burstable, requests };
+        let branches = Branches { host, groups, all, burstable, requests };
         branches.make_again()?;
         Ok(branches)
     }
@@ -117,6 +130,11 @@ impl Branches {
         groups.try_for_each(|(group, resources)| {
             group.create(resources).map_err(|e| Error::host("failed to make a cgroup", e))
         })
+    }
+
+    /// What all Pods together may have of the memory, and have.
+    pub(crate) fn memory(&self) -> PodsMemory {
+        PodsMemory { limit: self.host.memory, working_set: self.all.stats().memory_working_set }
     }
 
     /// The most process numbers of one Pod.
@@ -160,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_groups_above_pods_have_the_kubelets_numbers() {
-        let host = Allocatable { cpus: 2, memory: 4 << 30, pids: 32_768 };
+        let host = Allocatable { milli_cpu: 2000, memory: 4 << 30, pids: 32_768 };
         let all = all_pods(host);
         assert_eq!((all.cpu_shares, all.memory_limit, all.pids_limit), (2048, 4 << 30, 32_768));
         assert_eq!(host.pids_of_a_pod(), 24_576);
@@ -170,8 +188,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_reserved_is_kept_from_all_pods_together() {
+        let host = Allocatable { milli_cpu: 2000, memory: 4 << 30, pids: 1000 };
+        let left = host.without(Reserved { milli_cpu: 500, memory: 1 << 30, pids: 2000 });
+        assert_eq!(left, Allocatable { milli_cpu: 1500, memory: 3 << 30, pids: 0 });
+    }
+
+    #[test]
     fn this_host_has_something_to_allocate() {
         let host = Allocatable::of_this_host();
-        assert!(host.cpus > 0 && host.memory > 64 << 20 && host.pids > 100, "{host:?}");
+        assert!(host.milli_cpu > 0 && host.memory > 64 << 20 && host.pids > 100, "{host:?}");
     }
 }

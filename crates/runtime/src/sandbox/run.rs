@@ -181,7 +181,7 @@ fn make_cgroup(inner: &Inner, config: &SandboxConfig) -> Result<(), Error> {
     inner.branches.pod_came(config);
     let mut resources = sys::cgroup::Resources { level: Level::Pod, ..resources(&config.resources) };
     if resources.pids_limit == 0 {
-        resources.pids_limit = inner.branches.pids_of_a_pod();
+        resources.pids_limit = inner.config.pod_max_pids.unwrap_or_else(|| inner.branches.pids_of_a_pod());
     }
     let group = inner.hierarchy.group(&inner.pod_cgroup(config));
     group.create(&resources).map_err(|e| Error::host("failed to make a cgroup", e))
