@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use api::quantity::Quantity;
 use clap::Args;
 use node::eviction::ImageCollection;
@@ -57,6 +57,13 @@ pub(crate) struct UpFlags {
     /// How many Pods the node takes, 1000 at most [default: 110]
     #[arg(long, value_name = "NUMBER")]
     max_pods: Option<u32>,
+    /// Sysctls beyond the safe ones that Pods may set, NAME or PREFIX* (separated by commas, or repeated)
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[serde(default)]
+    allowed_unsafe_sysctls: Vec<String>,
+    /// Whether a container without a seccomp profile has RuntimeDefault, and not Unconfined [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    seccomp_default: Option<bool>,
     /// Where objects are kept; only "embedded" is supported
     #[arg(long)]
     store: Option<String>,
@@ -145,6 +152,8 @@ pub(crate) struct Settings {
     pub(crate) service_cidr: Option<Cidr>,
     /// `None`: [`MAX_PODS`].
     pub(crate) max_pods: Option<u32>,
+    pub(crate) allowed_sysctls: Vec<String>,
+    pub(crate) seccomp_default: bool,
     pub(crate) registry_mirrors: Vec<(String, String)>,
     pub(crate) insecure_registries: Vec<String>,
     /// Images pulled at the same time.
@@ -221,6 +230,9 @@ impl Settings {
             pod_cidr: merged.pod_cidr,
             service_cidr: merged.service_cidr,
             max_pods: merged.max_pods.map(max_pods).transpose()?,
+            allowed_sysctls: node::allowed_sysctls(&merged.allowed_unsafe_sysctls)
+                .map_err(|why| anyhow!("--allowed-unsafe-sysctls: {why}"))?,
+            seccomp_default: merged.seccomp_default.unwrap_or(true),
             registry_mirrors: mirrors(&merged.registry_mirror)?,
             insecure_registries: merged.insecure_registry,
             audit,
@@ -281,6 +293,8 @@ fn merge(flags: UpFlags, file: UpFlags) -> UpFlags {
         pod_cidr: flags.pod_cidr.or(file.pod_cidr),
         service_cidr: flags.service_cidr.or(file.service_cidr),
         max_pods: flags.max_pods.or(file.max_pods),
+        allowed_unsafe_sysctls: either(flags.allowed_unsafe_sysctls, file.allowed_unsafe_sysctls),
+        seccomp_default: flags.seccomp_default.or(file.seccomp_default),
         store: flags.store.or(file.store),
         registry_mirror: either(flags.registry_mirror, file.registry_mirror),
         insecure_registry: either(flags.insecure_registry, file.insecure_registry),
@@ -404,6 +418,18 @@ mod tests {
             (Ok(4), Ok(1), Ok(9))
         );
         assert!(told(Some(true), Some(2)).is_err() && told(None, Some(0)).is_err());
+    }
+
+    #[test]
+    fn sysctls_of_the_whole_host_cannot_be_allowed() {
+        let flags = |name: &str| UpFlags { allowed_unsafe_sysctls: vec![name.into()], ..UpFlags::default() };
+        let err = Settings::resolve(Box::new(flags("vm.*"))).expect_err("refused").to_string();
+        assert_eq!(err, "--allowed-unsafe-sysctls: the sysctls \"vm.*\" are not known to be namespaced");
+        let settings = Settings::resolve(Box::new(flags("kernel/msg*"))).expect("valid");
+        assert_eq!(
+            (settings.allowed_sysctls, settings.seccomp_default),
+            (vec!["kernel.msg*".to_owned()], true)
+        );
     }
 
     #[test]

@@ -395,10 +395,24 @@ fn mounts_below(mountinfo: &str, directory: &Path) -> usize {
     mountinfo.lines().filter(|line| point(line)).count()
 }
 
+/// Users of the node that a Pod has which has not the node's.
+const IDS_PER_POD: u32 = 65_536;
+
+/// Where the users of this instance's Pods begin, so that Pods of two instances have none in common. Below 2^31:
+/// beyond, programs take them for negative.
+fn first_user(data_dir: &Path, max_pods: u32) -> u32 {
+    let share = max_pods.max(128);
+    let shares = (i32::MAX.cast_unsigned() / IDS_PER_POD / share).max(2);
+    let digits = u32::from_str_radix(&instance::id(data_dir), 16).expect("eight hexadecimal digits");
+    // The first share is that of the instance in the usual place, as with upstream.
+    IDS_PER_POD * (1 + share * (1 + digits % (shares - 1)))
+}
+
 fn node_config(settings: &Settings, ground: &Ground, address: SocketAddr) -> node::Config {
     // The one instance of a host keeps its logs where log collectors look; others keep theirs together.
     let default_place = ground.data_dir == Path::new(crate::cli::DEFAULT_DATA_DIR);
     let logs = if default_place { "/var/log".into() } else { ground.data_dir.join("logs") };
+    let max_pods = settings.max_pods.unwrap_or(crate::config::MAX_PODS);
     node::Config {
         node_name: settings.node_name.clone(),
         hostname: settings.node_name.clone(),
@@ -411,14 +425,16 @@ fn node_config(settings: &Settings, ground: &Ground, address: SocketAddr) -> nod
         eviction: settings.eviction.clone(),
         images: settings.images.clone(),
         seccomp_directory: ground.data_dir.join("seccomp"),
+        seccomp_default: settings.seccomp_default,
         kubelet_version: KUBERNETES_VERSION.to_owned(),
         runtime_version: format!("monopod://{}", crate::version()),
         kubelet_port: address.port(),
         cluster_dns: Some(network::dns_address(&ground.ranges)),
         cluster_domain: network::CLUSTER_DOMAIN.to_owned(),
         api_server: SocketAddr::new(ground.ranges.services.address(1).into(), 443),
-        max_pods: settings.max_pods.unwrap_or(crate::config::MAX_PODS),
-        allowed_sysctls: Vec::new(),
+        max_pods,
+        default_users: if default_place { IDS_PER_POD } else { first_user(&ground.data_dir, max_pods) },
+        allowed_sysctls: settings.allowed_sysctls.clone(),
         labels: Vec::new(),
         taints: Vec::new(),
         pod_cidr: Some(ground.ranges.node().to_string()),

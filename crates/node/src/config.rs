@@ -31,6 +31,8 @@ pub struct Config {
     pub log_links_directory: Option<PathBuf>,
     /// Directory of seccomp profiles named by `localhostProfile`.
     pub seccomp_directory: PathBuf,
+    /// A container that names no profile has the runtime's; otherwise none (upstream's `seccompDefault`).
+    pub seccomp_default: bool,
     /// `nodeInfo.kubeletVersion`, e.g. `v1.36.2`.
     pub kubelet_version: String,
     /// `nodeInfo.containerRuntimeVersion`, e.g. `monopod://0.1.0`.
@@ -53,6 +55,9 @@ pub struct Config {
     pub images: ImageCollection,
     /// Pods at most.
     pub max_pods: u32,
+    /// First user of the node that is one of a Pod's with `hostUsers: false`, where there is no user `kubelet` with
+    /// ranges of its own (upstream: 65536).
+    pub default_users: u32,
     /// Extra sysctls Pods may set; a trailing `*` matches a prefix.
     pub allowed_sysctls: Vec<String>,
     /// Labels put on the Node besides the usual ones.

@@ -4,9 +4,12 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 
 use crate::Config;
-use crate::pod::admit::{Host, Listener};
+use crate::pod::admit::{Host, Listener, wants_ports};
+use crate::pod::spec::spec;
+use crate::users::Ranges;
 
 /// proc(5): a TCP socket that listens, and an unconnected UDP socket, which takes what comes.
 const TCP_LISTEN: &str = "0A";
@@ -14,18 +17,25 @@ const UDP_UNCONNECTED: &str = "07";
 /// The same of SCTP, which counts in decimal.
 const SCTP_LISTENING: &str = "10";
 
-/// Looks at the host; at its sockets only when it is to be known who has which port.
-pub(crate) fn look(config: &Config, with_listeners: bool) -> Host {
+/// Looks at the host; at its sockets only when it is to be known who has which port, quick enough to do at once.
+/// User namespaces are tried when a Pod wants one: what is in the way may have been put right since.
+pub(crate) fn look(config: &Config, pod: &Pod) -> Host {
     let says_yes = |path: &str| fs::read_to_string(path).is_ok_and(|text| text.starts_with('Y'));
     Host {
         pressures: Default::default(),
         allowed_sysctls: config.allowed_sysctls.clone(),
         apparmor: says_yes("/sys/module/apparmor/parameters/enabled"),
         selinux: fs::exists("/sys/fs/selinux/enforce").unwrap_or(false),
-        listeners: if with_listeners { listeners() } else { Vec::new() },
+        no_users: (spec(pod).host_users == Some(false)).then(|| try_users(config).err()).flatten(),
+        listeners: if wants_ports(pod) { listeners() } else { Vec::new() },
         own_port: config.kubelet_port,
         bridge_ip: config.pod_cidr.as_deref().and_then(bridge),
     }
+}
+
+fn try_users(config: &Config) -> Result<(), String> {
+    let range = Ranges::of_host(config.default_users, config.max_pods)?.any();
+    sys::namespace::user::probe(range, &config.pods_directory).map_err(|err| err.to_string())
 }
 
 /// The first address of the node's range of Pods.

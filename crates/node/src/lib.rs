@@ -35,8 +35,10 @@ mod shared;
 mod sizes;
 mod termination;
 mod threads;
+mod users;
 pub mod volumes;
 mod worker;
 
 pub use config::{Config, ConfirmEndpoints, ConfirmPolicies, NotReady, Pulses};
 pub use node::Node;
+pub use pod::admit::allowed_sysctls;

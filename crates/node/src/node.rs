@@ -479,8 +479,7 @@ impl Dispatcher {
         let workers = self.shared.workers();
         let others: Vec<&Pod> =
             workers.values().filter(|worker| worker.takes_room()).map(|worker| &*worker.allocated).collect();
-        // Who listens on the host is read only for a Pod that wants ports of it: quick enough to do here.
-        let mut host = host::look(&self.shared.config, admit::wants_ports(pod));
+        let mut host = host::look(&self.shared.config, pod);
         host.pressures = self.shared.pressures();
         admit::admit(pod, node, &others, &host)
     }

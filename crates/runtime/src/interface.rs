@@ -11,6 +11,8 @@ use tokio::sync::mpsc;
 
 mod limits;
 
+pub use sys::namespace::user::IdRange;
+
 pub use limits::{Resources, SandboxUpdate};
 
 use crate::usage::{
@@ -253,6 +255,9 @@ pub struct SandboxConfig {
     pub cpu_request: u64,
     /// Kernel parameters set in the sandbox's namespaces.
     pub sysctls: BTreeMap<String, String>,
+    /// Which ids of the node are the Pod's, in a user namespace of its own; `None`: all are the node's.
+    #[serde(default)]
+    pub users: Option<IdRange>,
     /// Kept as given.
     pub labels: BTreeMap<String, String>,
     /// Kept as given.
@@ -326,6 +331,9 @@ pub struct Mount {
     pub recursive_read_only: bool,
     /// How mounts travel.
     pub propagation: Propagation,
+    /// Its owners are the Pod's users already, where these are not the node's: what [`Runtime::mount_image`] made.
+    #[serde(default)]
+    pub mapped: bool,
 }
 
 /// Mount propagation between node and container.

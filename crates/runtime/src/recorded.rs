@@ -14,6 +14,7 @@ fn sandbox() -> SandboxRecord {
     SandboxRecord {
         id: "a1".into(),
         config: SandboxConfig {
+            users: None,
             pod: PodIdentity { name: "web".into(), namespace: "default".into(), uid: "u".into(), attempt: 1 },
             hostname: "web".into(),
             log_directory: "/var/log/pods/u".into(),
@@ -57,6 +58,7 @@ fn container() -> ContainerRecord {
             working_dir: "/work".into(),
             env: vec![("A".into(), "1".into())],
             mounts: vec![Mount {
+                mapped: false,
                 host_path: "/h".into(),
                 container_path: "/c".into(),
                 read_only: true,

@@ -134,11 +134,11 @@ fn open(proof: SingleThreaded, directory: &Path, spec: &SandboxSpec) -> Result<S
         group.create(&Resources::default())?;
         group.attach(rustix::process::getpid().as_raw_nonzero().get())?;
     }
-    sandbox::enter(spec)?;
+    let users = sandbox::enter(&proof, spec)?;
     let reaper = if spec.shared_pid { Some(crate::reaper::make(&proof, directory)?) } else { None };
     // Only the first two are acted on. The others end a process that does not expect them; a shim
     // ends when its sandbox does.
     let signals = [libc::SIGCHLD, libc::SIGIO, libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
     let signals = process::signal_descriptor(&signals)?;
-    Ok(Shim::new(proof, directory, cgroups, reaper, signals)?)
+    Ok(Shim::new(proof, directory, cgroups, (reaper, users), signals)?)
 }

@@ -29,6 +29,7 @@ mod reaper;
 mod record;
 mod sandbox;
 mod server;
+mod users;
 
 pub use entry::main;
 pub use network::set_up as set_up_network;

@@ -100,6 +100,7 @@ fn sandbox() -> SandboxSpec {
         shared_pid: true,
         sysctls: vec![("net.core.somaxconn".into(), "77".into())],
         cgroup: Some("monopod/shims".into()),
+        users: None,
     }
 }
 
@@ -147,6 +148,7 @@ fn mounts() -> Vec<Mount> {
         read_only: true,
         recursive_read_only: true,
         propagation,
+        mapped: false,
     };
     vec![
         mount(MountSource::Bind("/host".into()), Propagation::HostToContainer),

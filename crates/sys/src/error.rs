@@ -27,6 +27,12 @@ impl Error {
         Error { attempt: attempt.into(), errno }
     }
 
+    /// The same, with the path that it is about.
+    #[must_use]
+    pub fn about(self, path: &Path) -> Self {
+        Error::new(format!("{} on {}", self.attempt, path.display()), self.errno)
+    }
+
     /// An error of the standard library; one without a number becomes `EIO`.
     pub fn io(attempt: impl Into<String>, error: &std::io::Error) -> Self {
         Error::new(attempt, Errno::from_io_error(error).unwrap_or(Errno::IO))

@@ -19,6 +19,7 @@ use crate::{Context, Error, Result};
 
 mod later;
 pub mod layers;
+mod views;
 
 /// A mount that is not in the file tree yet; gone if it is dropped.
 #[derive(Debug)]
@@ -27,9 +28,6 @@ pub struct Detached {
     /// What this kernel can only do to a mount in the tree.
     later: later::Later,
 }
-
-/// Number of the root directory of each procfs.
-const PROC_ROOT: u64 = 1;
 
 /// How mounts made later travel between this mount and its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,22 +120,6 @@ impl Detached {
         let flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         open_tree(file, "", flags).attempt(|| "bind an opened file").map(Detached::from)
-    }
-
-    /// A copy of the procfs at /proc of this mount namespace, without what covers parts of it.
-    ///
-    /// # Errors
-    /// Something else is there.
-    pub fn proc_from_here() -> Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = openat2(CWD, "/proc", flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
-        let opened = opened.on("open", "/proc")?;
-        let kind = rustix::fs::fstatfs(&opened).on("look at", "/proc")?.f_type;
-        let root = fstat(&opened).on("look at", "/proc")?.st_ino == PROC_ROOT;
-        if !root || kind != rustix::fs::PROC_SUPER_MAGIC {
-            return Err(Error::new("find a procfs at /proc", Errno::NODEV));
-        }
-        Self::bind_opened(opened.as_fd())
     }
 
     /// A fresh file system of a kind (`proc`, `sysfs`, `tmpfs`, `mqueue`, `devpts`, `cgroup2`);

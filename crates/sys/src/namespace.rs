@@ -9,6 +9,8 @@ use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags};
 
 use crate::{Context, Errno, Error, Result};
 
+pub mod user;
+
 /// A set of kinds of namespaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Namespaces(u32);
@@ -24,6 +26,8 @@ impl Namespaces {
     pub const UTS: Namespaces = Namespaces(0x0400_0000);
     /// SysV objects and POSIX queues.
     pub const IPC: Namespaces = Namespaces(0x0800_0000);
+    /// Users and groups.
+    pub(crate) const USER: Namespaces = Namespaces(0x1000_0000);
     /// Process ids; for children, not for the caller.
     pub const PID: Namespaces = Namespaces(0x2000_0000);
     /// Network.

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use rustix::io::Errno;
@@ -99,6 +99,79 @@ pub fn fork(
         // SAFETY: the kernel has put a new descriptor there for us; nobody else has it.
         pid => Ok(Forked::Parent { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
     }
+}
+
+/// A process that does nothing. Dropped, it ends.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pid: i32,
+    process: OwnedFd,
+}
+
+impl Waiting {
+    /// In a user namespace that it is the first in.
+    pub(crate) fn in_new_user_namespace() -> Result<Self> {
+        let (inside, outside) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).attempt(|| "make a pipe")?;
+        let mut pidfd: libc::c_int = -1;
+        let mut arguments = CloneArguments {
+            flags: Namespaces::USER.bits() | libc::CLONE_PIDFD as u64,
+            pidfd: &raw mut pidfd as u64,
+            exit_signal: libc::SIGCHLD as u64,
+            ..CloneArguments::default()
+        };
+        // SAFETY: the structure and `pidfd` live across the call and its exact size is passed. With
+        // neither CLONE_VM nor a stack the child runs on a copy of this memory, as after fork(2).
+        let answer =
+            unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<CloneArguments>()) };
+        if answer == 0 {
+            let mut byte = 0_u8;
+            // SAFETY: other threads may hold locks in this copy, so nothing but system calls is made:
+            // it waits until the other end of the pipe is closed, should this process end before it
+            // kills it, and leaves without running anything.
+            unsafe {
+                libc::close(outside.as_raw_fd());
+                libc::read(inside.as_raw_fd(), (&raw mut byte).cast(), 1);
+                libc::_exit(0)
+            }
+        }
+        let pid = check(answer).attempt(|| "make a user namespace")?;
+        // SAFETY: the kernel has put a new descriptor there for us; nobody else has it.
+        Ok(Waiting { pid, process: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let _ = kill_exactly(self.process.as_fd(), libc::SIGKILL);
+        let _ = wait_exactly(self.process.as_fd());
+    }
+}
+
+/// From now on what this thread makes in file systems belongs to somebody else; it keeps what it
+/// may do.
+///
+/// # Errors
+/// No permission.
+pub fn make_files_as(user: u32, group: u32) -> Result<()> {
+    let attempt = || format!("make files as {user}:{group}");
+    let before = rustix::thread::capabilities(None).attempt(attempt)?;
+    // SAFETY: both take plain numbers. They say who it was before, and nothing of errors: so it is
+    // asked with a number that nobody has.
+    let now = unsafe {
+        libc::setfsgid(group);
+        libc::setfsuid(user);
+        [libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX)]
+    };
+    if now.map(i32::cast_unsigned) != [user, group] {
+        return Err(Errno::PERM).attempt(attempt);
+    }
+    // Leaving user 0 has taken some.
+    rustix::thread::set_capabilities(None, before).attempt(attempt)
 }
 
 /// Makes a child of this process's parent, where [`crate::namespace::enter_of_process`] has told

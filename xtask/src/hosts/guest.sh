@@ -118,6 +118,21 @@ devices_are_denied() {
         cat /proc/self/cgroup
         mknod /tmp/null c 1 3 && true >/tmp/null && mknod /tmp/kmsg c 1 11 && ! true </tmp/kmsg'
 }
+# Users of its own need a tmpfs that can show its files as theirs: from 6.3 on.
+release() { uname -r | sed 's/^\([0-9]*\)\.\([0-9]*\).*/\1 \2/'; }
+has_own_users() { set -- $(release) && [ "$1" -gt 6 ] || { [ "$1" -eq 6 ] && [ "$2" -ge 3 ]; }; }
+own_users() {
+    if has_own_users; then
+        ready pod/apart &&
+            is "0 0 0 2000" kubectl exec apart -- sh -c 'echo $(id -u) $(stat -Lc %u / /token/token) $(stat -c %g /scratch)' &&
+            kubectl exec apart -- sh -c 'touch /new /scratch/new && ! echo x 2>/dev/null >/proc/sys/kernel/core_pattern' &&
+            [ "$(stat -c %u $DATA/pods/"$(field pod apart '{.metadata.uid}')"/sandbox-0/containers/*/upper/new)" -ge 65536 ]
+    else
+        ended apart Failed &&
+            field pod apart '{.status.reason}: {.status.message}' | tee /dev/stderr |
+            grep -q "^PodFeatureUnsupported: can't set .spec.hostUsers: false.*possible from Linux 6.3"
+    fi
+}
 new_address() {
     brctl addbr outside && ip addr add 192.0.2.10/24 dev outside && ip link set outside up &&
         ip route add default via 192.0.2.1
@@ -144,6 +159,7 @@ pods_live() {
     check "devices that were not given are denied" devices_are_denied
     check "a container that eats too much is killed for memory, once" killed_for_memory
     check "groups have the numbers of a kubelet's" kubelets_numbers
+    check "a Pod has users of its own, or is refused by name before Linux 6.3" own_users
     check "exec enters a container with nested groups" nested_groups
     check "a Pod reaches a Service of a Pod on its own node" is hello service_from_pod
     check "the host reaches a Service" is hello service_from_host

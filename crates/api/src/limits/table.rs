@@ -341,19 +341,6 @@ handler: kata
     // Pods.
     part(
         POD,
-        "hostUsers: false",
-        Found::At(&["spec.hostUsers=false"]),
-        "there are no user namespaces yet: the node refuses the Pod",
-        r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: limits-users}
-spec: {hostUsers: false, containers: [{name: c, image: "busybox:1.36"}]}
-"#,
-    )
-    .shown(&[Shown::Warning, Shown::Failed("PodFeatureUnsupported")]),
-    part(
-        POD,
         "AppArmor profiles",
         Found::By(apparmor),
         "AppArmor profiles are not applied yet: the node refuses the Pod",

@@ -52,6 +52,7 @@ mod stories;
 mod streams;
 mod taking_down;
 mod usage;
+mod users;
 mod watchers;
 mod workloads;
 mod zero_loss;

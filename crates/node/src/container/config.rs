@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use runtime::{ContainerConfig, Mount, NamespaceMode, PodIdentity, PortMapping, Propagation, SandboxConfig};
 
 use super::expand::{Budget, TooLong, expand};
-use super::{hosts, resources, security};
+use super::security::{self, Profiles};
+use super::{hosts, resources};
 use crate::pod::qos;
 use crate::pod::spec::spec;
 
@@ -22,8 +23,8 @@ pub struct Start<'a> {
     pub env: Vec<(String, String)>,
     /// The finished mounts.
     pub mounts: Vec<Mount>,
-    /// Profiles named by `localhostProfile`.
-    pub seccomp_directory: &'a Path,
+    /// Its seccomp profiles.
+    pub seccomp: Profiles<'a>,
     /// Memory of the node in bytes.
     pub node_memory: i64,
     /// PID namespace to join (ephemeral containers).
@@ -79,6 +80,7 @@ pub fn sandbox(
         resources: resources::pod(pod),
         cpu_request: resources::cpu_request(pod),
         sysctls: sysctls.map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value.clone())).collect(),
+        users: None,
         labels: labels(pod, None),
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
     })
@@ -138,7 +140,7 @@ pub fn container(pod: &Pod, container: &Container, start: Start<'_>) -> Result<C
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
         resources: resources::container(pod, container.resources.as_ref(), start.node_memory),
-        security: security::context(pod, container, start.seccomp_directory),
+        security: security::context(pod, container, &start.seccomp),
         pid: start.pid,
         labels: labels(pod, Some(&container.name)),
         annotations: BTreeMap::from([(

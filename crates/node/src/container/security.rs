@@ -7,9 +7,18 @@ use runtime::{Seccomp, SecurityContext};
 
 use crate::pod::spec::{full_name, spec};
 
-/// What the container's process may do. A Pod that names no seccomp profile gets the
-/// runtime's default one: safer than upstream's `Unconfined`, and what `seccompDefault` does there.
-pub fn context(pod: &Pod, container: &Container, profiles: &Path) -> SecurityContext {
+/// Where a container's seccomp profile comes from.
+#[derive(Debug)]
+pub struct Profiles<'a> {
+    /// Those named by `localhostProfile`.
+    pub directory: &'a Path,
+    /// That of a container that names none.
+    pub unset: Seccomp,
+}
+
+/// What the container's process may do. A Pod that names no seccomp profile gets the runtime's default one
+/// if the node is not told otherwise: safer than upstream's `Unconfined`, and what `seccompDefault` does there.
+pub fn context(pod: &Pod, container: &Container, profiles: &Profiles<'_>) -> SecurityContext {
     let whole = spec(pod).security_context.as_ref();
     let own = container.security_context.as_ref();
     let privileged = own.and_then(|own| own.privileged) == Some(true);
@@ -31,9 +40,10 @@ pub fn context(pod: &Pod, container: &Container, profiles: &Path) -> SecurityCon
         add_capabilities: names(capabilities.and_then(|capabilities| capabilities.add.as_ref())),
         drop_capabilities: names(capabilities.and_then(|capabilities| capabilities.drop.as_ref())),
         seccomp: if privileged { Seccomp::Unconfined } else { seccomp(profile, profiles) },
-        // `procMount: Unmasked` is safe in a user namespace only, and there are none yet: a Pod that asks
-        // for one is refused, and should one have come in before, its /proc is masked all the same.
-        unmasked_proc: false,
+        // Safe in a user namespace only, which the API sees to; should another have come in before, its /proc
+        // is masked all the same.
+        unmasked_proc: spec(pod).host_users == Some(false)
+            && own.and_then(|own| own.proc_mount.as_deref()) == Some("Unmasked"),
     }
 }
 
@@ -41,11 +51,12 @@ fn names_of_groups(list: Option<&Vec<i64>>) -> Vec<i64> {
     list.cloned().unwrap_or_default()
 }
 
-fn seccomp(profile: Option<&SeccompProfile>, profiles: &Path) -> Seccomp {
+fn seccomp(profile: Option<&SeccompProfile>, profiles: &Profiles<'_>) -> Seccomp {
     match profile.map(|profile| (profile.type_.as_str(), profile.localhost_profile.as_deref())) {
         Some(("Unconfined", _)) => Seccomp::Unconfined,
-        Some(("Localhost", Some(file))) => Seccomp::Localhost(profiles.join(file)),
-        _ => Seccomp::RuntimeDefault,
+        Some(("Localhost", Some(file))) => Seccomp::Localhost(profiles.directory.join(file)),
+        Some(_) => Seccomp::RuntimeDefault,
+        None => profiles.unset.clone(),
     }
 }
 
@@ -85,13 +96,31 @@ mod tests {
         serde_json::from_value(json).unwrap()
     }
 
+    fn profiles(unset: Seccomp) -> Profiles<'static> {
+        Profiles { directory: Path::new("/p"), unset }
+    }
+
+    #[test]
+    fn the_node_says_what_a_container_without_a_profile_has() {
+        let of = |profile: serde_json::Value, unset: Seccomp| {
+            let pod = pod(serde_json::json!({}), serde_json::json!({"seccompProfile": profile}));
+            context(&pod, &spec(&pod).containers[0], &profiles(unset)).seccomp
+        };
+        let (none, runtimes) = (serde_json::Value::Null, serde_json::json!({"type": "RuntimeDefault"}));
+        assert_eq!(of(none.clone(), Seccomp::RuntimeDefault), Seccomp::RuntimeDefault);
+        assert_eq!(of(none, Seccomp::Unconfined), Seccomp::Unconfined);
+        assert_eq!(of(runtimes, Seccomp::Unconfined), Seccomp::RuntimeDefault);
+        let local = serde_json::json!({"type": "Localhost", "localhostProfile": "a/b.json"});
+        assert_eq!(of(local, Seccomp::RuntimeDefault), Seccomp::Localhost("/p/a/b.json".into()));
+    }
+
     #[test]
     fn the_container_wins_over_the_pod() {
         let pod = pod(
             serde_json::json!({"runAsUser": 1000, "runAsGroup": 3000, "fsGroup": 2000, "supplementalGroups": [5]}),
             serde_json::json!({"runAsUser": 7, "capabilities": {"drop": ["ALL"]}, "allowPrivilegeEscalation": false}),
         );
-        let context = context(&pod, &spec(&pod).containers[0], Path::new("/p"));
+        let context = context(&pod, &spec(&pod).containers[0], &profiles(Seccomp::RuntimeDefault));
         assert_eq!((context.run_as_user, context.run_as_group), (Some(7), Some(3000)));
         assert_eq!(context.supplemental_groups, [5, 2000]);
         assert!(context.no_new_privileges);
@@ -104,7 +133,13 @@ mod tests {
     #[test]
     fn no_container_sees_an_unmasked_proc_as_the_hosts_root() {
         let pod = pod(serde_json::json!({}), serde_json::json!({"procMount": "Unmasked"}));
-        assert!(!context(&pod, &spec(&pod).containers[0], Path::new("/p")).unmasked_proc);
+        let unmasked = |pod: &Pod| {
+            context(pod, &spec(pod).containers[0], &profiles(Seccomp::RuntimeDefault)).unmasked_proc
+        };
+        assert!(!unmasked(&pod));
+        let mut apart = pod;
+        apart.spec.as_mut().unwrap().host_users = Some(false);
+        assert!(unmasked(&apart));
     }
 
     #[test]

@@ -94,6 +94,8 @@ pub struct Host {
     pub apparmor: bool,
     /// Whether the kernel confines by SELinux.
     pub selinux: bool,
+    /// Why there can be no user namespaces; looked at only for a Pod that wants one.
+    pub no_users: Option<String>,
     /// Who listens on the host.
     pub listeners: Vec<Listener>,
     /// The port on which this program serves its API.
@@ -141,6 +143,30 @@ fn check_os(pod: &Pod) -> Result<(), Refusal> {
             refuse(Reason::PodOsNotSupported, "Failed to admit pod as the OS field doesn't match node OS")
         }
     }
+}
+
+/// Patterns of sysctls that a node may let Pods set, with dots; in upstream's words why not. What is not of a
+/// namespace would be the whole host's.
+///
+/// # Errors
+/// One is no pattern, or not of a namespace that Pods have.
+pub fn allowed_sysctls(patterns: &[String]) -> Result<Vec<String>, String> {
+    const NAMESPACED: [&str; 4] = ["kernel.shm", "kernel.msg", "fs.mqueue.", "net."];
+    let edge = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let check = |pattern: &String| {
+        let dotted = pattern.replace('/', ".");
+        let name = dotted.strip_suffix('*').unwrap_or(&dotted);
+        let written =
+            name.bytes().all(|b| edge(b) || b"-_.".contains(&b)) && name.bytes().next().is_some_and(edge);
+        if !written || name.contains("..") {
+            return Err(format!("sysctl {pattern:?} is no name and no prefix with *"));
+        }
+        match NAMESPACED.iter().any(|prefix| name.starts_with(prefix)) || dotted == "kernel.sem" {
+            true => Ok(dotted),
+            false => Err(format!("the sysctls {pattern:?} are not known to be namespaced")),
+        }
+    };
+    patterns.iter().map(check).collect()
 }
 
 fn check_sysctls(pod: &Pod, allowed: &[String]) -> Result<(), Refusal> {

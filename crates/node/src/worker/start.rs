@@ -11,22 +11,26 @@ use client::Part;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
-use runtime::{ContainerState, Error, Mount, NamespaceMode, Propagation};
+use runtime::{ContainerState, Error, IdRange, Mount, NamespaceMode, Propagation, SandboxConfig, Seccomp};
 
 use super::kill::exit_of;
 use super::{Files, Message, PodWorker, lock};
+use crate::Config;
 use crate::container::config::{self, Start};
+use crate::container::security::Profiles;
 use crate::container::{dns, env, expand, hosts, security, services};
 use crate::hooks;
 use crate::pod::event::{Event, Record, StartFailure};
 use crate::pod::spec::{self, spec};
 use crate::shared::Shared;
 use crate::threads::Threads;
+use crate::users::Ranges;
 use crate::volumes::{self, PodDirectory, Source, sub_path};
 
 impl PodWorker {
     pub(super) fn run_sandbox(&mut self, attempt: u32) {
-        let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.state.pod));
+        let (node, pod, threads) =
+            (Arc::clone(&self.node), Arc::clone(&self.state.pod), self.threads.clone());
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let full_name = spec::full_name(&pod);
         let (resolv, events) = dns::config(spec(&pod), &namespace, &full_name, &node.dns);
@@ -41,7 +45,14 @@ impl PodWorker {
                 return Event::SandboxFailed { attempt, message };
             }
             let logs = &node.config.logs_directory;
-            let config = match config::sandbox(&pod, attempt, logs, resolv, &node.config.cluster_domain) {
+            let config = config::sandbox(&pod, attempt, logs, resolv, &node.config.cluster_domain);
+            let with_users = match config {
+                Ok(config) => {
+                    users_of(&node, &pod, &threads).await.map(|users| SandboxConfig { users, ..config })
+                }
+                Err(message) => Err(message),
+            };
+            let config = match with_users {
                 Ok(config) => config,
                 Err(message) => return Event::SandboxFailed { attempt, message },
             };
@@ -118,6 +129,20 @@ impl PodWorker {
             Event::PostStartDone { container, id, result }
         });
     }
+}
+
+/// The ids of a Pod in a user namespace of its own.
+async fn users_of(node: &Arc<Shared>, pod: &Arc<Pod>, threads: &Threads) -> Result<Option<IdRange>, String> {
+    if spec(pod).host_users != Some(false) {
+        return Ok(None);
+    }
+    let (node, uid) = (Arc::clone(node), pod.metadata.uid.clone().unwrap_or_default());
+    let reserve = move || {
+        let Config { default_users, max_pods, pods_directory, .. } = &node.config;
+        Ranges::of_host(*default_users, *max_pods)?.of_pod(pods_directory, &uid)
+    };
+    let reserved = threads.run(reserve).await?;
+    reserved.map(Some).map_err(|why| format!("create user namespace: {why}"))
 }
 
 /// There is one runtime: a Pod of a class that means another, with more isolation perhaps, does not start.
@@ -278,7 +303,13 @@ impl Starter {
                 image: &self.image,
                 env,
                 mounts,
-                seccomp_directory: &self.node.config.seccomp_directory,
+                seccomp: Profiles {
+                    directory: &self.node.config.seccomp_directory,
+                    unset: match self.node.config.seccomp_default {
+                        true => Seccomp::RuntimeDefault,
+                        false => Seccomp::Unconfined,
+                    },
+                },
                 node_memory: self.node.memory(),
                 pid: self.target.clone(),
             },
@@ -342,6 +373,7 @@ impl Starter {
                 read_only,
                 recursive_read_only: read_only && spec::recursive_read_only(mount),
                 propagation: config::propagation(mount.mount_propagation.as_deref()),
+                mapped: matches!(plan.source, Source::Image { .. }),
             });
         }
         self.add_own_files(&mut all).map_err(|err| {
@@ -372,6 +404,7 @@ impl Starter {
             read_only: false,
             recursive_read_only: false,
             propagation: Propagation::Private,
+            mapped: false,
         };
         if !taken("/etc/hosts", mounts) {
             let path = self.directory.hosts();

@@ -162,6 +162,7 @@ fn mounts(parts: &Parts<'_>) -> Vec<protocol::Mount> {
             read_only,
             recursive_read_only: false,
             propagation: protocol::Propagation::Private,
+            mapped: false,
         }
     });
     let mut all: Vec<protocol::Mount> = own.chain(parts.config.mounts.iter().map(mount)).collect();
@@ -175,6 +176,7 @@ fn mount(mount: &Mount) -> protocol::Mount {
         source: MountSource::Bind(mount.host_path.clone()),
         read_only: mount.read_only,
         recursive_read_only: mount.recursive_read_only,
+        mapped: mount.mapped,
         propagation: match mount.propagation {
             Propagation::Private => protocol::Propagation::Private,
             Propagation::HostToContainer => protocol::Propagation::HostToContainer,

@@ -1,5 +1,6 @@
 //! Images that a Pod mounts as volumes: their layers, read-only, for as long as the Pod has a sandbox.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::PoisonError;
 
@@ -22,7 +23,14 @@ pub(crate) fn mount(inner: &Inner, pod_uid: &str, image: &str, target: &Path) ->
     let topmost_first = image.layers.iter().rev();
     let layers =
         topmost_first.map(|layer| inner.store.layer_directory(layer)).collect::<Result<Vec<_>, _>>()?;
-    sys::mount::layers::mount(&layers, target).map_err(failed("mount the image on", target))
+    let users =
+        inner.all().iter().filter(|one| one.pod_uid() == pod_uid).find_map(|one| one.record.config.users);
+    let mounted = match users {
+        Some(range) => sys::namespace::user::make(range)
+            .and_then(|users| sys::mount::layers::mount_mapped(&layers, target, users.as_fd())),
+        None => sys::mount::layers::mount(&layers, target),
+    };
+    mounted.map_err(failed("mount the image on", target))
 }
 
 /// The Pod has no sandbox any more, and its volumes are unmounted.

@@ -17,7 +17,7 @@ use super::{Sandbox, SandboxRecord, record_file};
 use crate::clock::{now, random_id};
 use crate::container::spec::resources;
 use crate::failpoint::{self, Place};
-use crate::interface::{DnsConfig, Error, NamespaceMode, SandboxConfig, SandboxStatus};
+use crate::interface::{DnsConfig, Error, IdRange, NamespaceMode, SandboxConfig, SandboxStatus};
 use crate::layout::{failed, remove_directory, write_json};
 use crate::link::Link;
 use crate::native::Inner;
@@ -199,6 +199,7 @@ fn spec(inner: &Inner, sandbox: &Sandbox) -> SandboxSpec {
         shared_pid: config.pid == NamespaceMode::Pod,
         sysctls: sysctls(config),
         cgroup: moves_itself(sandbox).then(|| inner.layout.shim_cgroup()),
+        users: config.users,
         network,
     }
 }
@@ -218,13 +219,29 @@ pub(crate) fn interface_of(inner: &Inner, sandbox: &Sandbox) -> Option<Interface
     })
 }
 
+/// Groups whose members may ping without a capability.
+const PING_GROUPS: &str = "net.ipv4.ping_group_range";
+
+/// A range of the Pod's groups as the node counts them. One that ends before it begins is nobody, as before.
+fn on_the_node(users: IdRange, range: &str) -> Option<String> {
+    let numbers: Result<Vec<u32>, _> = range.split_ascii_whitespace().map(str::parse).collect();
+    let [low, high] = numbers.ok()?[..] else { return None };
+    if low > high {
+        return Some("1 0".into());
+    }
+    let high = high.min(users.length.saturating_sub(1));
+    Some(format!("{} {}", users.outside(low)?, users.outside(high)?))
+}
+
 /// Asked for ones win over containerd's defaults (unprivileged ports and ping).
 fn sysctls(config: &SandboxConfig) -> Vec<(String, String)> {
     let mut all = config.sysctls.clone();
+    if let (Some(users), Some(value)) = (config.users, all.get_mut(PING_GROUPS)) {
+        // The shim writes it, and its groups are the node's; what is no range the kernel refuses.
+        *value = on_the_node(users, value).unwrap_or_else(|| value.clone());
+    }
     if config.network != NamespaceMode::Node {
-        for (name, value) in
-            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
-        {
+        for (name, value) in [("net.ipv4.ip_unprivileged_port_start", "0"), (PING_GROUPS, "0 2147483647")] {
             all.entry(name.into()).or_insert_with(|| value.into());
         }
     }
@@ -234,6 +251,16 @@ fn sysctls(config: &SandboxConfig) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_that_may_ping_are_those_of_the_pod() {
+        let users = IdRange { first: 131_072, length: 65_536 };
+        let shown = |range: &str| on_the_node(users, range);
+        assert_eq!(shown("0 10").as_deref(), Some("131072 131082"));
+        assert_eq!(shown("0\t2147483647").as_deref(), Some("131072 196607"));
+        assert_eq!(shown("1 0").as_deref(), Some("1 0"));
+        assert_eq!((shown("all"), shown("70000 70001"), shown("1 2 3")), (None, None, None));
+    }
 
     #[test]
     fn resolv_conf_is_written_in_containerds_order() {

@@ -142,6 +142,7 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn sandbox(&self, uid: &str) -> SandboxConfig {
         SandboxConfig {
+            users: None,
             pod: PodIdentity {
                 name: format!("pod-{uid}"),
                 namespace: "default".into(),

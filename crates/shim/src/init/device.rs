@@ -11,6 +11,7 @@ use sys::mount::{Attributes, Detached, Missing, make_device, open_target};
 use sys::{Context, Result};
 
 use crate::protocol::{ContainerSpec, Device};
+use crate::users::Users;
 
 /// A node to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,13 +56,18 @@ pub(crate) fn rules(spec: &ContainerSpec) -> Result<Option<Vec<DeviceRule>>> {
 }
 
 /// Nodes beyond the usual ones, looked up while the node's /dev is in sight.
-pub(super) fn extra(spec: &ContainerSpec) -> Result<Vec<Node>> {
+pub(super) fn extra(spec: &ContainerSpec, users: Option<&Users>) -> Result<Vec<Node>> {
     let mut nodes = Vec::new();
     if spec.security.privileged {
         collect(Path::new("/dev"), &mut nodes);
     }
     for Device { host_path, container_path, .. } in &spec.devices {
         nodes.extend(node(host_path, container_path.clone()).on("stat", host_path)?);
+    }
+    if let Some(users) = users {
+        for Node { owner: (uid, gid), .. } in &mut nodes {
+            (*uid, *gid) = (users.outside(*uid), users.outside(*gid));
+        }
     }
     Ok(nodes)
 }
@@ -134,13 +140,17 @@ fn directory(dev: &Directory, below: &Path) -> Result<Directory> {
     Ok(at)
 }
 
+/// The group of terminals, whose members may write to each other's.
+const TTY_GROUP: u32 = 5;
+
 /// The file systems under /dev. A Pod's shared memory comes as a mount over /dev/shm.
-pub(super) fn mount_below(dev: &Directory, ipc_comes_from_mounts: bool) -> Result<()> {
+pub(super) fn mount_below(dev: &Directory, ipc_comes_from_mounts: bool, users: Option<&Users>) -> Result<()> {
     let quiet = Attributes::NOSUID.and(Attributes::NOEXEC);
     let place = |name: &str, mount: Detached| -> Result<()> {
         mount.attach(dev.make_directory(name, 0o755)?.as_fd())
     };
-    let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let tty_group = users.map_or(TTY_GROUP, |users| users.outside(TTY_GROUP)).to_string();
+    let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", &tty_group)];
     place("pts", Detached::new("devpts", &pts, quiet)?)?;
     place("mqueue", Detached::new("mqueue", &[], quiet.and(Attributes::NODEV))?)?;
     if !ipc_comes_from_mounts {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 use rustix::process::{Gid, Signal, Uid};
-use sys::beneath::{Directory, Links, Mounts};
+use sys::beneath::{self, Directory, Links};
 use sys::capability::Capabilities;
 use sys::process;
 use sys::seccomp::{self, Profile, Program};
@@ -15,6 +15,7 @@ use sys::{Context, Errno, errno_words};
 
 use super::{Child, birth, lookup};
 use crate::protocol::{Failure, FailureKind, ResolvedUser, Rlimit, Seccomp, Security, UserSpec};
+use crate::users::{Mounts, Users};
 
 /// More of /etc/passwd is not read: an image must not make the shim's child eat memory.
 const DATABASE_MAX: u64 = 8 << 20;
@@ -28,6 +29,7 @@ pub(super) struct Identity<'a> {
     pub(super) argv: &'a [String],
     pub(super) cwd: &'a str,
     pub(super) rlimits: &'a [Rlimit],
+    pub(super) mounts: Mounts,
 }
 
 /// What the program will be able to do. Privileged: all that this machine can give.
@@ -79,7 +81,7 @@ fn database(path: &str) -> String {
     let mut bytes = Vec::new();
     let root = Directory::open(Path::new("/"));
     // Through links, as everything of the image; a volume may hold it, and so anything else.
-    if let Ok(file) = root.and_then(|root| root.file_by(path, Links::Inside, Mounts::Cross)) {
+    if let Ok(file) = root.and_then(|root| root.file_by(path, Links::Inside, beneath::Mounts::Cross)) {
         let _ = file.take(DATABASE_MAX).read_to_end(&mut bytes);
     }
     String::from_utf8_lossy(&bytes).into_owned()
@@ -95,9 +97,11 @@ pub(super) fn execute(child: &Child<'_>, identity: &Identity<'_>) -> Result<(), 
     for limit in identity.rlimits {
         set_limit(limit)?;
     }
+    own_streams(identity.user, child.users);
+    // Before anything is given up: root of the Pod's users has all to give up.
+    child.users.map_or(Ok(()), |users| users.join(identity.mounts))?;
     // A kernel without keys, or a full quota, is no reason not to run.
     let _ = process::new_session_keyring();
-    own_streams(identity.user);
     process::close_on_exec_from(3)?;
     process::reset_signals();
     if let (Some(filter), false) = (identity.filter, no_new_privs) {
@@ -141,13 +145,14 @@ fn set_limit(limit: &Rlimit) -> Result<(), Failure> {
 
 /// Gives the standard streams to the user: programs open /dev/stdout anew. What is no pipe or
 /// terminal of ours (/dev/null) stays as it is.
-fn own_streams(user: &ResolvedUser) {
+fn own_streams(user: &ResolvedUser, users: Option<&Users>) {
+    let owner = users.map_or(user.uid, |users| users.outside(user.uid));
     for stream in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
         let ours = rustix::fs::fstat(stream).is_ok_and(|stat| {
             FileType::from_raw_mode(stat.st_mode) == FileType::Fifo || rustix::termios::isatty(stream)
         });
         if ours {
-            let _ = rustix::fs::fchown(stream, Some(Uid::from_raw(user.uid)), None);
+            let _ = rustix::fs::fchown(stream, Some(Uid::from_raw(owner)), None);
         }
     }
 }

@@ -35,6 +35,7 @@ use sys::namespace::Namespaces;
 use sys::process::{self, SingleThreaded};
 
 use crate::protocol::{ContainerSpec, ExecSpec, Failure, FailureKind, ResolvedUser};
+use crate::users::{Mounts, Users};
 pub(crate) use device::rules as device_rules;
 use finish::Identity;
 
@@ -85,6 +86,8 @@ pub(crate) struct Child<'a> {
     /// Processes that the program runs among; `None`: it has a PID namespace of its own, or the
     /// node's.
     pub(crate) among: Option<Neighbours<'a>>,
+    /// Who the program's users are; `None`: the node's.
+    pub(crate) users: Option<&'a Users>,
 }
 
 /// Processes of others in one PID namespace.
@@ -113,7 +116,8 @@ pub(crate) fn container(child: &Child<'_>, spec: &ContainerSpec, directory: &Pat
         let filter = finish::filter(&spec.security)?;
         let procfs = child.among.map(|neighbours| neighbours.procfs()).transpose()?;
         let views = own_view.then(|| cgroups.views(&spec.cgroup));
-        let dev = rootfs::build(spec, directory, views, procfs)?;
+        let dev =
+            rootfs::build(spec, directory, rootfs::Around { cgroups: views, procfs, users: child.users })?;
         if let Some(neighbours) = child.among {
             sys::namespace::enter_of_process(neighbours.process, Namespaces::PID)?;
         }
@@ -121,6 +125,7 @@ pub(crate) fn container(child: &Child<'_>, spec: &ContainerSpec, directory: &Pat
         // No working directory leads through what was needed to build the root.
         drop(dev);
         let (user, home) = finish::resolve_user(&spec.user)?;
+        child.users.map_or(Ok(()), |users| users.must_have(&user))?;
         report(child, &Report::Prepared { user: user.clone(), home: home.clone() }, terminal.as_ref());
         drop(terminal);
         wait_for(child, START);
@@ -134,6 +139,7 @@ pub(crate) fn container(child: &Child<'_>, spec: &ContainerSpec, directory: &Pat
                 argv: &spec.argv,
                 cwd: &spec.cwd,
                 rlimits: &spec.rlimits,
+                mounts: Mounts::Built,
             },
         )
     })
@@ -170,6 +176,7 @@ pub(crate) fn exec(child: &Child<'_>, inside: &Inside<'_>, exec: &ExecSpec) -> !
                 argv: &exec.argv,
                 cwd: &inside.spec.cwd,
                 rlimits: &inside.spec.rlimits,
+                mounts: Mounts::Joined,
             },
         )
     })
@@ -180,6 +187,7 @@ fn run(child: &Child<'_>, work: impl FnOnce() -> Result<(), Failure>) -> ! {
     let done = catch_unwind(AssertUnwindSafe(|| {
         let mut kept = vec![child.control];
         kept.extend(child.stdio.iter().flatten());
+        kept.extend(child.users.map(Users::namespace));
         kept.extend(child.among.iter().flat_map(|neighbours| [neighbours.process, neighbours.mounts]));
         process::close_all_but(&kept);
         wait_for(child, GO);

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::FileType;
+use rustix::process::{Gid, Uid};
 use sys::beneath::Directory;
 use sys::mount::{self, Attributes, Depth, Detached, Missing, open_target};
 use sys::{Context, Errno, Result};
@@ -24,22 +25,33 @@ use sys::{Context, Errno, Result};
 use super::device;
 use super::kernel::{Covers, Kernel, Touched, View};
 use crate::protocol::{ContainerSpec, Failure, FailureKind, Mount, MountSource, Propagation, Rootfs};
+use crate::users::Users;
 
-/// Makes the container's file tree and makes it the root. `cgroups`: shown under /sys/fs/cgroup.
-/// `procfs`: shown at /proc; `None`: a new one, of this process's own PID namespace.
+/// What a container sees beside its files.
+pub(super) struct Around<'a> {
+    /// Shown under /sys/fs/cgroup.
+    pub(super) cgroups: Option<Vec<View>>,
+    /// Shown at /proc; `None`: a new one, of this process's own PID namespace.
+    pub(super) procfs: Option<Detached>,
+    /// To whom all of it belongs; `None`: to the node's users.
+    pub(super) users: Option<&'a Users>,
+}
+
+/// Makes the container's file tree and makes it the root.
 /// Gives the container's /dev, which a mount of the Pod's may have covered since.
 pub(super) fn build(
     spec: &ContainerSpec,
     directory: &Path,
-    cgroups: Option<Vec<View>>,
-    procfs: Option<Detached>,
+    around: Around<'_>,
 ) -> std::result::Result<Directory, Failure> {
+    let Around { cgroups, procfs, users } = around;
     let privileged = spec.security.privileged;
-    let sources = open_sources(&spec.mounts)?;
-    let devices = device::extra(spec)?;
+    let sources = open_sources(&spec.mounts, users)?;
+    let devices = device::extra(spec, users)?;
     mount::make_all_private()?;
     // Older kernels mount an overlay in the tree for an instant: nobody else may see it there.
-    let root = open_root(&spec.rootfs)?;
+    let root = open_root(&spec.rootfs, users)?;
+    users.map_or(Ok(()), Users::make_files)?;
     // Any directory serves as the place to turn from; this one is there.
     root.attach_at(directory)?;
     mount::pivot_into(directory)?;
@@ -47,7 +59,7 @@ pub(super) fn build(
         Kernel::mount(if privileged { Attributes::NONE } else { Attributes::READ_ONLY }, cgroups, procfs)?;
     device::populate(&kernel.dev, &devices)?;
     let ipc_comes_from_mounts = spec.mounts.iter().any(|mount| mount.destination == Path::new("/dev/shm"));
-    device::mount_below(&kernel.dev, ipc_comes_from_mounts)?;
+    device::mount_below(&kernel.dev, ipc_comes_from_mounts, users)?;
     let guarded = !privileged && !spec.security.unmasked_proc;
     let covers = guarded.then(|| Covers::open(&kernel)).transpose()?;
     if let Some(covers) = &covers {
@@ -70,7 +82,7 @@ pub(super) fn build(
     Ok(kernel.dev)
 }
 
-fn open_root(rootfs: &Rootfs) -> Result<Detached> {
+fn open_root(rootfs: &Rootfs, users: Option<&Users>) -> Result<Detached> {
     match rootfs {
         Rootfs::Overlay { lowers, upper, work } => {
             // The kernel's mark that this upper layer was mounted without syncs, left by a creation
@@ -78,18 +90,30 @@ fn open_root(rootfs: &Rootfs) -> Result<Detached> {
             let mark = work.join("work/incompat/volatile");
             let _ = rustix::fs::unlink(mark.join("dirty"));
             let _ = rustix::fs::rmdir(mark);
+            if let Some(users) = users {
+                // The layers are of all Pods, and shown as this one's. What it writes is its own on the disk.
+                mount::layers::map(lowers, users.namespace())?;
+                let root = users.outside(0);
+                let (uid, gid) = (Uid::from_raw(root), Gid::from_raw(root));
+                rustix::fs::chown(upper, Some(uid), Some(gid)).on("chown", upper)?;
+            }
             Detached::overlay(lowers, upper, work)
         }
-        Rootfs::Directory(path) => Detached::bind(path, Depth::Recursive),
+        Rootfs::Directory(path) => {
+            let root = Detached::bind(path, Depth::Recursive)?;
+            users.map_or(Ok(()), |users| root.map_ids(users.namespace()))?;
+            Ok(root)
+        }
     }
 }
 
-fn open_sources(mounts: &[Mount]) -> std::result::Result<Vec<Detached>, Failure> {
-    mounts.iter().map(|mount| open_source(mount).map_err(|error| mount_failure(mount, &error))).collect()
+fn open_sources(mounts: &[Mount], users: Option<&Users>) -> std::result::Result<Vec<Detached>, Failure> {
+    let open = |mount| open_source(mount, users).map_err(|error| mount_failure(mount, &error));
+    mounts.iter().map(open).collect()
 }
 
 /// A mount with its attributes, while its peers are still in sight.
-fn open_source(mount: &Mount) -> Result<Detached> {
+fn open_source(mount: &Mount, users: Option<&Users>) -> Result<Detached> {
     let opened = match &mount.source {
         MountSource::Bind(path) => {
             let opened = Detached::bind(path, Depth::Recursive)?;
@@ -109,6 +133,9 @@ fn open_source(mount: &Mount) -> Result<Detached> {
             Detached::new("tmpfs", &options, Attributes::NOSUID.and(Attributes::NODEV))?
         }
     };
+    if let Some(users) = users.filter(|_| !mount.mapped) {
+        opened.map_ids(users.namespace())?;
+    }
     if mount.read_only {
         let depth = if mount.recursive_read_only { Depth::Recursive } else { Depth::This };
         opened.restrict(Attributes::READ_ONLY, depth)?;
@@ -148,7 +175,9 @@ fn mount_failure(mount: &Mount, error: &sys::Error) -> Failure {
         MountSource::Bind(path) => path.display().to_string(),
         MountSource::Tmpfs { .. } => "tmpfs".to_owned(),
     };
-    let hint = if error.errno == Errno::NOTDIR {
+    let hint = if error.attempt.contains("IDMAP") {
+        " (maybe the filesystem used doesn't support idmap mounts on this kernel?)"
+    } else if error.errno == Errno::NOTDIR {
         ": Are you trying to mount a directory onto a file (or vice-versa)? \
          Check if the specified host path exists and is the expected type"
     } else {

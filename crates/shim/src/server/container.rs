@@ -182,7 +182,8 @@ impl Shim {
             Forked::Child => {
                 let stdio =
                     stdio.map(|[stdin, stdout, stderr]| [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
-                let child = init::Child { control: control.as_fd(), stdio, proof: &self.proof, among };
+                let (control, users) = (control.as_fd(), self.users.as_ref());
+                let child = init::Child { control, stdio, proof: &self.proof, among, users };
                 init::container(&child, spec, &self.directory, &self.cgroups)
             }
         }

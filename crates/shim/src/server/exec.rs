@@ -100,7 +100,8 @@ impl Shim {
             process,
         };
         let among = Some(init::Neighbours { process, mounts: process });
-        init::exec(&init::Child { control: control.as_fd(), stdio, proof: &self.proof, among }, &inside, spec)
+        let (control, users) = (control.as_fd(), self.users.as_ref());
+        init::exec(&init::Child { control, stdio, proof: &self.proof, among, users }, &inside, spec)
     }
 
     /// Takes what a child between fork and exec has told.

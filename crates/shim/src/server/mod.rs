@@ -23,6 +23,7 @@ use sys::{Context, Errno, Result};
 use crate::client::SOCKET;
 use crate::protocol::{Event, Failure, FailureKind, Message, Reply, VERSION};
 use crate::sandbox::Reaper;
+use crate::users::Users;
 use connection::{Connection, Fate};
 use container::Container;
 use exec::Exec;
@@ -50,6 +51,7 @@ pub(crate) struct Shim {
     /// The sandbox directory, from which the kernel tells of removals; `None`: it does not.
     watched: Option<OwnedFd>,
     reaper: Option<Reaper>,
+    users: Option<Users>,
     connections: Vec<Connection>,
     containers: Vec<Container>,
     execs: Vec<Exec>,
@@ -90,7 +92,7 @@ impl Shim {
         proof: SingleThreaded,
         directory: &Path,
         cgroups: Hierarchy,
-        reaper: Option<Reaper>,
+        (reaper, users): (Option<Reaper>, Option<Users>),
         signals: OwnedFd,
     ) -> Result<Self> {
         let poll = Poll::new()?;
@@ -109,6 +111,7 @@ impl Shim {
             signals,
             watched,
             reaper,
+            users,
             connections: Vec::new(),
             containers: Vec::new(),
             execs: Vec::new(),

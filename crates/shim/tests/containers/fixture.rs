@@ -38,6 +38,7 @@ pub(crate) fn specification() -> SandboxSpec {
         shared_pid: false,
         sysctls: Vec::new(),
         cgroup: None,
+        users: None,
     }
 }
 

@@ -101,6 +101,7 @@ pub(crate) fn a_failed_creation_leaves_nothing() {
         read_only: false,
         recursive_read_only: false,
         propagation: Propagation::Private,
+        mapped: false,
     });
     let failure = sandbox.connection.call(Request::Create(Box::new(spec.clone()))).unwrap_err();
     assert_eq!(

@@ -10,6 +10,7 @@ mod hostile;
 mod lifecycle;
 mod security;
 mod streams;
+mod users;
 mod walls;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -79,6 +80,13 @@ tests![
     walls::a_shim_needs_nothing_of_what_users_share,
     streams::a_command_runs_in_a_container_with_groups_of_its_own,
     walls::a_working_directory_outside_is_refused,
+    users::root_of_a_pod_apart_is_nobody_on_the_node,
+    users::nothing_of_the_nodes_root_is_within_reach_of_a_pod_apart,
+    users::a_user_of_a_pod_apart_has_nothing_of_its_root,
+    users::commands_terminals_and_debuggers_join_a_pod_apart,
+    users::a_shared_pid_namespace_is_joined_by_a_pod_apart,
+    users::proc_can_be_unmasked_in_a_pod_apart,
+    users::a_volume_that_cannot_be_mapped_is_refused_by_name,
 ];
 
 fn main() -> ExitCode {

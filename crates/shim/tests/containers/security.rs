@@ -16,6 +16,7 @@ pub(crate) fn bind(source: &Path, destination: &str) -> Mount {
         read_only: false,
         recursive_read_only: false,
         propagation: Propagation::Private,
+        mapped: false,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Layers for reading alone: an overlay without an upper one.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -11,8 +12,8 @@ use rustix::mount::{
     fsopen,
 };
 
-use super::{Attributes, Detached, OVERLAY_OPTIONS, kernel_release, takes_parts};
-use crate::{Context, Result};
+use super::{Attributes, Depth, Detached, OVERLAY_OPTIONS, kernel_release, takes_parts};
+use crate::{Context, Error, Result};
 
 /// What `mount` reads of its options.
 pub(super) const PAGE: usize = 4096;
@@ -35,6 +36,46 @@ pub fn mount(lowers: &[PathBuf], target: &Path) -> Result<()> {
         Err(errno) => Err(errno),
     }
     .attempt(|| format!("mount {} layers on {}", lowers.len(), target.display()))
+}
+
+/// Mounts layers as [`mount`] does, their owners shown as a user namespace has them (an overlay itself cannot
+/// be mapped).
+///
+/// # Errors
+/// As [`mount`], or the file system of a layer cannot be mapped.
+pub fn mount_mapped(lowers: &[PathBuf], target: &Path, namespace: BorrowedFd<'_>) -> Result<()> {
+    if lowers.is_empty() {
+        return mount(lowers, target);
+    }
+    let made = std::thread::scope(|scope| {
+        let make = || -> Result<Detached> {
+            // The mapped layers are put in place where nobody else sees them.
+            crate::namespace::unshare(crate::namespace::Namespaces::MOUNT)?;
+            super::make_all_private()?;
+            map(lowers, namespace)?;
+            let lowers: Vec<PathBuf> = lowers.iter().cloned().chain([target.to_path_buf()]).collect();
+            layers_by_parts(&lowers).attempt(|| format!("make an overlay of {} layers", lowers.len()))
+        };
+        let thread = std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, make);
+        let made = thread.attempt(|| "start a thread")?.join();
+        made.unwrap_or_else(|_| Err(Error::new("make an overlay", Errno::IO)))
+    })?;
+    made.attach_at(target)
+}
+
+/// Puts a mapped copy of each layer over it, in the mounts of this process: have some of one's own.
+///
+/// # Errors
+/// The file system of a layer cannot be mapped.
+pub fn map(lowers: &[PathBuf], namespace: BorrowedFd<'_>) -> Result<()> {
+    let mut mapped = BTreeSet::new();
+    // An image may have the same layer twice.
+    for lower in lowers.iter().filter(|lower| mapped.insert(*lower)) {
+        let layer = Detached::bind(lower, Depth::This)?;
+        layer.map_ids(namespace).map_err(|error| error.about(lower))?;
+        layer.attach_at(lower)?;
+    }
+    Ok(())
 }
 
 fn layers_by_parts(lowers: &[PathBuf]) -> std::result::Result<Detached, Errno> {

@@ -13,6 +13,7 @@ mod network;
 mod processes;
 mod refused;
 mod resources;
+mod users;
 mod world;
 
 use std::fmt::Write as _;
@@ -52,6 +53,7 @@ fn attacks() -> Vec<Attack> {
         devices::attacks(),
         resources::attacks(),
         refused::attacks(),
+        users::attacks(),
     ]
     .into_iter()
     .flatten()

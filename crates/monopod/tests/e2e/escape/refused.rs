@@ -8,13 +8,6 @@ use super::{Attack, Outcome};
 pub(crate) fn attacks() -> Vec<Attack> {
     vec![
         Attack {
-            name: "unmasked-by-a-user-namespace",
-            attack: "hostUsers: false with procMount: Unmasked, hoping for a user namespace that is not made",
-            class: "",
-            stopped_by: "refused by name until user namespaces exist",
-            run: unmasked_by_a_user_namespace,
-        },
-        Attack {
             name: "profile-that-is-not-enforced",
             attack: "rely on an AppArmor profile on a host without AppArmor",
             class: "",
@@ -64,16 +57,6 @@ pub(crate) fn attacks() -> Vec<Attack> {
             run: claim_of_another_namespace,
         },
     ]
-}
-
-fn unmasked_by_a_user_namespace(world: &World) -> Outcome {
-    let mut container = shell("echo x > /proc/sys/kernel/core_pattern && echo WRITTEN; echo began");
-    container["securityContext"] = json!({"procMount": "Unmasked"});
-    let ended =
-        world.run("unmasked-by-a-user-namespace", json!({"hostUsers": false, "containers": [container]}));
-    check(!ended.logs.contains("began") && !ended.why.is_empty(), &format!("{ended:?}"))?;
-    let ended = world.run("unmasked-alone", json!({"containers": [container]}));
-    check(!ended.logs.contains("WRITTEN"), &format!("{ended:?}"))
 }
 
 fn profile_that_is_not_enforced(world: &World) -> Outcome {

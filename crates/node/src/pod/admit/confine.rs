@@ -11,18 +11,31 @@ const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.i
 
 /// User namespaces, AppArmor, SELinux.
 pub(super) fn check(pod: &Pod, host: &Host) -> Result<(), Refusal> {
-    check_user_namespace(pod)?;
+    check_user_namespace(pod, host)?;
     check_apparmor(pod, host)?;
     check_selinux(pod, host)
 }
 
-/// `procMount: Unmasked` is valid with `hostUsers: false` only, so it is refused with it.
-fn check_user_namespace(pod: &Pod) -> Result<(), Refusal> {
+/// Upstream says so when it makes the sandbox, again and again; here the Pod fails at once.
+fn check_user_namespace(pod: &Pod, host: &Host) -> Result<(), Refusal> {
     if spec(pod).host_users != Some(false) {
         return Ok(());
     }
-    let message = "Pod asks for a user namespace (hostUsers: false), and this node makes none yet";
-    refuse(Reason::PodFeatureUnsupported, message)
+    if let Some(why) = &host.no_users {
+        let message =
+            format!("can't set `spec.hostUsers: false`, runtime does not support user namespaces: {why}");
+        return refuse(Reason::PodFeatureUnsupported, message);
+    }
+    let travels_back = |container: &Container| {
+        let mut mounts = container.volume_mounts.iter().flatten();
+        mounts.any(|mount| mount.mount_propagation.as_deref() == Some("Bidirectional"))
+    };
+    if containers(pod).any(travels_back) {
+        let message = "can't set `spec.hostUsers: false` with mountPropagation: Bidirectional, \
+            the kernel lets no mount travel out of a user namespace";
+        return refuse(Reason::PodFeatureUnsupported, message);
+    }
+    Ok(())
 }
 
 /// Upstream's words; where the host could, it is this program that cannot yet.
@@ -131,11 +144,20 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_wants_a_user_namespace_is_refused_by_name() {
-        let pod = json!({"spec": {"hostUsers": false, "containers": []}});
-        let (reason, message) = checked(pod, &Host::default()).unwrap_err();
+    fn a_pod_that_wants_a_user_namespace_is_refused_where_there_is_none() {
+        let pod = |apart: bool, propagation: &str| {
+            let mount = json!({"name": "v", "mountPath": "/v", "mountPropagation": propagation});
+            let container = json!({"name": "c", "volumeMounts": [mount]});
+            json!({"spec": {"hostUsers": !apart, "containers": [container]}})
+        };
+        let unable = Host { no_users: Some("no".into()), ..Host::default() };
+        let (reason, message) = checked(pod(true, "None"), &unable).unwrap_err();
         assert_eq!(reason, "PodFeatureUnsupported");
-        assert!(message.contains("hostUsers: false"), "{message}");
-        assert_eq!(checked(json!({"spec": {"hostUsers": true, "containers": []}}), &Host::default()), Ok(()));
+        let words = "can't set `spec.hostUsers: false`, runtime does not support user namespaces: no";
+        assert_eq!(message, words);
+        assert_eq!(checked(pod(false, "Bidirectional"), &unable), Ok(()));
+        assert_eq!(checked(pod(true, "HostToContainer"), &Host::default()), Ok(()));
+        let (_, message) = checked(pod(true, "Bidirectional"), &Host::default()).unwrap_err();
+        assert!(message.contains("mountPropagation: Bidirectional"), "{message}");
     }
 }
