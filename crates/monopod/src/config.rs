@@ -64,6 +64,9 @@ pub(crate) struct UpFlags {
     /// Whether a container without a seccomp profile has RuntimeDefault, and not Unconfined [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     seccomp_default: Option<bool>,
+    /// Directory with manifests of static Pods, which run without the API [default: none]
+    #[arg(long, value_name = "DIR")]
+    manifests: Option<PathBuf>,
     /// Where objects are kept; only "embedded" is supported
     #[arg(long)]
     store: Option<String>,
@@ -154,6 +157,8 @@ pub(crate) struct Settings {
     pub(crate) max_pods: Option<u32>,
     pub(crate) allowed_sysctls: Vec<String>,
     pub(crate) seccomp_default: bool,
+    /// `None`: there are no static Pods.
+    pub(crate) manifests: Option<PathBuf>,
     pub(crate) registry_mirrors: Vec<(String, String)>,
     pub(crate) insecure_registries: Vec<String>,
     /// Images pulled at the same time.
@@ -233,6 +238,7 @@ impl Settings {
             allowed_sysctls: node::allowed_sysctls(&merged.allowed_unsafe_sysctls)
                 .map_err(|why| anyhow!("--allowed-unsafe-sysctls: {why}"))?,
             seccomp_default: merged.seccomp_default.unwrap_or(true),
+            manifests: merged.manifests.map(absolute).transpose()?,
             registry_mirrors: mirrors(&merged.registry_mirror)?,
             insecure_registries: merged.insecure_registry,
             audit,
@@ -295,6 +301,7 @@ fn merge(flags: UpFlags, file: UpFlags) -> UpFlags {
         max_pods: flags.max_pods.or(file.max_pods),
         allowed_unsafe_sysctls: either(flags.allowed_unsafe_sysctls, file.allowed_unsafe_sysctls),
         seccomp_default: flags.seccomp_default.or(file.seccomp_default),
+        manifests: flags.manifests.or(file.manifests),
         store: flags.store.or(file.store),
         registry_mirror: either(flags.registry_mirror, file.registry_mirror),
         insecure_registry: either(flags.insecure_registry, file.insecure_registry),

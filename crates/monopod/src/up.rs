@@ -424,6 +424,7 @@ fn node_config(settings: &Settings, ground: &Ground, address: SocketAddr) -> nod
         reserved: settings.reserved.clone(),
         eviction: settings.eviction.clone(),
         images: settings.images.clone(),
+        manifests_directory: settings.manifests.clone(),
         seccomp_directory: ground.data_dir.join("seccomp"),
         seccomp_default: settings.seccomp_default,
         kubelet_version: KUBERNETES_VERSION.to_owned(),

@@ -9,7 +9,8 @@
 //!
 //! Tasks: one worker for each Pod UID (`worker`), fed by the Pod watch, the runtime's
 //! events and, every few minutes, a look at all that the runtime has; one task for the Node
-//! object and one for its Lease (`object`). A worker's own tasks (mounts, starts, hooks, probes)
+//! object and one for its Lease (`object`); one reads the static Pods of the node's own files and one shows
+//! them in the API (`manifests`). A worker's own tasks (mounts, starts, hooks, probes)
 //! live in its `JoinSet` and end with it. A worker that panics is begun anew.
 //!
 //! What this crate does not do: it does not place Pods, does not know how containers are
@@ -27,6 +28,7 @@ mod hooks;
 mod host;
 mod kubelet;
 mod logs;
+mod manifests;
 mod node;
 mod object;
 pub mod pod;

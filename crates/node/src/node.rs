@@ -1,41 +1,46 @@
 //! Starting the node, and handing what happens to the workers.
 
+mod statics;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use client::events::Recorder;
-use client::{Change, Client, Informer, Informers, Part, Retry, index};
-use futures_util::future::join;
+use client::{Change, Changes, Client, Informer, Informers, Part, Retry, index};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use runtime::{Runtime, SandboxSnapshot};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::container::config::log_directory;
 use crate::container::dns::{self, NodeDns};
 use crate::kubelet::Kubelet;
+use crate::manifests::{Wanted, mirror};
 use crate::pod::admit;
 use crate::pod::clock::Steady;
 use crate::pod::event::Event;
 use crate::pod::observe::Because;
-use crate::pod::pressure::is_critical;
+use crate::pod::spec::{self, is_critical};
 use crate::pod::state::PodState;
 use crate::probing::counts::Counts;
 use crate::shared::{Shared, Worker, is_open};
 use crate::volumes::{self, HostMounts, Mounts, PodDirectory};
 use crate::worker::claims::Holders;
 use crate::worker::{INBOX, Message, PodWorker, Snapshot, kept_allocation, remove_logs};
-use crate::{Config, clock, eviction, host, object};
+use crate::{Config, clock, eviction, host, manifests, object};
+use statics::{Orphan, Statics};
 
 /// How often all that the runtime has is compared with what is believed. Events tell everything at
 /// once; this finds what no event told, and says so.
 const AUDIT_EVERY: Duration = Duration::from_secs(300);
 /// How often Pods that wait for room for another size are looked at when nothing was freed (upstream's).
 const RESIZE_EVERY: Duration = Duration::from_secs(180);
+/// So long the API is waited for before Pods of the node's own files begin without it.
+const STATICS_WAIT: Duration = Duration::from_secs(2);
 /// Pause after the runtime did not answer, and before a worker that has failed is begun anew.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -87,6 +92,7 @@ impl Node {
             freed: Notify::new(),
             probes: Counts::default(),
             claims: Holders::default(),
+            statics: Notify::new(),
             client,
             runtime,
             config,
@@ -103,7 +109,11 @@ impl Node {
         tasks.spawn(until(Box::pin(object::keep_lease(Arc::clone(&shared), ready.clone()))));
         tasks.spawn(until(Box::pin(eviction::keep(Arc::clone(&shared), watch))));
         tasks.spawn(until(Box::pin(eviction::collect_for_ever(Arc::clone(&shared)))));
-        let dispatcher = Dispatcher::new(Arc::clone(&shared), pods);
+        let (tell, wanted) = watch::channel(None);
+        tasks.spawn(until(Box::pin(manifests::keep(Arc::clone(&shared), tell))));
+        let mirrors = mirror::keep(Arc::clone(&shared), pods.clone(), wanted.clone());
+        tasks.spawn(until(Box::pin(mirrors)));
+        let dispatcher = Dispatcher::new(Arc::clone(&shared), pods, wanted);
         tasks.spawn(until(Box::pin(dispatcher.run())));
         Self { shared, ready, shutdown, tasks }
     }
@@ -150,13 +160,16 @@ struct Dispatcher {
     /// Whose worker a task is.
     names: HashMap<tokio::task::Id, String>,
     /// Which orphan a task removes.
-    orphans: HashMap<tokio::task::Id, String>,
+    orphans: HashMap<tokio::task::Id, Orphan>,
     /// Questions under way: nothing is awaited between two events.
     asked: JoinSet<Answer>,
     /// Pods whose admission waits for the newest Node, and why it was refused with the known one.
     pending: HashMap<String, (Arc<Pod>, admit::Refusal)>,
     /// Pods that had sandboxes when the node started and have no worker yet.
     found: BTreeSet<String>,
+    /// What those sandboxes are, until the API says whose they are.
+    unclaimed: Option<Vec<SandboxSnapshot>>,
+    statics: Statics,
 }
 
 /// What the dispatcher turns to.
@@ -164,7 +177,9 @@ enum Next {
     Event(runtime::Event),
     Ended(Result<(tokio::task::Id, ()), JoinError>),
     Answer(Result<Answer, JoinError>),
-    Change(Change<Pod>),
+    Change(Option<Change<Pod>>),
+    Synced,
+    Statics,
     Audit,
     Resizes,
 }
@@ -185,7 +200,7 @@ enum Answer {
 }
 
 impl Dispatcher {
-    fn new(shared: Arc<Shared>, pods: Informer<Pod>) -> Self {
+    fn new(shared: Arc<Shared>, pods: Informer<Pod>, wanted: watch::Receiver<Wanted>) -> Self {
         Self {
             shared,
             pods,
@@ -195,19 +210,24 @@ impl Dispatcher {
             asked: JoinSet::new(),
             pending: HashMap::new(),
             found: BTreeSet::new(),
+            unclaimed: None,
+            statics: Statics::new(wanted),
         }
     }
 
     async fn run(mut self) {
         // Taken before anything is looked at: what ends in between is then told twice rather than never.
         let mut events = self.shared.runtime.events();
-        // Both before the first event: a Pod that is unknown because nobody has listed it yet would look like
-        // one that was deleted while we were away.
-        let (found, ()) = join(self.look(), self.pods.synced()).await;
-        // After both, so that the first of the changes are all Pods there are, each known to run or not.
-        let mut changes = self.pods.subscribe();
+        let found = self.look().await;
         self.found = found.iter().map(|one| one.sandbox.pod.uid.clone()).collect();
-        self.remove_orphans(found, &self.directories());
+        self.unclaimed = Some(found);
+        // Before the first event: a Pod that is unknown because nobody has listed it yet would look like one that
+        // was deleted while we were away. But those of the node's own files need no API, and do not wait for
+        // one that is away; a little, for it knows how they were.
+        let mut changes = match timeout(STATICS_WAIT, self.pods.synced()).await {
+            Ok(()) => Some(self.synced()),
+            Err(_) => None,
+        };
         let every = |period| {
             let mut ticks = interval_at(Instant::now() + period, period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -224,11 +244,12 @@ impl Dispatcher {
                 Some(ended) = self.workers.join_next_with_id() => Next::Ended(ended),
                 // Cancel-safe: the set keeps what has not been joined.
                 Some(answer) = self.asked.join_next() => Next::Answer(answer),
+                // Cancel-safe: nothing is taken.
+                () = self.pods.synced(), if changes.is_none() => Next::Synced,
                 // Cancel-safe: a change is taken or stays.
-                change = changes.next() => match change {
-                    Some(change) => Next::Change(change),
-                    None => return,
-                },
+                change = next(&mut changes) => Next::Change(change),
+                // Cancel-safe: what has been told last stays.
+                () = self.statics.changed() => Next::Statics,
                 // Cancel-safe: a tick is taken or stays.
                 _ = audits.tick() => Next::Audit,
                 // Cancel-safe: a tick is taken or stays.
@@ -240,11 +261,36 @@ impl Dispatcher {
                 Next::Event(event) => self.route(event).await,
                 Next::Ended(ended) => self.ended(ended).await,
                 Next::Answer(answer) => self.answered(answer).await,
-                Next::Change(change) => self.changed(change).await,
+                Next::Change(Some(change)) => self.changed(change).await,
+                Next::Change(None) => return,
+                Next::Synced => changes = Some(self.synced()),
+                Next::Statics => self.settle_statics().await,
                 Next::Audit => self.audit(),
                 Next::Resizes => self.decide_resizes(),
             }
             pulse.rest();
+        }
+    }
+
+    /// All Pods of the API are known.
+    fn synced(&mut self) -> Changes<Pod> {
+        self.claim();
+        // After it, so that the first of the changes are all Pods there are, each known to run or not.
+        self.pods.subscribe()
+    }
+
+    /// Whether a Pod that is unknown is nobody's.
+    fn knows_all(&self) -> bool {
+        self.pods.is_synced() && self.statics.are_known()
+    }
+
+    /// Takes down, once, what was found at the beginning and is nobody's.
+    fn claim(&mut self) {
+        if self.knows_all()
+            && let Some(found) = self.unclaimed.take()
+        {
+            let directories = self.directories();
+            self.remove_orphans(found, &directories);
         }
     }
 
@@ -321,7 +367,9 @@ impl Dispatcher {
             let snapshot = Snapshot { because: Because::Audit, asked_at, sandboxes };
             self.send(&uid, Message::Seen(snapshot)).await;
         }
-        self.remove_orphans(by_pod.into_values().flatten().collect(), &[]);
+        if self.knows_all() {
+            self.remove_orphans(by_pod.into_values().flatten().collect(), &[]);
+        }
     }
 
     async fn route(&self, event: runtime::Event) {
@@ -360,7 +408,10 @@ impl Dispatcher {
     }
 
     async fn changed(&mut self, change: Change<Pod>) {
-        let pod = Arc::clone(change.object());
+        if mirror::is_mirror(change.object()) {
+            return;
+        }
+        let pod = spec::of_api(Arc::clone(change.object()));
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         match change {
             // It was never admitted: nothing of it is here.
@@ -460,16 +511,7 @@ impl Dispatcher {
         let _ = outbox.send(Message::Event(first)).await;
         let allocated = Arc::clone(&state.pod);
         let inbox_of = outbox.clone();
-        let worker = Worker {
-            inbox: inbox_of,
-            pod,
-            allocated,
-            wish: None,
-            terminated: false,
-            cleared: false,
-            sandbox: None,
-        };
-        self.shared.workers().insert(uid.into(), worker);
+        self.shared.workers().insert(uid.into(), Worker::new(inbox_of, pod, allocated));
         let worker = PodWorker::new(Arc::clone(&self.shared), state, (outbox, inbox));
         let task = self.workers.spawn(worker.run(pause));
         self.names.insert(task.id(), uid.into());
@@ -490,20 +532,34 @@ impl Dispatcher {
             Ok((id, ())) => *id,
             Err(error) => error.id(),
         };
+        if let Some(uid) = self.names.remove(&id) {
+            let worker = self.shared.workers().remove(&uid);
+            self.shared.probes.forget(&uid);
+            self.shared.freed.notify_waiters();
+            self.decide_resizes();
+            if worker.as_ref().is_some_and(|worker| spec::is_static(&worker.pod)) {
+                // Nothing is left for its mirror to show.
+                self.shared.statics.notify_one();
+            }
+            match (ended, worker) {
+                (Err(error), Some(worker)) => self.begin_anew(&uid, worker, &error).await,
+                _ => self.statics.gone(&uid),
+            }
+        }
         self.orphans.remove(&id);
-        let Some(uid) = self.names.remove(&id) else { return };
-        let worker = self.shared.workers().remove(&uid);
-        self.shared.probes.forget(&uid);
-        self.shared.freed.notify_waiters();
-        self.decide_resizes();
-        let (Err(error), Some(worker)) = (ended, worker) else { return };
+        // One may have waited for the end of another of its name.
+        self.settle_statics().await;
+    }
+
+    async fn begin_anew(&mut self, uid: &str, worker: Worker, error: &JoinError) {
         let meta = &worker.pod.metadata;
         let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
         tracing::error!(%uid, namespace, name, %error, "the worker of a Pod has failed; the Pod is taken up anew");
         let known = self.pods.get(namespace.unwrap_or_default(), name.unwrap_or_default());
-        match known.filter(|pod| pod.metadata.uid.as_deref() == Some(&*uid)) {
-            Some(pod) => self.begin(&uid, Arc::clone(&pod), Event::PodChanged(pod), PAUSE).await,
-            None => self.begin(&uid, Arc::clone(&worker.pod), removed(&worker.pod), PAUSE).await,
+        let known = known.filter(|pod| pod.metadata.uid.as_deref() == Some(uid)).map(spec::of_api);
+        match self.statics.begun(uid).map(|pod| self.as_shown(&pod)).or(known) {
+            Some(pod) => self.begin(uid, Arc::clone(&pod), Event::PodChanged(pod), PAUSE).await,
+            None => self.begin(uid, Arc::clone(&worker.pod), removed(&worker.pod), PAUSE).await,
         }
     }
 
@@ -513,21 +569,31 @@ impl Dispatcher {
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
-    /// Takes down what no Pod of the API owns.
+    /// Takes down what no Pod of the API or of a file owns.
     fn remove_orphans(&mut self, found: Vec<SandboxSnapshot>, directories: &[String]) {
         let mut known: BTreeSet<String> =
             self.pods.list().iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
         known.extend(self.shared.workers().keys().cloned());
-        known.extend(self.orphans.values().cloned());
+        known.extend(self.orphans.values().map(|orphan| orphan.uid.clone()));
+        known.extend(self.statics.uids());
         let mut orphans: HashMap<String, Vec<SandboxSnapshot>> =
             directories.iter().map(|uid| (uid.clone(), Vec::new())).collect();
         for one in found {
             orphans.entry(one.sandbox.pod.uid.clone()).or_default().push(one);
         }
         for (uid, sandboxes) in orphans.into_iter().filter(|(uid, _)| !known.contains(uid)) {
-            let task = self.workers.spawn(remove_orphan(Arc::clone(&self.shared), uid.clone(), sandboxes));
-            self.orphans.insert(task.id(), uid);
+            let orphan = Orphan::of(&uid, &sandboxes);
+            let task = self.workers.spawn(remove_orphan(Arc::clone(&self.shared), uid, sandboxes));
+            self.orphans.insert(task.id(), orphan);
         }
+    }
+}
+
+/// The next change; while nobody listens there is none.
+async fn next(changes: &mut Option<Changes<Pod>>) -> Option<Change<Pod>> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) pressures: Mutex<BTreeSet<Pressure>>,
     /// Told when that has changed.
     pub(crate) pressed: Notify,
+    /// Told when a static Pod has begun or gone.
+    pub(crate) statics: Notify,
 }
 
 /// A worker seen from outside.
@@ -64,6 +66,8 @@ pub(crate) struct Worker {
     pub(crate) cleared: bool,
     /// Its sandbox, for port-forward.
     pub(crate) sandbox: Option<String>,
+    /// UID of what shows it in the API, where that is another Pod.
+    pub(crate) mirror: Option<String>,
 }
 
 /// A Pod that wishes another size.
@@ -76,6 +80,20 @@ pub(crate) struct Wish {
 }
 
 impl Worker {
+    /// A worker of which nothing is known but its Pod.
+    pub(crate) fn new(inbox: mpsc::Sender<Message>, pod: Arc<Pod>, allocated: Arc<Pod>) -> Self {
+        Self {
+            inbox,
+            pod,
+            allocated,
+            wish: None,
+            terminated: false,
+            cleared: false,
+            sandbox: None,
+            mirror: None,
+        }
+    }
+
     /// Whether it takes room that another could have.
     pub(crate) fn takes_room(&self) -> bool {
         !self.terminated && is_open(&self.pod)

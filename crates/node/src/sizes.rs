@@ -96,13 +96,8 @@ mod tests {
         let begin = Instant::now();
         let later = begin + std::time::Duration::from_secs(1);
         let worker = |allocated: Arc<Pod>, wish: Arc<Pod>, since| Worker {
-            inbox: mpsc::channel(1).0,
-            pod: Arc::clone(&allocated),
-            allocated,
             wish: Some(Wish { pod: wish, since }),
-            terminated: false,
-            cleared: false,
-            sandbox: None,
+            ..Worker::new(mpsc::channel(1).0, Arc::clone(&allocated), allocated)
         };
         let shrinks = worker(pod("2", None, 0), pod("1", None, 0), later);
         let important = worker(pod("1", None, 9), pod("2", None, 9), later);

@@ -47,6 +47,7 @@ mod service_accounts;
 mod services;
 mod side_by_side;
 mod stateful_set;
+mod static_pods;
 mod storage_limits;
 mod stories;
 mod streams;

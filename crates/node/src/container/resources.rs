@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use runtime::{QosClass, Resources};
 
 use crate::pod::qos;
-use crate::pod::spec::spec;
+use crate::pod::spec::{is_critical, spec};
 
 /// Period of the CPU quota in microseconds.
 const PERIOD: u64 = 100_000;
@@ -16,9 +16,6 @@ const PERIOD: u64 = 100_000;
 const QUOTA_MIN: i64 = 1_000;
 /// Fewest and most shares the kernel takes.
 const SHARES: std::ops::RangeInclusive<i64> = 2..=262_144;
-/// Above this priority a Pod is critical: it gets the OOM score of a Guaranteed one.
-const CRITICAL_PRIORITY: i32 = 2_000_000_000;
-
 /// The limits of one container.
 pub fn container(pod: &Pod, resources: Option<&ResourceRequirements>, node_memory: i64) -> Resources {
     let requests = resources.and_then(|resources| resources.requests.as_ref());
@@ -79,7 +76,8 @@ fn amount(list: Option<&BTreeMap<String, Quantity>>, name: &str) -> Option<Amoun
 }
 
 fn oom_score_adj(pod: &Pod, memory_request: i64, node_memory: i64) -> i32 {
-    if spec(pod).priority.is_some_and(|priority| priority >= CRITICAL_PRIORITY) {
+    // Such a Pod has the score of a Guaranteed one.
+    if is_critical(pod) {
         return -997;
     }
     match qos::class(pod) {

@@ -9,10 +9,9 @@ use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use runtime::QosClass;
 
-use super::pressure::is_critical;
 use super::qos;
 use super::resize::Room;
-use super::spec::spec;
+use super::spec::{is_critical, spec};
 use crate::eviction::threshold::Pressure;
 
 mod confine;

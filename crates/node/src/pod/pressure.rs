@@ -7,12 +7,9 @@ use k8s_openapi::api::core::v1::Pod;
 use runtime::DiskUse;
 
 use super::qos;
-use super::spec::spec;
+use super::spec::{is_critical, spec};
 use super::storage;
 use crate::eviction::threshold::{Resource, binary};
-
-/// Priorities from here on are critical: such Pods stay.
-pub(super) const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
 /// A Pod with what it uses now.
 #[derive(Clone, Debug)]
@@ -61,11 +58,6 @@ impl Candidate<'_> {
 fn bytes(amount: Option<&str>) -> u64 {
     let amount = amount.and_then(|amount| amount.parse::<Amount>().ok()).map_or(0, |amount| amount.value());
     u64::try_from(amount).unwrap_or(0)
-}
-
-/// Whether a Pod is one the system relies on.
-pub fn is_critical(pod: &Pod) -> bool {
-    spec(pod).priority.is_some_and(|priority| priority >= CRITICAL_PRIORITY)
 }
 
 /// The first to go: one that uses more than it has asked for, then the less important, then the one that

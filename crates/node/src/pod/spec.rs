@@ -1,6 +1,19 @@
 //! Short questions to a Pod's spec that several parts ask.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, VolumeMount};
+
+/// Where a Pod comes from: "file" for a static one. On a Pod of the API it is [`of_api`]'s to write.
+pub const SOURCE: &str = "kubernetes.io/config.source";
+/// The content of a static Pod's file, summed up.
+pub const HASH: &str = "kubernetes.io/config.hash";
+/// When the node saw the file first.
+pub const SEEN: &str = "kubernetes.io/config.seen";
+/// On what shows a static Pod in the API: the hash of its content.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Priorities from here on are critical.
+const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
 /// What a container is to its Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +32,37 @@ pub enum Role {
 pub fn spec(pod: &Pod) -> &PodSpec {
     static EMPTY: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
     pod.spec.as_ref().unwrap_or(&EMPTY)
+}
+
+/// An annotation of a Pod.
+pub fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
+    pod.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// Namespace and name.
+pub fn name(pod: &Pod) -> (&str, &str) {
+    let meta = &pod.metadata;
+    (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
+}
+
+/// Whether a Pod comes from a file of the node.
+pub fn is_static(pod: &Pod) -> bool {
+    annotation(pod, SOURCE) == Some("file")
+}
+
+/// Whether a Pod is never evicted, and is let in where others are not.
+pub fn is_critical(pod: &Pod) -> bool {
+    is_static(pod) || spec(pod).priority.is_some_and(|priority| priority >= CRITICAL_PRIORITY)
+}
+
+/// A Pod as the API has it, with no claim to come from a file: anybody could write that.
+pub fn of_api(pod: Arc<Pod>) -> Arc<Pod> {
+    if !is_static(&pod) {
+        return pod;
+    }
+    let mut pod = Pod::clone(&pod);
+    pod.metadata.annotations.get_or_insert_default().insert(SOURCE.into(), "api".into());
+    Arc::new(pod)
 }
 
 /// Whether all that lies below a read-only mount is read-only too. It is possible on every kernel that the

@@ -69,6 +69,8 @@ pub(crate) enum Message {
     Seen(Snapshot),
     /// A ConfigMap or Secret that the Pod shows has changed.
     SourceChanged,
+    /// Another Pod shows this one in the API.
+    Mirrored(Arc<Pod>),
     /// A status patch has been answered.
     StatusWritten(Result<(), client::Error>),
     /// The task that wrote a status patch has panicked.
@@ -133,7 +135,7 @@ impl PodWorker {
         let held = Mutex::new(volumes::Held::new(outbox.clone()));
         let released = Arc::default();
         let files = Arc::new(Files { plans: Mutex::default(), held, tokens: Mutex::default(), released });
-        let writer = Writer::new(state.pod.status.clone().unwrap_or_default());
+        let writer = Writer::new(&state.pod);
         Self {
             node,
             state,
@@ -226,6 +228,7 @@ impl PodWorker {
                 self.apply(Event::SourcesChanged);
             }
             Message::FilesRefreshed => self.files_refreshed(),
+            Message::Mirrored(mirror) => self.writer.show_by(&mirror),
             Message::StatusWritten(result) => self.status_written(result),
             Message::StatusLost => self.status_lost(),
             Message::StatusRetry => self.writer.retry(),

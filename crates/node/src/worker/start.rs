@@ -322,7 +322,10 @@ impl Starter {
         let (config_maps, secrets) = env::names(&self.container);
         let sources = volumes_sources(&self.node, &self.files, namespace, &config_maps, &secrets).await;
         let facts = self.node.facts(&self.pod, &self.ips);
-        self.node.services.synced().await;
+        // A static Pod needs no API, and so has the variables of those Services alone that are known.
+        if !spec::is_static(&self.pod) {
+            self.node.services.synced().await;
+        }
         let known = self.node.services.list();
         let links = spec(&self.pod).enable_service_links != Some(false);
         // As they are at this moment: a Service that comes later has no variables in this container, with

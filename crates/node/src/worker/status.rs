@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Message, PodWorker};
 use crate::pod::event::Event;
+use crate::pod::spec;
 use crate::pod::state::Stage;
 use crate::pod::status::{is_own, status};
 
@@ -23,19 +24,30 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Writer {
     /// Last status the API is known to have.
     written: PodStatus,
-    /// Status on its way.
-    in_flight: Option<PodStatus>,
+    /// Status on its way, and the UID of the object that it is for.
+    in_flight: Option<(String, PodStatus)>,
     /// Newest status.
     wanted: PodStatus,
     /// A pause goes on.
     waiting: bool,
     /// Delete the object as soon as its status is written.
     delete: bool,
+    /// UID of the object that has the status. `None`: there is none yet.
+    shown_by: Option<String>,
 }
 
 impl Writer {
-    pub(super) fn new(written: PodStatus) -> Self {
-        Self { wanted: written.clone(), written, in_flight: None, waiting: false, delete: false }
+    pub(super) fn new(pod: &Pod) -> Self {
+        let written = pod.status.clone().unwrap_or_default();
+        // A static Pod is in the API only by another.
+        let shown_by = pod.metadata.uid.clone().filter(|_| !spec::is_static(pod));
+        Self { wanted: written.clone(), written, in_flight: None, waiting: false, delete: false, shown_by }
+    }
+
+    /// From now on another object has the status.
+    pub(super) fn show_by(&mut self, mirror: &Pod) {
+        self.written = mirror.status.clone().unwrap_or_default();
+        self.shown_by.clone_from(&mirror.metadata.uid);
     }
 
     pub(super) fn retry(&mut self) {
@@ -63,18 +75,19 @@ impl PodWorker {
         if self.writer.in_flight.is_some() || self.writer.waiting || self.state.removed_from_api {
             return;
         }
-        if let Some(patch) = patch(&self.state.pod, &self.writer.written, &self.writer.wanted) {
-            self.write(patch);
+        let Some(uid) = self.writer.shown_by.clone() else { return };
+        if let Some(patch) = patch(&uid, &self.writer.written, &self.writer.wanted) {
+            self.write(uid, patch);
         } else if std::mem::take(&mut self.writer.delete) {
             self.delete_object();
         }
     }
 
-    fn write(&mut self, patch: Value) {
-        self.writer.in_flight = Some(self.writer.wanted.clone());
+    fn write(&mut self, uid: String, patch: Value) {
+        self.writer.in_flight = Some((uid, self.writer.wanted.clone()));
         let (node, pod, outbox) = (Arc::clone(&self.node), Arc::clone(&self.state.pod), self.outbox.clone());
         self.tasks.spawn(async move {
-            let (namespace, name) = names(&pod);
+            let (namespace, name) = spec::name(&pod);
             let patch = Patch::status(PatchKind::Strategic, patch);
             let written = AssertUnwindSafe(node.client.patch::<Pod>(namespace, name, &patch));
             let message = match written.catch_unwind().await {
@@ -86,13 +99,17 @@ impl PodWorker {
     }
 
     pub(super) fn status_written(&mut self, result: Result<(), client::Error>) {
-        let Some(sent) = self.writer.in_flight.take() else { return };
+        let Some((uid, sent)) = self.writer.in_flight.take() else { return };
+        if self.writer.shown_by.as_ref() != Some(&uid) {
+            // Another shows the Pod meanwhile, and has its own.
+            return;
+        }
         match result {
             Ok(()) => self.writer.written = sent,
             // Gone, or replaced by another of the same name: the watch tells which.
             Err(err) if err.is_not_found() || err.is_conflict() => self.writer.written = sent,
             Err(error) => {
-                tracing::warn!(pod = %crate::pod::spec::full_name(&self.state.pod), %error, "the status could not be written");
+                tracing::warn!(pod = %spec::full_name(&self.state.pod), %error, "the status could not be written");
                 self.write_later();
             }
         }
@@ -100,7 +117,7 @@ impl PodWorker {
 
     /// Nobody knows what came of the patch.
     pub(super) fn status_lost(&mut self) {
-        tracing::error!(pod = %crate::pod::spec::full_name(&self.state.pod), "the task that writes the status panicked");
+        tracing::error!(pod = %spec::full_name(&self.state.pod), "the task that writes the status panicked");
         self.writer.in_flight = None;
         self.write_later();
     }
@@ -119,7 +136,7 @@ impl PodWorker {
         let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.state.pod));
         let lost = Event::ObjectDeleted(Err(Retry::WaitForChange));
         self.spawn(lost, async move {
-            let (namespace, name) = names(&pod);
+            let (namespace, name) = spec::name(&pod);
             let uid = pod.metadata.uid.as_deref().unwrap_or_default();
             let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(uid) };
             let result = node.client.delete::<Pod>(namespace, name, &options).await;
@@ -136,13 +153,9 @@ impl PodWorker {
     }
 }
 
-fn names(pod: &Pod) -> (&str, &str) {
-    (pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default())
-}
-
-/// A strategic merge patch from one status to the other, for this very Pod; `None`: no difference.
+/// A strategic merge patch from one status to the other, for the object of this UID; `None`: no difference.
 /// Conditions of others are left to them.
-fn patch(pod: &Pod, old: &PodStatus, new: &PodStatus) -> Option<Value> {
+fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
     let (Ok(Value::Object(old)), Ok(Value::Object(new))) =
         (serde_json::to_value(old), serde_json::to_value(new))
     else {
@@ -162,7 +175,7 @@ fn patch(pod: &Pod, old: &PodStatus, new: &PodStatus) -> Option<Value> {
     }
     let removed = old.keys().filter(|key| !new.contains_key(*key));
     changes.extend(removed.map(|key| (key.clone(), Value::Null)));
-    (!changes.is_empty()).then(|| json!({"metadata": {"uid": pod.metadata.uid}, "status": changes}))
+    (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
 }
 
 /// Our conditions that differ or are gone, and the order of all.
@@ -232,7 +245,6 @@ mod tests {
 
     #[test]
     fn a_patch_names_only_what_has_changed_and_leaves_other_conditions_alone() {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": "u"}})).unwrap();
         let old = status_of(json!({
             "phase": "Pending", "reason": "x",
             "conditions": [{"type": "Theirs", "status": "True"}, {"type": "Ready", "status": "False", "reason": "R"},
@@ -245,14 +257,14 @@ mod tests {
             "podIPs": [{"ip": "10.0.0.2"}],
         }));
         assert_eq!(
-            patch(&pod, &old, &new).unwrap(),
+            patch("u", &old, &new).unwrap(),
             json!({"metadata": {"uid": "u"}, "status": {
                 "phase": "Running", "reason": null, "podIPs": [{"ip": "10.0.0.2"}],
                 "$setElementOrder/conditions": [{"type": "Theirs"}, {"type": "Ready"}, {"type": "PodScheduled"}],
                 "conditions": [{"type": "Ready", "status": "True", "reason": null}],
             }})
         );
-        assert_eq!(patch(&pod, &new, &new), None);
+        assert_eq!(patch("u", &new, &new), None);
     }
 
     /// The API merges these lists by address and allows one of each family: what is not deleted stays
@@ -265,7 +277,7 @@ mod tests {
         };
         let merged = json!([{"ip": "10.0.0.2"}, {"$patch": "delete", "ip": "10.0.0.1"}]);
         assert_eq!(
-            patch(&Pod::default(), &with("10.0.0.1"), &with("10.0.0.2")).unwrap()["status"],
+            patch("u", &with("10.0.0.1"), &with("10.0.0.2")).unwrap()["status"],
             json!({"hostIP": "10.0.0.2", "hostIPs": merged, "podIPs": merged})
         );
     }

@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use runtime::QosClass;
 
 use super::{allocatable, amount, number};
-use crate::pod::pressure::is_critical;
 use crate::pod::qos;
+use crate::pod::spec::is_critical;
 use crate::pod::spec::spec;
 
 /// What is missing, by resource; of processors in thousandths.
