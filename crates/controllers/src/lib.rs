@@ -23,6 +23,7 @@
 //! - `job` runs the Pods of Jobs until enough have succeeded.
 //! - `cron_job` begins Jobs when they are due and keeps some of those that have ended.
 //! - `ttl_after_finished` deletes Jobs that have been finished for long enough.
+//! - `ephemeral_volume` makes the claims of Pods that have them in their own spec.
 //! - `volume` binds, provisions and reclaims volumes.
 //! - `endpoint_slice` lists the Pods behind each Service.
 //! - `endpoint_slice_mirroring` lists the Endpoints that somebody wrote by hand.
@@ -50,6 +51,7 @@ mod deployment;
 mod disruption;
 mod endpoint_slice;
 mod endpoint_slice_mirroring;
+mod ephemeral_volume;
 mod expectations;
 mod garbage_collector;
 mod history;

@@ -12,13 +12,13 @@ use crate::census::{self, Census};
 use crate::context::{Config, Context};
 use crate::{
     certificates, cluster_role_aggregation, cron_job, daemon_set, deployment, disruption, endpoint_slice,
-    endpoint_slice_mirroring, garbage_collector, horizontal_pod_autoscaler, job, load_balancer, namespace,
-    node_lifecycle, pod_gc, replica_set, resource_quota, service_account, service_account_token,
-    service_addresses, stateful_set, taint_eviction, ttl_after_finished, volume,
+    endpoint_slice_mirroring, ephemeral_volume, garbage_collector, horizontal_pod_autoscaler, job,
+    load_balancer, namespace, node_lifecycle, pod_gc, replica_set, resource_quota, service_account,
+    service_account_token, service_addresses, stateful_set, taint_eviction, ttl_after_finished, volume,
 };
 
 /// Those that need nothing but the context.
-const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 22] = [
+const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 23] = [
     namespace::spawn,
     service_account::spawn,
     service_account_token::spawn,
@@ -27,6 +27,7 @@ const CONTROLLERS: [fn(&Context, &mut JoinSet<()>); 22] = [
     node_lifecycle::spawn,
     taint_eviction::spawn,
     volume::spawn,
+    ephemeral_volume::spawn,
     endpoint_slice::spawn,
     endpoint_slice_mirroring::spawn,
     load_balancer::spawn,

@@ -47,6 +47,10 @@ impl Mounts for NoMounts {
         Ok(())
     }
 
+    fn hugetlbfs(&self, _: &Path, _: Option<u64>, _: Option<u64>) -> io::Result<()> {
+        Ok(())
+    }
+
     fn bind(&self, _: BorrowedFd<'_>, _: &Path) -> io::Result<()> {
         Ok(())
     }

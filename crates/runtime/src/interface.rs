@@ -336,6 +336,17 @@ pub struct Mount {
     pub mapped: bool,
 }
 
+/// A device of the node in a container.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Device {
+    /// On the node.
+    pub host_path: PathBuf,
+    /// In the container.
+    pub container_path: PathBuf,
+    /// It may not be written to.
+    pub read_only: bool,
+}
+
 /// Mount propagation between node and container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Propagation {
@@ -406,6 +417,12 @@ pub struct ContainerConfig {
     pub env: Vec<(String, String)>,
     /// In order.
     pub mounts: Vec<Mount>,
+    /// Devices of the node beyond those that every container has.
+    #[serde(default)]
+    pub devices: Vec<Device>,
+    /// Replaces the image's; empty: the image's, or TERM.
+    #[serde(default)]
+    pub stop_signal: String,
     /// `<name>/<attempt>.log`, relative to the sandbox's log directory.
     pub log_path: PathBuf,
     /// Keep stdin open for attach.

@@ -57,6 +57,8 @@ fn container() -> ContainerRecord {
             args: vec!["-c".into()],
             working_dir: "/work".into(),
             env: vec![("A".into(), "1".into())],
+            devices: Vec::new(),
+            stop_signal: String::new(),
             mounts: vec![Mount {
                 mapped: false,
                 host_path: "/h".into(),

@@ -128,10 +128,11 @@ fn limits_of(pod: &Value, wanted: impl Fn(&str) -> bool) -> Vec<String> {
     named.collect()
 }
 
-/// Huge pages on which an emptyDir is to lie.
-pub(super) fn huge_page_volumes(pod: &Value) -> Vec<String> {
-    let huge = |medium: &Value| medium.as_str().is_some_and(|medium| medium.starts_with("HugePages"));
-    kept(places(pod, "spec.volumes[*].emptyDir.medium"), huge)
+/// A block device that is to be made. One of an administrator is named, or bound when it comes.
+pub(super) fn block_without_volume(claim: &Value) -> Vec<String> {
+    let spec = View::new(claim).get("spec");
+    let wanted = spec.str("volumeMode") == "Block" && spec.str("volumeName").is_empty();
+    if wanted { vec!["spec.volumeMode".to_owned()] } else { Vec::new() }
 }
 
 /// A handler that no runtime of this program answers to.

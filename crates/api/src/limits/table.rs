@@ -1,8 +1,8 @@
 //! The rows.
 
 use super::find::{
-    apparmor, enforced_pod_security, extended_resources, foreign_handler, huge_page_limits,
-    huge_page_volumes, ranges_that_give_nothing, selinux, told_pod_security,
+    apparmor, block_without_volume, enforced_pod_security, extended_resources, foreign_handler,
+    huge_page_limits, ranges_that_give_nothing, selinux, told_pod_security,
 };
 use super::{Found, Limit, Shown};
 
@@ -264,8 +264,8 @@ spec: {capacity: {storage: 1Gi}, accessModes: [ReadWriteOnce], nfs: {server: nfs
     part(
         CLAIM,
         "volumeMode Block",
-        Found::At(&["spec.volumeMode=Block"]),
-        "block devices are not made or attached yet",
+        Found::By(block_without_volume),
+        "no block devices are made: the claim waits for a local volume of that mode",
         r#"
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -283,6 +283,18 @@ apiVersion: v1
 kind: PersistentVolumeClaim
 metadata: {name: limits-copy}
 spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}, dataSource: {kind: PersistentVolumeClaim, name: other}}
+"#,
+    ),
+    part(
+        CLAIM,
+        "volumeAttributesClassName",
+        Found::At(&["spec.volumeAttributesClassName"]),
+        "CSI drivers are not used yet, and no others have attributes",
+        r#"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: limits-attributes}
+spec: {volumeAttributesClassName: limits, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
 "#,
     ),
     kind(STORAGE, "CSIDriver", NO_CSI, r#"
@@ -405,49 +417,47 @@ spec: {containers: [{name: c, image: "busybox:1.36", resources: {limits: {hugepa
     ),
     part(
         POD,
-        "emptyDir of huge pages",
-        Found::By(huge_page_volumes),
-        NO_VOLUME,
+        "windowsOptions",
+        Found::At(&["spec.securityContext.windowsOptions", "spec.*[*].securityContext.windowsOptions"]),
+        "the nodes are of Linux, and it has no effect",
         r#"
 apiVersion: v1
 kind: Pod
-metadata: {name: limits-huge}
-spec: {volumes: [{name: v, emptyDir: {medium: HugePages}}], containers: [{name: c, image: "busybox:1.36"}]}
+metadata: {name: limits-windows}
+spec: {securityContext: {windowsOptions: {runAsUserName: u}}, containers: [{name: c, image: "busybox:1.36"}]}
 "#,
     ),
     part(
         POD,
-        "volumeDevices",
-        Found::At(&["spec.*[*].volumeDevices"]),
-        "block devices are not attached yet: the container waits with CreateContainerConfigError",
+        "schedulingGroup",
+        Found::At(&["spec.schedulingGroup"]),
+        "Pods are not placed in groups: it is placed alone",
         r#"
 apiVersion: v1
 kind: Pod
-metadata: {name: limits-devices}
-spec:
-  volumes: [{name: v, persistentVolumeClaim: {claimName: none}}]
-  containers: [{name: c, image: "busybox:1.36", volumeDevices: [{name: v, devicePath: /dev/v}]}]
+metadata: {name: limits-group}
+spec: {schedulingGroup: {podGroupName: g}, containers: [{name: c, image: "busybox:1.36"}]}
 "#,
     ),
     part(
         POD,
-        "fileKeyRef of a variable",
-        Found::At(&["spec.*[*].env[*].valueFrom.fileKeyRef"]),
-        "variables are not read from files yet: the container waits with CreateContainerConfigError",
+        "projections of clusterTrustBundle and podCertificate",
+        Found::At(&[
+            "spec.volumes[*].projected.sources[*].clusterTrustBundle",
+            "spec.volumes[*].projected.sources[*].podCertificate",
+        ]),
+        "off in this release, as upstream has it: the Pod waits with FailedMount",
         r#"
 apiVersion: v1
 kind: Pod
-metadata: {name: limits-file}
+metadata: {name: limits-bundle}
 spec:
   terminationGracePeriodSeconds: 0
-  volumes: [{name: v, emptyDir: {}}]
-  containers:
-  - name: c
-    image: busybox:1.36
-    env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: a.env, key: A}}}]
+  volumes: [{name: v, projected: {sources: [{clusterTrustBundle: {name: b, path: ca.pem}}]}}]
+  containers: [{name: c, image: "busybox:1.36", volumeMounts: [{name: v, mountPath: /v}]}]
 "#,
     )
-    .shown(&[Shown::Warning, Shown::Waiting("CreateContainerConfigError")]),
+    .shown(&[Shown::Warning, Shown::Event("FailedMount", "clusterTrustBundle")]),
     part(
         POD,
         "volumes of other kinds than emptyDir, hostPath, configMap, secret, downwardAPI, projected, image and claims",

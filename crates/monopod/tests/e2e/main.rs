@@ -54,6 +54,7 @@ mod streams;
 mod taking_down;
 mod usage;
 mod users;
+mod volumes;
 mod watchers;
 mod workloads;
 mod zero_loss;

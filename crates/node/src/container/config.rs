@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
-use runtime::{ContainerConfig, Mount, NamespaceMode, PodIdentity, PortMapping, Propagation, SandboxConfig};
+use runtime::{
+    ContainerConfig, Device, Mount, NamespaceMode, PodIdentity, PortMapping, Propagation, SandboxConfig,
+};
 
 use super::expand::{Budget, TooLong, expand};
 use super::security::{self, Profiles};
@@ -25,6 +27,8 @@ pub struct Start<'a> {
     pub mounts: Vec<Mount>,
     /// Its seccomp profiles.
     pub seccomp: Profiles<'a>,
+    /// Block devices of its volumes.
+    pub devices: Vec<Device>,
     /// Memory of the node in bytes.
     pub node_memory: i64,
     /// PID namespace to join (ephemeral containers).
@@ -135,6 +139,12 @@ pub fn container(pod: &Pod, container: &Container, start: Start<'_>) -> Result<C
         args,
         working_dir: container.working_dir.clone().unwrap_or_default(),
         mounts: start.mounts,
+        devices: start.devices,
+        stop_signal: container
+            .lifecycle
+            .as_ref()
+            .and_then(|lifecycle| lifecycle.stop_signal.clone())
+            .unwrap_or_default(),
         log_path: log_path(&container.name, start.attempt),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),

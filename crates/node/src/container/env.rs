@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, ConfigMapKeySelector, Container, EnvVar, EnvVarSource, Pod, Secret, SecretKeySelector,
+    ConfigMap, ConfigMapKeySelector, Container, EnvVar, EnvVarSource, FileKeySelector, Pod, Secret,
+    SecretKeySelector,
 };
 
+use super::env_file;
 use super::expand::{Budget, TooLong, expand};
 use super::fields::{self, Facts};
 
@@ -18,6 +20,9 @@ pub struct Sources {
     pub config_maps: HashMap<String, Arc<ConfigMap>>,
     /// Secrets.
     pub secrets: HashMap<String, Arc<Secret>>,
+    /// Files in its volumes, by volume and path: the text, `None` where there is no such file, or why it cannot
+    /// be read.
+    pub files: HashMap<(String, String), Result<Option<String>, String>>,
 }
 
 /// The variables so far, in their order, within what a program may be started with.
@@ -155,8 +160,8 @@ fn referenced(
     if let Some(selector) = &source.secret_key_ref {
         return secret_key(pod, sources, selector);
     }
-    if source.file_key_ref.is_some() {
-        return Err("environment variables from files (fileKeyRef) are not supported yet".to_owned());
+    if let Some(selector) = &source.file_key_ref {
+        return file_key(sources, selector);
     }
     Ok(Some(String::new()))
 }
@@ -185,6 +190,41 @@ fn secret_key(pod: &Pod, sources: &Sources, selector: &SecretKeySelector) -> Res
         None if optional => Ok(None),
         None => Err(missing_key("Secret", pod, &selector.key, &selector.name)),
     }
+}
+
+fn file_key(sources: &Sources, selector: &FileKeySelector) -> Result<Option<String>, String> {
+    let optional = selector.optional == Some(true);
+    let wrong = |why: &str| format!("couldn't parse env file: {why}");
+    let place = (selector.volume_name.clone(), selector.path.clone());
+    let text = match sources.files.get(&place) {
+        Some(Ok(Some(text))) => text,
+        Some(Err(why)) => return Err(wrong(why)),
+        Some(Ok(None)) | None if optional => return Ok(None),
+        Some(Ok(None)) | None => {
+            return Err(wrong(&format!(
+                "file {:?} not found in volume {:?}",
+                selector.path, selector.volume_name
+            )));
+        }
+    };
+    match env_file::value(text, &selector.key).map_err(|why| wrong(&why))? {
+        Some(value) => Ok(Some(value.to_owned())),
+        None if optional => Ok(None),
+        None => {
+            Err(format!("environment variable key {:?} not found in file {:?}", selector.key, selector.path))
+        }
+    }
+}
+
+/// Files in volumes that a container's environment uses: volume and path.
+pub fn files(container: &Container) -> Vec<(String, String)> {
+    let sources = container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref());
+    let selectors = sources.filter_map(|source| source.file_key_ref.as_ref());
+    let mut all: Vec<_> =
+        selectors.map(|selector| (selector.volume_name.clone(), selector.path.clone())).collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 fn missing_key(kind: &str, pod: &Pod, key: &str, name: &str) -> String {
@@ -219,6 +259,11 @@ mod tests {
         Sources {
             config_maps: HashMap::from([("lit".to_string(), Arc::new(map))]),
             secrets: HashMap::from([("sec".to_string(), Arc::new(secret))]),
+            files: HashMap::from([
+                (("v".into(), "a.env".into()), Ok(Some("A='from file'\n".into()))),
+                (("v".into(), "none.env".into()), Ok(None)),
+                (("v".into(), "dir".into()), Err("it is no file".into())),
+            ]),
         }
     }
 
@@ -318,10 +363,21 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_from_a_file_is_refused_by_name() {
-        let source = serde_json::json!({"fileKeyRef": {"volumeName": "v", "path": "p", "key": "k"}});
-        let error =
-            make(serde_json::json!({"name": "c", "env": [{"name": "A", "valueFrom": source}]})).unwrap_err();
-        assert!(error.contains("fileKeyRef"), "{error}");
+    fn a_variable_comes_from_a_file_and_may_be_left_out() {
+        let of = |path: &str, key: &str, optional: bool| {
+            let selector =
+                serde_json::json!({"volumeName": "v", "path": path, "key": key, "optional": optional});
+            let env = serde_json::json!([{"name": "X", "valueFrom": {"fileKeyRef": selector}}]);
+            make(serde_json::json!({"name": "c", "env": env}))
+                .map(|all| all.into_iter().find(|(name, _)| name == "X").map(|(_, value)| value))
+        };
+        assert_eq!(of("a.env", "A", false), Ok(Some("from file".into())));
+        assert_eq!(of("a.env", "B", true), Ok(None));
+        assert_eq!(of("none.env", "A", true), Ok(None));
+        let said = "environment variable key \"B\" not found in file \"a.env\"";
+        assert_eq!(of("a.env", "B", false), Err(said.into()));
+        let said = "couldn't parse env file: file \"none.env\" not found in volume \"v\"";
+        assert_eq!(of("none.env", "A", false), Err(said.into()));
+        assert_eq!(of("dir", "A", true), Err("couldn't parse env file: it is no file".into()));
     }
 }

@@ -144,7 +144,10 @@ fn note(state: &mut PodState, event: Event, now: Now, actions: &mut Actions) {
         Event::VolumesFailed { message } => {
             if state.volumes == Progress::Underway {
                 state.volumes = Progress::Absent { retry_at: Some(now.after(RETRY)) };
-                actions.push(Action::Record(Record::pod_warning("FailedMount", message)));
+                // Upstream's words for what became of a device and of a file system.
+                let device = message.starts_with("MapVolume");
+                let reason = if device { "FailedMapVolume" } else { "FailedMount" };
+                actions.push(Action::Record(Record::pod_warning(reason, message)));
             }
         }
         Event::SourcesChanged => retry_now(state),

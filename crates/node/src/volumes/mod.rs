@@ -10,6 +10,7 @@
 //! that a container never sees half of an update.
 
 pub mod atomic;
+pub mod file;
 pub mod host_path;
 pub mod mounts;
 pub mod ownership;
@@ -101,6 +102,11 @@ pub fn mount(
             // It was given away when it was made; what is in it since is the containers'.
             own(&path, ChangePolicy::OnRootMismatch).map_err(|err| failed("failed to set ownership of", &err))
         }
+        Source::HugePages { page, size } => {
+            make_huge_pages(mounts, &path, *page, *size)?;
+            own(&path, ChangePolicy::OnRootMismatch).map_err(|err| failed("failed to set ownership of", &err))
+        }
+        Source::Block { path } => host_path::check(path, "BlockDevice"),
         Source::HostPath { path, kind } => host_path::check(path, kind),
         Source::Claimed { path, .. } if !path.is_dir() => {
             Err(format!("path {:?} does not exist", path.display().to_string()))
@@ -146,10 +152,27 @@ fn make_empty_dir(mounts: &dyn Mounts, path: &Path, memory: bool, size: Option<u
     Ok(())
 }
 
+fn make_huge_pages(
+    mounts: &dyn Mounts,
+    path: &Path,
+    page: Option<u64>,
+    size: Option<u64>,
+) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::create_dir_all(path).map_err(|err| format!("failed to create {}: {err}", path.display()))?;
+    if mounts.is_mounted(path) {
+        return Ok(());
+    }
+    let failed = |err| format!("failed to mount hugetlbfs on {}: {err}", path.display());
+    mounts.hugetlbfs(path, page, size).map_err(failed)?;
+    let open = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(path, open).map_err(|err| format!("failed to open {}: {err}", path.display()))
+}
+
 /// The path of a mounted volume on the node.
 pub fn path_of(directory: &PodDirectory, plan: &Plan) -> PathBuf {
     match &plan.source {
-        Source::HostPath { path, .. } | Source::Claimed { path, .. } => path.clone(),
+        Source::HostPath { path, .. } | Source::Claimed { path, .. } | Source::Block { path } => path.clone(),
         source => directory.volume(source.plugin(), &plan.name),
     }
 }

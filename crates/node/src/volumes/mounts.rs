@@ -13,6 +13,8 @@ use rustix::mount::{MountFlags, UnmountFlags};
 pub trait Mounts: Send + Sync + 'static {
     /// Mounts a tmpfs, at most `size` bytes large.
     fn tmpfs(&self, target: &Path, size: Option<u64>) -> io::Result<()>;
+    /// Mounts a file system of huge pages: of `page` bytes each, at most `size` bytes of them.
+    fn hugetlbfs(&self, target: &Path, page: Option<u64>, size: Option<u64>) -> io::Result<()>;
     /// Binds what the descriptor stands for to `target`, which exists and is of the same type.
     fn bind(&self, source: BorrowedFd<'_>, target: &Path) -> io::Result<()>;
     /// Whether something is mounted exactly there.
@@ -36,6 +38,15 @@ impl Mounts for HostMounts {
             Err(_) => mount_tmpfs(target, options.trim_end_matches("noswap").trim_end_matches(',')),
             done => done,
         }
+    }
+
+    fn hugetlbfs(&self, target: &Path, page: Option<u64>, size: Option<u64>) -> io::Result<()> {
+        let page = page.map(|page| format!("pagesize={page}"));
+        let size = size.map(|size| format!("size={size}"));
+        let options: Vec<String> = page.into_iter().chain(size).collect();
+        let options = CString::new(options.join(","))?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        Ok(rustix::mount::mount("nodev", target, "hugetlbfs", flags, options.as_c_str())?)
     }
 
     fn bind(&self, source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {

@@ -33,6 +33,18 @@ pub enum Source {
         /// Of this size.
         size: Option<u64>,
     },
+    /// Scratch space in huge pages.
+    HugePages {
+        /// Bytes of a page; `None`: as the kernel has them.
+        page: Option<u64>,
+        /// Of this size.
+        size: Option<u64>,
+    },
+    /// A bound claim on a block device of the node.
+    Block {
+        /// The device.
+        path: PathBuf,
+    },
     /// A path of the node.
     HostPath {
         /// The path.
@@ -72,7 +84,8 @@ impl Source {
     /// Name of upstream's plug-in; part of the path.
     pub fn plugin(&self) -> &'static str {
         match self {
-            Source::EmptyDir { .. } => "kubernetes.io/empty-dir",
+            Source::EmptyDir { .. } | Source::HugePages { .. } => "kubernetes.io/empty-dir",
+            Source::Block { .. } => "kubernetes.io/local-volume",
             Source::HostPath { .. } => "kubernetes.io/host-path",
             Source::Claimed { plugin, .. } | Source::Unsupported { plugin } => plugin,
             Source::Files { .. } => "kubernetes.io/projected",
@@ -155,15 +168,30 @@ fn own_source(pod: &Pod, volume: &Volume) -> (Source, Vec<Projection>) {
 fn empty_dir(pod: &Pod, volume: &Volume) -> Source {
     let source = volume.empty_dir.as_ref();
     let medium = source.and_then(|source| source.medium.as_deref()).unwrap_or_default();
-    if medium.starts_with("HugePages") {
-        return Source::Unsupported { plugin: "kubernetes.io/empty-dir (HugePages)" };
-    }
     let limit = source.and_then(|source| source.size_limit.as_ref());
     let size =
         limit.and_then(|limit| limit.0.parse::<api::quantity::Quantity>().ok()).map(|size| size.value());
     let size = size.and_then(|size| u64::try_from(size).ok()).filter(|size| *size > 0);
+    if let Some(page) = medium.strip_prefix("HugePages") {
+        return Source::HugePages { page: page_size(pod, page), size };
+    }
     let memory = medium == "Memory";
     Source::EmptyDir { memory, size: if memory { smaller(size, memory_of(pod)) } else { size } }
+}
+
+/// The size of a page: as the medium names it, or the only one that the Pod asks for.
+fn page_size(pod: &Pod, named: &str) -> Option<u64> {
+    let bytes = |text: &str| u64::try_from(text.parse::<api::quantity::Quantity>().ok()?.value()).ok();
+    if let Some(size) = named.strip_prefix('-') {
+        return bytes(size);
+    }
+    let spec = spec(pod);
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let resources = containers.filter_map(|container| container.resources.as_ref());
+    let limits = resources.filter_map(|resources| resources.limits.as_ref());
+    let mut sizes =
+        limits.flat_map(|limits| limits.keys()).filter_map(|name| name.strip_prefix("hugepages-"));
+    sizes.next().and_then(bytes)
 }
 
 /// What all of a Pod may take of memory; files in memory can never be more.

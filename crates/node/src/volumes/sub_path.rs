@@ -126,6 +126,10 @@ mod tests {
             Ok(())
         }
 
+        fn hugetlbfs(&self, _: &Path, _: Option<u64>, _: Option<u64>) -> io::Result<()> {
+            unreachable!("nothing is mounted here")
+        }
+
         fn bind(&self, source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
             use std::os::fd::AsRawFd;
             self.say("bind", target);

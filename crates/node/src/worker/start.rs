@@ -11,7 +11,9 @@ use client::Part;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
-use runtime::{ContainerState, Error, IdRange, Mount, NamespaceMode, Propagation, SandboxConfig, Seccomp};
+use runtime::{
+    ContainerState, Device, Error, IdRange, Mount, NamespaceMode, Propagation, SandboxConfig, Seccomp,
+};
 
 use super::kill::exit_of;
 use super::{Files, Message, PodWorker, lock};
@@ -25,7 +27,10 @@ use crate::pod::spec::{self, spec};
 use crate::shared::Shared;
 use crate::threads::Threads;
 use crate::users::Ranges;
-use crate::volumes::{self, PodDirectory, Source, sub_path};
+use crate::volumes::{self, Plan, PodDirectory, Source, file, sub_path};
+
+/// By volume and path.
+type EnvFiles = HashMap<(String, String), Result<Option<String>, String>>;
 
 impl PodWorker {
     pub(super) fn run_sandbox(&mut self, attempt: u32) {
@@ -288,9 +293,7 @@ impl Starter {
         let user = image.map(|image| image.user).unwrap_or_default();
         // Before anything is made: runAsNonRoot is a promise that must hold for the first instruction.
         security::check_non_root(&self.pod, &self.container, &user).map_err(wrong)?;
-        if self.container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
-            return Err(wrong("block devices (volumeDevices) are not supported yet".to_owned()));
-        }
+        let devices = self.devices().map_err(wrong)?;
         let env = self.environment().await.map_err(wrong)?;
         let (this, known) = (Arc::clone(self), env.clone());
         // Sub-paths are looked for in volumes, whose server may be gone.
@@ -310,6 +313,7 @@ impl Starter {
                         false => Seccomp::Unconfined,
                     },
                 },
+                devices,
                 node_memory: self.node.memory(),
                 pid: self.target.clone(),
             },
@@ -317,10 +321,11 @@ impl Starter {
         .map_err(wrong)
     }
 
-    async fn environment(&self) -> Result<Vec<(String, String)>, String> {
+    async fn environment(self: &Arc<Self>) -> Result<Vec<(String, String)>, String> {
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
         let (config_maps, secrets) = env::names(&self.container);
-        let sources = volumes_sources(&self.node, &self.files, namespace, &config_maps, &secrets).await;
+        let mut sources = volumes_sources(&self.node, &self.files, namespace, &config_maps, &secrets).await;
+        sources.files = self.env_files().await?;
         let facts = self.node.facts(&self.pod, &self.ips);
         // A static Pod needs no API, and so has the variables of those Services alone that are known.
         if !spec::is_static(&self.pod) {
@@ -334,6 +339,37 @@ impl Starter {
         let mut all =
             vec![("HOSTNAME".to_string(), hosts::hostname(&self.pod, &self.node.config.cluster_domain).0)];
         all.extend(env::environment(&self.pod, &self.container, &facts, &sources, &services)?);
+        Ok(all)
+    }
+
+    /// Block devices of the node.
+    fn devices(&self) -> Result<Vec<Device>, String> {
+        let plans = lock(&self.files.plans);
+        let devices = self.container.volume_devices.iter().flatten().map(|device| {
+            let (name, container) = (&device.name, &self.container.name);
+            match plans.get(name) {
+                Some(Plan { source: Source::Block { path }, read_only, .. }) => Ok(Device {
+                    host_path: path.clone(),
+                    container_path: device.device_path.clone().into(),
+                    read_only: *read_only,
+                }),
+                _ => Err(format!("cannot find volume {name:?} to pass into container {container:?}")),
+            }
+        });
+        devices.collect()
+    }
+
+    /// The files of its volumes that its variables come from.
+    async fn env_files(self: &Arc<Self>) -> Result<EnvFiles, String> {
+        let mut all = EnvFiles::new();
+        for (volume, path) in env::files(&self.container) {
+            let plan = lock(&self.files.plans).get(&volume).cloned();
+            let plan =
+                plan.ok_or_else(|| format!("cannot find the volume {volume:?} referenced by FileKeyRef"))?;
+            let (root, below) = (volumes::path_of(&self.directory, &plan), path.clone());
+            let text = self.threads.run(move || file::text(&root, below.as_ref())).await?;
+            all.insert((volume, path), text);
+        }
         Ok(all)
     }
 

@@ -141,6 +141,24 @@ impl PodWorker {
     }
 }
 
+/// A volume is a file system or a device, and its containers must mean the same by it.
+fn fits_its_use(pod: &Pod, plan: &Plan) -> Result<(), String> {
+    let spec = spec(pod);
+    let containers = || spec.init_containers.iter().flatten().chain(&spec.containers);
+    let mounted =
+        containers().any(|one| one.volume_mounts.iter().flatten().any(|mount| mount.name == plan.name));
+    let device =
+        containers().any(|one| one.volume_devices.iter().flatten().any(|device| device.name == plan.name));
+    let (name, block) = (&plan.name, matches!(plan.source, Source::Block { .. }));
+    if block && mounted {
+        return Err(format!("volume {name} has volumeMode Block, but is specified in volumeMounts"));
+    }
+    if !block && device {
+        return Err(format!("volume {name} has volumeMode Filesystem, but is specified in volumeDevices"));
+    }
+    Ok(())
+}
+
 /// One mounting.
 struct Job {
     node: Arc<Shared>,
@@ -172,7 +190,14 @@ impl Job {
                 |cause: String| format!("MountVolume.SetUp failed for volume {:?} : {cause}", volume.name);
             let claimed = self.claimed(volume).await;
             let plan = plan(&self.pod, volume, claimed).map_err(setup)?;
-            self.mount_one(plan.clone()).await.map_err(setup)?;
+            let mapping = |cause: String| match plan.source {
+                Source::Block { .. } => {
+                    format!("MapVolume.MapPodDevice failed for volume {:?} : {cause}", volume.name)
+                }
+                _ => setup(cause),
+            };
+            fits_its_use(&self.pod, &plan).map_err(mapping)?;
+            self.mount_one(plan.clone()).await.map_err(mapping)?;
             // Only what is in place has a plan: containers find their volumes by it.
             lock(&self.files.plans).insert(volume.name.clone(), plan);
         }
@@ -219,7 +244,7 @@ impl Job {
     async fn claimed(&self, volume: &Volume) -> Option<Result<Source, String>> {
         let name = claim_name(&self.pod, volume)?;
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
-        let bound = self.bound(namespace, &name).await;
+        let bound = self.bound(namespace, &name, volume.ephemeral.is_some()).await;
         let bound = bound.map_err(|cause| format!("error processing PVC {namespace}/{name}: {cause}"));
         Some(bound.and_then(|(source, users)| {
             let free = users == Users::Many || self.takes_alone(&name);
@@ -234,7 +259,7 @@ impl Job {
         self.node.claims.take(claim, &self.pod, &running)
     }
 
-    async fn bound(&self, namespace: &str, name: &str) -> Result<(Source, Users), String> {
+    async fn bound(&self, namespace: &str, name: &str, own: bool) -> Result<(Source, Users), String> {
         // Asked of the API, not of a cache: the scheduler bound the Pod after the claim, so it is bound there.
         let claim: PersistentVolumeClaim = self
             .node
@@ -242,6 +267,13 @@ impl Job {
             .get(namespace, name)
             .await
             .map_err(|err| format!("failed to fetch PVC from API server: {err}"))?;
+        let owners = claim.metadata.owner_references.iter().flatten();
+        if own && !{ owners }.any(|owner| Some(&owner.uid) == self.pod.metadata.uid.as_ref()) {
+            let pod = self.pod.metadata.name.as_deref().unwrap_or_default();
+            return Err(format!(
+                "PVC {namespace}/{name} was not created for pod {namespace}/{pod} (pod is not owner)"
+            ));
+        }
         let volume = claim.spec.and_then(|spec| spec.volume_name).filter(|name| !name.is_empty());
         let volume = volume.ok_or("PVC is not bound")?;
         let volume: PersistentVolume = self
@@ -252,6 +284,10 @@ impl Job {
             .map_err(|err| format!("failed to fetch PV {volume:?}: {err}"))?;
         let spec = volume.spec.unwrap_or_default();
         let users = users(spec.access_modes.as_deref().unwrap_or_default());
+        if spec.volume_mode.as_deref() == Some("Block") {
+            let local = spec.local.ok_or("no block volume plugin matched")?;
+            return Ok((Source::Block { path: local.path.into() }, users));
+        }
         if let Some(path) = spec.host_path {
             let (named, kind) = (path.path.clone(), path.type_.clone().unwrap_or_default());
             self.threads.run(move || volumes::host_path::check(named.as_ref(), &kind)).await??;

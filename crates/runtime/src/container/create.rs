@@ -97,10 +97,15 @@ fn record(sandbox: &Sandbox, id: String, config: ContainerConfig, image: &Image)
         log_path: sandbox.record.config.log_directory.join(&config.log_path),
         image_name: image.repo_tags.first().unwrap_or(&image.id).clone(),
         image_id: image.id.clone(),
-        stop_signal: image.stop_signal.clone(),
+        stop_signal: stop_signal(&config, image).to_owned(),
         created_at: now(),
         config,
     }
+}
+
+/// What the Pod says, or else the image.
+fn stop_signal<'a>(config: &'a ContainerConfig, image: &'a Image) -> &'a str {
+    if config.stop_signal.is_empty() { &image.stop_signal } else { &config.stop_signal }
 }
 
 fn write_files(

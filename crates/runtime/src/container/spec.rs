@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use shim::protocol::{self, ContainerSpec, LogSpec, MountSource, PidMode, Rootfs};
 
 use crate::interface::{
-    ContainerConfig, Error, Image, Mount, NamespaceMode, Propagation, Resources, Seccomp, SecurityContext,
+    ContainerConfig, Device, Error, Image, Mount, NamespaceMode, Propagation, Resources, Seccomp,
+    SecurityContext,
 };
 use crate::sandbox::SandboxRecord;
 
@@ -37,6 +38,7 @@ pub(crate) fn spec(parts: Parts<'_>) -> Result<ContainerSpec, Error> {
     let mut spec = ContainerSpec::new(parts.id, rootfs, argv(config, image)?, parts.cgroup.clone());
     spec.readonly_rootfs = config.security.readonly_rootfs;
     spec.mounts = mounts(&parts);
+    spec.devices = config.devices.iter().map(device).collect();
     spec.env = environment(config, image, parts.hostname);
     spec.cwd = first_of(&config.working_dir, &image.working_dir).to_owned();
     spec.user = user(&config.security, image);
@@ -185,6 +187,15 @@ fn mount(mount: &Mount) -> protocol::Mount {
     }
 }
 
+fn device(device: &Device) -> protocol::Device {
+    protocol::Device {
+        host_path: device.host_path.clone(),
+        container_path: device.container_path.clone(),
+        // As upstream's node asks for them.
+        permissions: if device.read_only { "r" } else { "mrw" }.into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,6 +211,8 @@ mod tests {
             working_dir: String::new(),
             env: vec![("A".into(), "own".into()), ("B".into(), "b=c".into())],
             mounts: Vec::new(),
+            devices: Vec::new(),
+            stop_signal: String::new(),
             log_path: PathBuf::new(),
             stdin: false,
             stdin_once: false,

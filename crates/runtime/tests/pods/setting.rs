@@ -220,6 +220,8 @@ pub(crate) fn container(name: &str, command: &[&str]) -> ContainerConfig {
         args: Vec::new(),
         working_dir: String::new(),
         env: Vec::new(),
+        devices: Vec::new(),
+        stop_signal: String::new(),
         mounts: Vec::new(),
         log_path: PathBuf::from(name).join("0.log"),
         stdin: false,
