@@ -22,6 +22,7 @@ mod cron_jobs;
 mod daemon_set;
 mod data;
 mod escape;
+mod fields;
 mod full_disk;
 mod harness;
 mod helm;

@@ -32,6 +32,7 @@ pub mod pressure;
 pub mod probe;
 pub mod qos;
 pub mod resize;
+pub mod restart_all;
 pub mod spec;
 pub mod start;
 pub mod state;

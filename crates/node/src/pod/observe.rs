@@ -23,7 +23,7 @@ use super::state::{
 };
 use super::status::was_sent_away;
 use super::step::{self, Actions};
-use super::{resize, start};
+use super::{resize, restart_all, start};
 
 /// Why the runtime was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,10 +169,27 @@ fn take_up(state: &mut PodState, seen: &Observed, now: Now, actions: &mut Action
         take_up_container(state, at, seen, now);
     }
     stop_strays(state, seen, actions);
+    take_up_restart(state);
     end_as_reported(state, now);
     step::heed_deletion(state, now, actions);
     for at in 0..state.containers.len() {
         start::resume_probes(state, at, now, actions);
+    }
+}
+
+/// Starting over goes on where the API says that it was; an end that the API has seen was heeded then.
+fn take_up_restart(state: &mut PodState) {
+    let pod = std::sync::Arc::clone(&state.pod);
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let under_way = { conditions }.any(|one| one.type_ == restart_all::CONDITION && one.status == "True");
+    state.restarting_all = under_way;
+    for container in &mut state.containers {
+        let told = reported(&pod, &container.name).and_then(|status| status.container_id.as_deref());
+        let known =
+            container.exited.as_ref().is_some_and(|exit| told.is_some_and(|id| bare_id(id) == exit.id));
+        let ended = reported(&pod, &container.name).and_then(|status| status.state.as_ref());
+        let ended = ended.is_some_and(|state| state.running.is_none());
+        container.restart_heeded = known && ended && !under_way;
     }
 }
 
@@ -243,6 +260,7 @@ impl Container {
     /// Notes how the instance that was the latest has ended.
     pub(super) fn note_exit(&mut self, exit: Exit, now: Now) {
         self.ended_at = Some(now.steady_of(exit.finished_at));
+        self.restart_heeded = false;
         self.previous = self.exited.replace(exit);
     }
 

@@ -45,6 +45,8 @@ pub struct PodState {
     pub sandbox: Sandbox,
     /// In the order of the spec: init, mains, ephemeral.
     pub containers: Vec<Container>,
+    /// All containers are being ended, to start again from the first.
+    pub restarting_all: bool,
     /// Reason and message of the whole Pod, when it was ended by the node.
     pub verdict: Option<Verdict>,
 }
@@ -228,6 +230,8 @@ pub struct Container {
     pub ran_in: Option<u32>,
     /// Start again whatever the policy says: its definition has changed.
     pub restart_forced: bool,
+    /// Whether its latest end, if that is to restart all, has done so.
+    pub restart_heeded: bool,
     /// What the current or latest instance was given; `None`: it is not known.
     pub actuated: Option<ResourceRequirements>,
     /// The image of the current or latest instance.
@@ -333,6 +337,8 @@ pub enum WaitingReason {
     CreateContainerError,
     /// The program could not be executed.
     RunContainerError,
+    /// All of the Pod starts again.
+    RestartingAllContainers,
 }
 
 impl WaitingReason {
@@ -345,6 +351,7 @@ impl WaitingReason {
             WaitingReason::CreateContainerConfigError => "CreateContainerConfigError",
             WaitingReason::CreateContainerError => "CreateContainerError",
             WaitingReason::RunContainerError => "RunContainerError",
+            WaitingReason::RestartingAllContainers => super::restart_all::REASON,
         }
     }
 }
@@ -394,6 +401,7 @@ impl PodState {
             volumes: Progress::Absent { retry_at: None },
             sandbox: Sandbox::Absent { attempt: 0, retry_at: None },
             containers,
+            restarting_all: false,
             verdict: None,
         }
     }
@@ -497,6 +505,7 @@ impl Container {
             previous: None,
             ran_in: None,
             restart_forced: false,
+            restart_heeded: false,
             actuated: None,
             image_ref: None,
             backoff: Backoff::default(),

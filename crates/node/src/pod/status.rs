@@ -10,14 +10,15 @@ use super::event::Exit;
 use super::policy;
 use super::spec::{self, Role};
 use super::state::{Container, Phase, PodState, Sandbox, Stage};
-use super::{qos, resize};
+use super::{qos, resize, restart_all};
 
 /// Prefix of container ids: the name of the runtime.
 pub const RUNTIME: &str = "monopod://";
-/// Condition types that only the node writes, in upstream's order. The first two come and go.
-pub const OWNED: [&str; 7] = [
+/// Condition types that only the node writes, in upstream's order. The first three come and go.
+pub const OWNED: [&str; 8] = [
     resize::PENDING,
     resize::IN_PROGRESS,
+    restart_all::CONDITION,
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
@@ -150,6 +151,7 @@ fn container_status(
             .filter(|_| running)
             .and_then(|resources| resources.requests.clone()),
         resources: running.then(|| in_effect(container, spec)),
+        stop_signal: spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
         user: container.phase.run().and_then(|run| run.user.as_ref()).map(user),
         volume_mounts: spec.volume_mounts.as_ref().map(|mounts| mounts.iter().map(mount).collect()),
         ..core::ContainerStatus::default()
@@ -390,11 +392,21 @@ fn conditions(
     let ready = ready(state, &containers_ready, &all);
     let sandbox = Verdict::bare(matches!(state.sandbox, Sandbox::Ready { .. }));
     let verdicts = [sandbox, initialized(state, phase), ready, containers_ready, Verdict::bare(true)];
-    let [pending, in_progress, lasting @ ..] = OWNED;
+    let [pending, in_progress, restarting, lasting @ ..] = OWNED;
     let sizes = [(pending, size_pending(state)), (in_progress, size_in_progress(state))];
     for (type_, (generation, verdict)) in sizes.into_iter().filter_map(|(type_, size)| Some((type_, size?))) {
         let condition = condition(state, old, type_, verdict, now);
         all.push(core::PodCondition { observed_generation: Some(generation), ..condition });
+    }
+    if restart_all::is_possible(state) {
+        let reason = match phase {
+            "Succeeded" => Some("PodCompleted"),
+            "Failed" => Some("PodFailed"),
+            _ => None,
+        };
+        let verdict =
+            Verdict { status: state.restarting_all && state.may_start_containers(), reason, message: None };
+        all.push(condition(state, old, restarting, verdict, now));
     }
     for (type_, verdict) in lasting.into_iter().zip(verdicts) {
         all.push(condition(state, old, type_, verdict, now));

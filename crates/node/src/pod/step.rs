@@ -19,7 +19,7 @@ use super::state::{
     Cause, Container, Kill, Phase, PodState, Progress, Run, Sandbox, Stage, StopStep, Verdict, Waiting,
     WaitingReason,
 };
-use super::{observe, resize, start, stop};
+use super::{observe, resize, restart_all, start, stop};
 
 /// Wait after something the node itself could not do (upstream's Pod sync back-off).
 pub const RETRY: SignedDuration = SignedDuration::from_secs(10);
@@ -97,7 +97,10 @@ fn advance(state: &mut PodState, now: Now, actions: &mut Actions) {
     if let Stage::Active = state.stage {
         stop::end_if_over(state, now, actions);
     }
+    // Nothing is started while everything ends.
+    let starting_over = matches!(state.stage, Stage::Active) && restart_all::advance(state, now, actions);
     match state.stage {
+        Stage::Active if starting_over => {}
         Stage::Active => {
             start::advance(state, now, actions);
             resize::advance(state, now, actions);

@@ -116,6 +116,26 @@ fn serves(state: &PodState) -> bool {
     leaving && mains.any(|container| container.phase.holds_process())
 }
 
+/// What is on its way up stays where it is.
+pub(super) fn cancel_start(container: &mut Container, actions: &mut Actions) {
+    if container.phase == Phase::Pulling {
+        leave(container, actions);
+    }
+}
+
+/// Ends a container that runs: the signal, without its hook, and the least time that there is for it. False:
+/// it does not run, or is being stopped already.
+pub(super) fn end_at_once(state: &mut PodState, at: usize, now: Now, actions: &mut Actions) -> bool {
+    let container = &mut state.containers[at];
+    let (Phase::PostStart(run) | Phase::Running(run)) = &container.phase else { return false };
+    let run = run.clone();
+    let message = format!("Container {} will be restarted with all of the Pod", container.name);
+    record(container, actions, "Killing", message);
+    stop_killing_probes(container, actions);
+    terminate(container, run, now.steady, now, actions);
+    true
+}
+
 /// Stops one container.
 pub(super) fn kill(
     state: &mut PodState,
