@@ -38,6 +38,8 @@ pub(crate) enum Command {
         #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+    /// What happened to a Pod, as a picture over time; also of one that has gone
+    Timeline(TimelineFlags),
     /// Write the cluster's data to one file; the instance may run meanwhile
     Backup {
         #[command(flatten)]
@@ -141,6 +143,35 @@ pub(crate) struct UninstallFlags {
     /// Leave the data directory
     #[arg(long)]
     pub(crate) keep_data: bool,
+}
+
+/// Whose timeline, and how.
+#[derive(Debug, Args)]
+pub(crate) struct TimelineFlags {
+    #[command(flatten)]
+    pub(crate) instance: Instance,
+    /// Name of the Pod
+    pub(crate) pod: String,
+    /// Namespace of the Pod
+    #[arg(short, long, default_value = "default")]
+    pub(crate) namespace: String,
+    /// Which of several Pods of this name; otherwise the latest
+    #[arg(long)]
+    pub(crate) uid: Option<String>,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = Picture::Text)]
+    pub(crate) output: Picture,
+}
+
+/// How a timeline is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Picture {
+    /// A line for each thing
+    Text,
+    /// For programs
+    Json,
+    /// A picture for a browser
+    Svg,
 }
 
 /// Which instance a command is about.

@@ -38,6 +38,7 @@ mod pull;
 mod rooms;
 mod signer;
 mod status;
+mod timeline;
 mod up;
 mod watchdog;
 
@@ -70,6 +71,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Up(flags) => up::run(config::Settings::resolve(flags)?),
         Command::Down { instance, purge } => down::run(&instance.data_dir, purge),
         Command::Status { instance, output } => status::run(&instance.data_dir, output),
+        Command::Timeline(flags) => timeline::run(&flags),
         Command::Backup { instance, file } => backup::run(&instance.data_dir, &file),
         Command::Restore { instance, file } => backup::restore(&instance.data_dir, &file),
         Command::Repair { instance } => backup::repair(&instance.data_dir),

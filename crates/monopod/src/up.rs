@@ -425,6 +425,7 @@ fn node_config(settings: &Settings, ground: &Ground, address: SocketAddr) -> nod
         eviction: settings.eviction.clone(),
         images: settings.images.clone(),
         manifests_directory: settings.manifests.clone(),
+        timelines_directory: ground.data_dir.join(node::timeline::DIRECTORY),
         seccomp_directory: ground.data_dir.join("seccomp"),
         seccomp_default: settings.seccomp_default,
         kubelet_version: KUBERNETES_VERSION.to_owned(),

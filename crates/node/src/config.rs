@@ -31,6 +31,8 @@ pub struct Config {
     pub log_links_directory: Option<PathBuf>,
     /// Directory of the manifests of static Pods; `None`: there are none.
     pub manifests_directory: Option<PathBuf>,
+    /// Where the timelines of Pods are kept.
+    pub timelines_directory: PathBuf,
     /// Directory of seccomp profiles named by `localhostProfile`.
     pub seccomp_directory: PathBuf,
     /// A container that names no profile has the runtime's; otherwise none (upstream's `seccompDefault`).

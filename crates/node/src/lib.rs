@@ -10,7 +10,7 @@
 //! Tasks: one worker for each Pod UID (`worker`), fed by the Pod watch, the runtime's
 //! events and, every few minutes, a look at all that the runtime has; one task for the Node
 //! object and one for its Lease (`object`); one reads the static Pods of the node's own files and one shows
-//! them in the API (`manifests`). A worker's own tasks (mounts, starts, hooks, probes)
+//! them in the API (`manifests`); one writes down what happened to each Pod (`timeline`). A worker's own tasks (mounts, starts, hooks, probes)
 //! live in its `JoinSet` and end with it. A worker that panics is begun anew.
 //!
 //! What this crate does not do: it does not place Pods, does not know how containers are
@@ -37,6 +37,7 @@ mod shared;
 mod sizes;
 mod termination;
 mod threads;
+pub mod timeline;
 mod users;
 pub mod volumes;
 mod worker;

@@ -31,7 +31,7 @@ use crate::shared::{Shared, Worker, is_open};
 use crate::volumes::{self, HostMounts, Mounts, PodDirectory};
 use crate::worker::claims::Holders;
 use crate::worker::{INBOX, Message, PodWorker, Snapshot, kept_allocation, remove_logs};
-use crate::{Config, clock, eviction, host, manifests, object};
+use crate::{Config, clock, eviction, host, manifests, object, timeline};
 use statics::{Orphan, Statics};
 
 /// How often all that the runtime has is compared with what is believed. Events tell everything at
@@ -84,6 +84,7 @@ impl Node {
             domain: config.cluster_domain.clone(),
         };
         let (watch, pressures) = eviction::Watch::begin(&config);
+        let (timelines, lines) = timeline::channel();
         let shared = Arc::new(Shared {
             own_node: object::build(&config, &pressures, Timestamp::now()),
             pressures: Mutex::new(pressures),
@@ -93,6 +94,7 @@ impl Node {
             probes: Counts::default(),
             claims: Holders::default(),
             statics: Notify::new(),
+            timelines,
             client,
             runtime,
             config,
@@ -109,6 +111,7 @@ impl Node {
         tasks.spawn(until(Box::pin(object::keep_lease(Arc::clone(&shared), ready.clone()))));
         tasks.spawn(until(Box::pin(eviction::keep(Arc::clone(&shared), watch))));
         tasks.spawn(until(Box::pin(eviction::collect_for_ever(Arc::clone(&shared)))));
+        tasks.spawn(until(Box::pin(timeline::keep(Arc::clone(&shared), lines))));
         let (tell, wanted) = watch::channel(None);
         tasks.spawn(until(Box::pin(manifests::keep(Arc::clone(&shared), tell))));
         let mirrors = mirror::keep(Arc::clone(&shared), pods.clone(), wanted.clone());

@@ -19,6 +19,7 @@ use crate::eviction::threshold::Pressure;
 use crate::pod::event::{Event, Record};
 use crate::pod::state::Cause;
 use crate::probing::counts::Counts;
+use crate::timeline::Timelines;
 use crate::volumes::Mounts;
 use crate::worker::Message;
 use crate::worker::claims::Holders;
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) pressures: Mutex<BTreeSet<Pressure>>,
     /// Told when that has changed.
     pub(crate) pressed: Notify,
+    /// Where workers leave what happened.
+    pub(crate) timelines: Timelines,
     /// Told when a static Pod has begun or gone.
     pub(crate) statics: Notify,
 }

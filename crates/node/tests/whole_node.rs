@@ -205,6 +205,7 @@ impl Cluster {
             eviction: self.eviction.clone(),
             images: Default::default(),
             manifests_directory: self.manifests.clone(),
+            timelines_directory: root.join("timelines"),
             seccomp_directory: root.join("seccomp"),
             seccomp_default: true,
             kubelet_version: "v1.36.2".into(),

@@ -53,6 +53,7 @@ mod storage_limits;
 mod stories;
 mod streams;
 mod taking_down;
+mod timeline;
 mod usage;
 mod users;
 mod volumes;

@@ -40,6 +40,7 @@ pub mod status;
 pub mod step;
 pub mod stop;
 pub mod storage;
+pub mod timeline;
 
 #[cfg(test)]
 mod properties;

@@ -35,6 +35,7 @@ use crate::pod::probe::ProbeKind;
 use crate::pod::spec;
 use crate::pod::state::{PodState, Progress};
 use crate::pod::step::{step, wakes_after};
+use crate::pod::timeline::{self, Marks};
 use crate::probing::{self, Target};
 use crate::shared::Shared;
 use crate::threads::Threads;
@@ -156,6 +157,7 @@ impl PodWorker {
 
     /// Runs until nothing of the Pod is left. The runtime is asked first, after `pause`.
     pub(crate) async fn run(mut self, pause: Duration) {
+        self.began();
         self.observe(Because::TakenUp, pause);
         self.watch_storage();
         while !self.state.is_gone() {
@@ -177,6 +179,20 @@ impl PodWorker {
             }
             self.publish();
         }
+    }
+
+    /// The first line of the timeline: with the Pod the node has what others decided of it.
+    fn began(&self) {
+        let pod = &self.state.pod;
+        let told = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
+        let (what, cause) = match (told, spec::is_static(pod)) {
+            (true, _) => ("TakenUp", "the node's agent has begun anew".to_owned()),
+            (false, true) => ("Seen", "in a file of the node".to_owned()),
+            (false, false) => ("Scheduled", format!("to node {}", self.node.config.node_name)),
+        };
+        let (at, container, took_ms) = (clock::now().time, String::new(), None);
+        let entry = timeline::Entry { at, what: what.into(), container, cause, took_ms };
+        self.node.timelines.note(pod, entry);
     }
 
     /// How long to sleep. Counted from the last step: what fell due since then is due now.
@@ -240,10 +256,13 @@ impl PodWorker {
         tracing::trace!(pod = %spec::full_name(&self.state.pod), ?event, "event");
         self.stepped = (clock::now(), Instant::now());
         let now = self.stepped.0;
+        let (said, before) = (timeline::of(&event, &self.state, now.time), Marks::of(&self.state));
         let empty = PodState::admitted(Arc::clone(&self.state.pod), now.time);
         let state = std::mem::replace(&mut self.state, empty);
         let (state, actions) = step(state, event, now);
         self.state = state;
+        let changed = Marks::of(&self.state).since(&before, &self.state, now.time);
+        said.into_iter().chain(changed).for_each(|entry| self.node.timelines.note(&self.state.pod, entry));
         actions.into_iter().for_each(|action| self.perform(action));
     }
 

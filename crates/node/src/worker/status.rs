@@ -15,6 +15,7 @@ use crate::pod::event::Event;
 use crate::pod::spec;
 use crate::pod::state::Stage;
 use crate::pod::status::{is_own, status};
+use crate::pod::timeline::Entry;
 
 /// Pause after a patch that failed for no fault of its own.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -69,6 +70,7 @@ impl PodWorker {
         }
         let new = status(&self.state, &self.writer.wanted, &self.node.config.node_ips, Timestamp::now());
         if new != self.writer.wanted || self.state.is_terminated() {
+            self.note_ready(&new);
             self.show(&new);
             self.writer.wanted = new;
         }
@@ -81,6 +83,20 @@ impl PodWorker {
         } else if std::mem::take(&mut self.writer.delete) {
             self.delete_object();
         }
+    }
+
+    /// Says in the timeline when the Pod becomes ready, or is so no more.
+    fn note_ready(&self, new: &PodStatus) {
+        let of = |status: &PodStatus| {
+            let condition = status.conditions.iter().flatten().find(|one| one.type_ == "Ready")?;
+            Some((condition.status == "True", condition.message.clone().unwrap_or_default()))
+        };
+        let (old, new) = (of(&self.writer.wanted), of(new));
+        let was = old.is_some_and(|(ready, _)| ready);
+        let Some((ready, cause)) = new.filter(|(ready, _)| *ready != was) else { return };
+        let what = if ready { "Ready" } else { "NotReady" }.to_owned();
+        let entry = Entry { at: Timestamp::now(), what, container: String::new(), cause, took_ms: None };
+        self.node.timelines.note(&self.state.pod, entry);
     }
 
     fn write(&mut self, uid: String, patch: Value) {
