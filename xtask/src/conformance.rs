@@ -80,7 +80,7 @@ fn parse(text: &str) -> Result<Vec<Section>> {
 }
 
 /// Whether `file: function` is a function that the test runner calls.
-fn is_test(test: &str, source: impl Fn(&str) -> Option<String>) -> bool {
+pub(crate) fn is_test(test: &str, source: impl Fn(&str) -> Option<String>) -> bool {
     let Some((file, name)) = test.split_once(": ") else { return false };
     let Some(code) = source(file) else { return false };
     let lines: Vec<&str> = code.lines().map(str::trim).collect();

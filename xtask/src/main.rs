@@ -13,6 +13,7 @@ mod arrows;
 mod check;
 mod conformance;
 mod demo;
+mod fields;
 mod flaky;
 mod fuzz;
 mod helm;
@@ -54,6 +55,8 @@ enum Task {
     Limits,
     /// Write docs/conformance.md from the table of upstream's conformance tests.
     Conformance,
+    /// Write docs/fields.md from the table of a Pod's fields and the schema.
+    Fields,
     /// Measure (see bench/README.md); the arguments go to the bench program.
     Bench {
         /// Which benchmarks, and their flags.
@@ -92,6 +95,7 @@ fn main() -> Result<()> {
         Task::Images => images::build_all().map(|dir| println!("images are in {}", dir.display())),
         Task::Limits => limits::write(),
         Task::Conformance => conformance::write(),
+        Task::Fields => fields::write(),
         Task::Bench { args } => test::bench(&args),
         Task::Openapi { definitions } => openapi::run(&definitions, &host::root()),
         Task::Fuzz { seconds, targets } => fuzz::fuzz(seconds, &targets),

@@ -117,34 +117,36 @@ fn svg(timeline: &Timeline) -> String {
         LEFT + WIDTH + 40.0,
         span(total)
     );
-    for (index, lane) in lanes.iter().enumerate() {
-        let y = TOP + LANE * index as f64;
-        let name = if lane.is_empty() { "Pod" } else { lane };
-        let _ = writeln!(out, "<text x=\"10\" y=\"{}\">{}</text>", y + 18.0, escaped(name));
-        let entries: Vec<&Entry> = timeline.entries.iter().filter(|entry| entry.container == *lane).collect();
-        for (from, to) in runs(&entries, end) {
-            let (from, to) = (x(from), x(to));
-            let width = (to - from).max(1.0);
-            let _ = writeln!(
-                out,
-                "<rect x=\"{from:.1}\" y=\"{}\" width=\"{width:.1}\" height=\"12\" fill=\"#9ecae1\"/>",
-                y + 8.0
-            );
-        }
-        for entry in entries {
-            let at = x(entry.at);
-            let said =
-                format!("{} {}{} ({})", entry.what, entry.cause, took(entry), span(offset(begin, entry.at)));
-            let _ = writeln!(
-                out,
-                "<circle cx=\"{at:.1}\" cy=\"{}\" r=\"4\" fill=\"{}\"><title>{}</title></circle>",
-                y + 14.0,
-                colour(&entry.what),
-                escaped(&said)
-            );
-        }
+    for (index, name) in lanes.iter().enumerate() {
+        out += &lane(timeline, name, TOP + LANE * index as f64, end, x);
     }
     out.push_str("</svg>\n");
+    out
+}
+
+/// What happened to one, as marks upon bars.
+fn lane(timeline: &Timeline, lane: &str, y: f64, end: Timestamp, x: impl Fn(Timestamp) -> f64) -> String {
+    let begin = first(timeline);
+    let name = if lane.is_empty() { "Pod" } else { lane };
+    let mut out = format!("<text x=\"10\" y=\"{}\">{}</text>\n", y + 18.0, escaped(name));
+    let entries: Vec<&Entry> = timeline.entries.iter().filter(|entry| entry.container == lane).collect();
+    for (from, to) in runs(&entries, end) {
+        let (from, to, y) = (x(from), x(to), y + 8.0);
+        let width = (to - from).max(1.0);
+        let _ = writeln!(
+            out,
+            "<rect x=\"{from:.1}\" y=\"{y}\" width=\"{width:.1}\" height=\"12\" fill=\"#9ecae1\"/>"
+        );
+    }
+    for entry in entries {
+        let (at, y, fill) = (x(entry.at), y + 14.0, colour(&entry.what));
+        let since = span(offset(begin, entry.at));
+        let said = escaped(&format!("{} {}{} ({since})", entry.what, entry.cause, took(entry)));
+        let _ = writeln!(
+            out,
+            "<circle cx=\"{at:.1}\" cy=\"{y}\" r=\"4\" fill=\"{fill}\"><title>{said}</title></circle>"
+        );
+    }
     out
 }
 

@@ -9,8 +9,10 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
+mod device;
 mod limits;
 
+pub use device::Device;
 pub use sys::namespace::user::IdRange;
 
 pub use limits::{Resources, SandboxUpdate};
@@ -334,17 +336,6 @@ pub struct Mount {
     /// Its owners are the Pod's users already, where these are not the node's: what [`Runtime::mount_image`] made.
     #[serde(default)]
     pub mapped: bool,
-}
-
-/// A device of the node in a container.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Device {
-    /// On the node.
-    pub host_path: PathBuf,
-    /// In the container.
-    pub container_path: PathBuf,
-    /// It may not be written to.
-    pub read_only: bool,
 }
 
 /// Mount propagation between node and container.

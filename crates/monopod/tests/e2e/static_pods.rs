@@ -40,21 +40,14 @@ fn start() -> (Instance, PathBuf) {
     (instance, manifests)
 }
 
-#[test]
-fn a_file_is_a_pod_that_restarts_with_it_and_outlives_the_daemon() {
-    let (mut instance, manifests) = start();
-    let web = named(&instance, "web");
-    logs(&instance, &web, "first");
-    instance.wait("condition=Ready", &format!("pod/{web}"));
-    let first = container(&instance, &web);
+fn a_mirror_comes_back(instance: &Instance, web: &str, first: &str) {
     let uid = instance.field(&format!("pod/{web}"), "{.metadata.uid}");
-
-    instance.kubectl(&["delete", "pod", &web, "--wait=false"]).ok();
+    instance.kubectl(&["delete", "pod", web, "--wait=false"]).ok();
     instance.eventually("another shows the same container", || {
         let said = instance.kubectl(&[
             "get",
             "pod",
-            &web,
+            web,
             "-o",
             "jsonpath={.metadata.uid} {.status.containerStatuses[0].containerID}",
         ]);
@@ -63,25 +56,40 @@ fn a_file_is_a_pod_that_restarts_with_it_and_outlives_the_daemon() {
             _ => Err(format!("{said:?}")),
         }
     });
+}
+
+fn changes_are_followed(instance: &mut Instance, manifests: &std::path::Path, web: &str) {
+    // A change while nobody looks, and one while somebody does.
+    instance.crash();
+    fs::write(manifests.join("web.yaml"), manifest("web", "", "second")).expect("written");
+    instance.up();
+    logs(instance, web, "second");
+    fs::write(manifests.join("web.yaml"), manifest("web", "", "third")).expect("written");
+    logs(instance, web, "third");
+
+    fs::remove_file(manifests.join("web.yaml")).expect("removed");
+    instance.eventually("the Pod goes with its file", || {
+        let said = instance.kubectl(&["get", "pod", web, "--ignore-not-found"]);
+        if said.code == 0 && said.out.is_empty() { Ok(()) } else { Err(format!("{said:?}")) }
+    });
+}
+
+#[test]
+fn a_file_is_a_pod_that_restarts_with_it_and_outlives_the_daemon() {
+    let (mut instance, manifests) = start();
+    let web = named(&instance, "web");
+    logs(&instance, &web, "first");
+    instance.wait("condition=Ready", &format!("pod/{web}"));
+    let first = container(&instance, &web);
+
+    a_mirror_comes_back(&instance, &web, &first);
 
     instance.crash();
     instance.up();
     instance.wait("condition=Ready", &format!("pod/{web}"));
     assert_eq!(container(&instance, &web), first);
 
-    // A change while nobody looks, and one while somebody does.
-    instance.crash();
-    fs::write(manifests.join("web.yaml"), manifest("web", "", "second")).expect("written");
-    instance.up();
-    logs(&instance, &web, "second");
-    fs::write(manifests.join("web.yaml"), manifest("web", "", "third")).expect("written");
-    logs(&instance, &web, "third");
-
-    fs::remove_file(manifests.join("web.yaml")).expect("removed");
-    instance.eventually("the Pod goes with its file", || {
-        let said = instance.kubectl(&["get", "pod", &web, "--ignore-not-found"]);
-        if said.code == 0 && said.out.is_empty() { Ok(()) } else { Err(format!("{said:?}")) }
-    });
+    changes_are_followed(&mut instance, &manifests, &web);
 }
 
 #[test]

@@ -27,6 +27,35 @@ fn has(entries: &[(String, Value)], words: &[&str]) -> bool {
     words.iter().all(|word| left.any(|(entry, _)| entry == word))
 }
 
+/// In every form, while nothing runs.
+fn it_is_shown(instance: &Instance) {
+    let text = instance.monopod(&["timeline", "web"]).ok();
+    assert!(text.starts_with("default/web (uid ") && text.contains("NothingLeft"), "{text}");
+    let picture = instance.monopod(&["timeline", "web", "-o", "svg"]).ok();
+    assert!(
+        picture.starts_with("<svg ")
+            && picture.contains(">init</text>")
+            && picture.trim_end().ends_with("</svg>"),
+        "{picture}"
+    );
+    let said = instance.monopod(&["timeline", "nobody"]).fails();
+    assert!(said.contains("no timeline of Pod default/nobody"), "{said}");
+}
+
+/// Waits until all of the words are there, in their order.
+fn wait(instance: &Instance, words: &[&str]) -> Vec<(String, Value)> {
+    instance.eventually(&format!("{words:?}"), || {
+        let entries = entries(instance);
+        if has(&entries, words) { Ok(entries) } else { Err(format!("{entries:#?}")) }
+    })
+}
+
+/// The cause of the latest entry of this word.
+fn cause(seen: &[(String, Value)], word: &str) -> Option<String> {
+    let (_, entry) = seen.iter().rev().find(|(entry, _)| entry == word)?;
+    entry["cause"].as_str().map(str::to_owned)
+}
+
 #[test]
 fn everything_has_its_time_and_its_cause_and_is_kept_when_the_pod_has_gone() {
     let mut instance = Instance::start(&["busybox.tar"]);
@@ -42,12 +71,6 @@ fn everything_has_its_time_and_its_cause_and_is_kept_when_the_pod_has_gone() {
         "PostStartDone c",
         "Ready",
     ];
-    let wait = |instance: &Instance, words: &[&str]| {
-        instance.eventually(&format!("{words:?}"), || {
-            let entries = entries(instance);
-            if has(&entries, words) { Ok(entries) } else { Err(format!("{entries:#?}")) }
-        })
-    };
     let seen = wait(&instance, &up);
     assert!(has(&seen, &["PostStartDone c", "ReadinessProbePassed c"]), "{seen:#?}");
     assert!(has(&seen, &["ImageReady init", "Created init"]), "{seen:#?}");
@@ -55,11 +78,8 @@ fn everything_has_its_time_and_its_cause_and_is_kept_when_the_pod_has_gone() {
     assert!(times[0] == 0.0 && times.is_sorted(), "{times:?}");
     instance.kubectl(&["exec", "web", "-c", "c", "--", "touch", "/tmp/go"]).ok();
     let seen = wait(&instance, &["Exited c", "Restarted c"]);
-    let cause = |word: &str| {
-        seen.iter().rev().find(|(entry, _)| entry == word).map(|(_, entry)| entry["cause"].clone())
-    };
-    assert_eq!(cause("Exited c"), Some("Error (7)".into()));
-    assert_eq!(cause("Restarted c"), Some("number 1, after Error (7)".into()));
+    assert_eq!(cause(&seen, "Exited c"), Some("Error (7)".into()));
+    assert_eq!(cause(&seen, "Restarted c"), Some("number 1, after Error (7)".into()));
 
     instance.crash();
     instance.up();
@@ -69,22 +89,9 @@ fn everything_has_its_time_and_its_cause_and_is_kept_when_the_pod_has_gone() {
         &instance,
         &["TakenUp", "Deleted", "PreStopDone c", "Exited c", "SandboxStopped", "NothingLeft"],
     );
-    assert!(
-        seen.iter().any(|(word, entry)| word == "Deleted" && entry["cause"] == "grace period 5 s"),
-        "{seen:#?}"
-    );
+    assert_eq!(cause(&seen, "Deleted"), Some("grace period 5 s".into()));
     // The Pod has gone, and then its daemon.
     instance.crash();
-    let text = instance.monopod(&["timeline", "web"]).ok();
-    assert!(text.starts_with("default/web (uid ") && text.contains("NothingLeft"), "{text}");
-    let picture = instance.monopod(&["timeline", "web", "-o", "svg"]).ok();
-    assert!(
-        picture.starts_with("<svg ")
-            && picture.contains(">init</text>")
-            && picture.trim_end().ends_with("</svg>"),
-        "{picture}"
-    );
-    let said = instance.monopod(&["timeline", "nobody"]).fails();
-    assert!(said.contains("no timeline of Pod default/nobody"), "{said}");
+    it_is_shown(&instance);
     instance.up();
 }

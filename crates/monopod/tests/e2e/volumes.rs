@@ -49,9 +49,8 @@ fn ready(instance: &Instance, pods: &[&str]) {
     pods.iter().for_each(|pod| instance.wait("condition=Ready", &format!("pod/{pod}")));
 }
 
-#[test]
-fn variables_come_from_files_that_init_containers_write() {
-    let instance = Instance::start(&["busybox.tar"]);
+/// Pods whose variables come from a file that another container wrote.
+fn read_files(instance: &Instance) {
     let from = |key: &str, optional: bool| {
         format!("{{fileKeyRef: {{volumeName: v, path: d/a.env, key: {key}, optional: {optional}}}}}")
     };
@@ -71,6 +70,12 @@ fn variables_come_from_files_that_init_containers_write() {
         init,
         &format!("{SLEEPS}, env: [{{name: X, valueFrom: {}}}]", from("C", false)),
     ));
+}
+
+#[test]
+fn variables_come_from_files_that_init_containers_write() {
+    let instance = Instance::start(&["busybox.tar"]);
+    read_files(&instance);
     ready(&instance, &["reads"]);
     // It does not mount the volume, and sees only what it asked for.
     let said = sh(&instance, "reads", "echo \"$ONE,$TWO,${SIX-unset},$ALL\"; ls -d /v 2>&1").out;
@@ -115,14 +120,8 @@ fn local(instance: &Instance, name: &str, path: &str, mode: &str) -> String {
     )
 }
 
-#[test]
-fn a_block_device_of_the_node_is_one_of_the_container() {
-    let instance = Instance::start(&["busybox.tar"]);
-    let device = Loop::over(&instance.dir.path().join("disk"), "on the disk");
-    instance.apply(&local(&instance, "disk", &device.0, "Block"));
-    let home = instance.dir.path().join("home");
-    fs::create_dir(&home).expect("made");
-    instance.apply(&local(&instance, "home", &home.display().to_string(), "Filesystem"));
+/// Pods that use the claims `disk` and `home`, rightly and wrongly.
+fn use_claims(instance: &Instance) {
     let volume = |claim: &str, more: &str| {
         format!("volumes: [{{name: v, persistentVolumeClaim: {{claimName: {claim}{more}}}}}],")
     };
@@ -135,6 +134,17 @@ fn a_block_device_of_the_node_is_one_of_the_container() {
         &format!("{SLEEPS}, volumeMounts: [{{name: v, mountPath: /v}}]"),
     ));
     instance.apply(&pod("passes", &volume("home", ""), &passed));
+}
+
+#[test]
+fn a_block_device_of_the_node_is_one_of_the_container() {
+    let instance = Instance::start(&["busybox.tar"]);
+    let device = Loop::over(&instance.dir.path().join("disk"), "on the disk");
+    instance.apply(&local(&instance, "disk", &device.0, "Block"));
+    let home = instance.dir.path().join("home");
+    fs::create_dir(&home).expect("made");
+    instance.apply(&local(&instance, "home", &home.display().to_string(), "Filesystem"));
+    use_claims(&instance);
     ready(&instance, &["writes", "reads"]);
     let read = "test -b /dev/xvda && dd if=/dev/xvda bs=11 count=1 2>/dev/null";
     assert_eq!(sh(&instance, "writes", read).ok(), "on the disk");
@@ -291,6 +301,37 @@ fn mounts_travel_as_their_propagation_says() {
     );
 }
 
+/// What root put into a claim is given away again, or not, as the policy says.
+fn a_claim_is_given_away(instance: &Instance) {
+    let mount = format!("{SLEEPS}, volumeMounts: [{{name: v, mountPath: /v}}]");
+    let context = |more: &str| format!("securityContext: {{fsGroup: 2000, runAsUser: 1000{more}}},");
+    let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {accessModes: [ReadWriteOnce], \
+                 resources: {requests: {storage: 1Mi}}}\n";
+    instance.apply(claim);
+    let volume = "volumes: [{name: v, persistentVolumeClaim: {claimName: data}}],";
+    instance.apply(&pod("first", &format!("{volume} {}", context("")), &mount));
+    ready(instance, &["first"]);
+    sh(instance, "first", "touch /v/x").ok();
+    instance.kubectl(&["delete", "pod", "first"]).ok();
+    // What root put there is given away again, or not, as the policy says.
+    let spoil = format!("{SLEEPS}, volumeMounts: [{{name: v, mountPath: /v}}]");
+    instance.apply(&pod("spoils", volume, &spoil));
+    ready(instance, &["spoils"]);
+    sh(instance, "spoils", "chown 0:0 /v/x && stat -c %g /v").ok();
+    instance.kubectl(&["delete", "pod", "spoils"]).ok();
+    instance.apply(&pod(
+        "spares",
+        &format!("{volume} {}", context(", fsGroupChangePolicy: OnRootMismatch")),
+        &mount,
+    ));
+    ready(instance, &["spares"]);
+    assert_eq!(sh(instance, "spares", "stat -c %g /v /v/x").ok(), "2000\n0\n");
+    instance.kubectl(&["delete", "pod", "spares"]).ok();
+    instance.apply(&pod("always", &format!("{volume} {}", context(", fsGroupChangePolicy: Always")), &mount));
+    ready(instance, &["always"]);
+    assert_eq!(sh(instance, "always", "stat -c %g /v /v/x").ok(), "2000\n2000\n");
+}
+
 #[test]
 fn an_fs_group_owns_the_volumes_and_its_policy_spares_what_is_right_already() {
     let instance = Instance::start(&["busybox.tar"]);
@@ -303,31 +344,7 @@ fn an_fs_group_owns_the_volumes_and_its_policy_spares_what_is_right_already() {
     let lines: Vec<&str> = said.lines().collect();
     assert!(lines[0].starts_with("2000 2777") && lines[1].contains("2000") && lines[2] == "2000", "{said}");
 
-    let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {accessModes: [ReadWriteOnce], \
-                 resources: {requests: {storage: 1Mi}}}\n";
-    instance.apply(claim);
-    let volume = "volumes: [{name: v, persistentVolumeClaim: {claimName: data}}],";
-    instance.apply(&pod("first", &format!("{volume} {}", context("")), &mount));
-    ready(&instance, &["first"]);
-    sh(&instance, "first", "touch /v/x").ok();
-    instance.kubectl(&["delete", "pod", "first"]).ok();
-    // What root put there is given away again, or not, as the policy says.
-    let spoil = format!("{SLEEPS}, volumeMounts: [{{name: v, mountPath: /v}}]");
-    instance.apply(&pod("spoils", volume, &spoil));
-    ready(&instance, &["spoils"]);
-    sh(&instance, "spoils", "chown 0:0 /v/x && stat -c %g /v").ok();
-    instance.kubectl(&["delete", "pod", "spoils"]).ok();
-    instance.apply(&pod(
-        "spares",
-        &format!("{volume} {}", context(", fsGroupChangePolicy: OnRootMismatch")),
-        &mount,
-    ));
-    ready(&instance, &["spares"]);
-    assert_eq!(sh(&instance, "spares", "stat -c %g /v /v/x").ok(), "2000\n0\n");
-    instance.kubectl(&["delete", "pod", "spares"]).ok();
-    instance.apply(&pod("always", &format!("{volume} {}", context(", fsGroupChangePolicy: Always")), &mount));
-    ready(&instance, &["always"]);
-    assert_eq!(sh(&instance, "always", "stat -c %g /v /v/x").ok(), "2000\n2000\n");
+    a_claim_is_given_away(&instance);
 }
 
 #[test]

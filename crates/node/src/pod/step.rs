@@ -144,15 +144,7 @@ fn note(state: &mut PodState, event: Event, now: Now, actions: &mut Actions) {
             stop::begin(state, grace, now, actions);
         }
         Event::VolumesMounted => set_if(&mut state.volumes, &Progress::Underway, Progress::Present),
-        Event::VolumesFailed { message } => {
-            if state.volumes == Progress::Underway {
-                state.volumes = Progress::Absent { retry_at: Some(now.after(RETRY)) };
-                // Upstream's words for what became of a device and of a file system.
-                let device = message.starts_with("MapVolume");
-                let reason = if device { "FailedMapVolume" } else { "FailedMount" };
-                actions.push(Action::Record(Record::pod_warning(reason, message)));
-            }
-        }
+        Event::VolumesFailed { message } => volumes_failed(state, message, now, actions),
         Event::SourcesChanged => retry_now(state),
         Event::SandboxReady { attempt, id, ips } => sandbox_ready(state, attempt, id, ips, now, actions),
         Event::SandboxFailed { attempt, message } => sandbox_failed(state, attempt, message, now, actions),
@@ -216,6 +208,16 @@ fn note(state: &mut PodState, event: Event, now: Now, actions: &mut Actions) {
         Event::ProbeLost { container, id, kind } => {
             with(state, &container, |state, at| start::repeat_probe(state, at, &id, kind, actions));
         }
+    }
+}
+
+fn volumes_failed(state: &mut PodState, message: String, now: Now, actions: &mut Actions) {
+    if state.volumes == Progress::Underway {
+        state.volumes = Progress::Absent { retry_at: Some(now.after(RETRY)) };
+        // Upstream's words for what became of a device and of a file system.
+        let device = message.starts_with("MapVolume");
+        let reason = if device { "FailedMapVolume" } else { "FailedMount" };
+        actions.push(Action::Record(Record::pod_warning(reason, message)));
     }
 }
 

@@ -7,11 +7,8 @@ fn state(instance: &Instance, name: &str, path: &str) -> String {
     instance.field(&format!("pod/{name}"), &format!("{{.status.containerStatuses[0].{path}}}"))
 }
 
-#[test]
-fn hooks_run_after_the_start_and_before_the_end() {
-    let instance = Instance::start(&["busybox.tar"]);
-    let home = instance.dir.path().join("hooks");
-    std::fs::create_dir(&home).expect("made");
+/// Pods with every kind of hook; what the first two do is written below `home`.
+fn hook_all(instance: &Instance, home: &std::path::Path) {
     let volume = format!("volumes: [{{name: v, hostPath: {{path: {}, type: Directory}}}}],", home.display());
     let mount = "volumeMounts: [{name: v, mountPath: /v}]";
     let hooked = |name: &str| {
@@ -37,6 +34,14 @@ fn hooks_run_after_the_start_and_before_the_end() {
     instance.apply(&graceful(pod("asks", "", http)));
     let tcp = format!("{SLEEPS}, lifecycle: {{preStop: {{tcpSocket: {{port: 8080}}}}}}");
     instance.apply(&graceful(pod("dials", "", &tcp)));
+}
+
+#[test]
+fn hooks_run_after_the_start_and_before_the_end() {
+    let instance = Instance::start(&["busybox.tar"]);
+    let home = instance.dir.path().join("hooks");
+    std::fs::create_dir(&home).expect("made");
+    hook_all(&instance, &home);
     for name in ["both", "other", "sleeps", "asks", "dials"] {
         instance.wait("condition=Ready", &format!("pod/{name}"));
     }
@@ -49,9 +54,8 @@ fn hooks_run_after_the_start_and_before_the_end() {
     told(&instance, "dials", "FailedPreStopHook", "PreStopHook failed");
 }
 
-#[test]
-fn the_last_words_are_the_files_or_the_logs() {
-    let instance = Instance::start(&["busybox.tar"]);
+/// Pods that end, each with its last words.
+fn end_all(instance: &Instance) {
     let ends = |name: &str, script: &str, more: &str| {
         pod(name, "restartPolicy: Never,", &format!("command: [sh, -c, \"{script}\"] {more}"))
     };
@@ -61,6 +65,12 @@ fn the_last_words_are_the_files_or_the_logs() {
     instance.apply(&ends("logs", "seq 1 100; exit 1", logs));
     instance.apply(&ends("well", "echo fine", logs));
     instance.apply(&ends("long", "seq 1 5000 > /dev/termination-log", ""));
+}
+
+#[test]
+fn the_last_words_are_the_files_or_the_logs() {
+    let instance = Instance::start(&["busybox.tar"]);
+    end_all(&instance);
     let message = |name: &str, phase: &str| {
         instance.wait(&format!("jsonpath={{.status.phase}}={phase}"), &format!("pod/{name}"));
         state(&instance, name, "state.terminated.message")
@@ -148,6 +158,18 @@ fn a_debugger_joins_the_processes_of_its_target() {
     assert_eq!(object["spec"]["ephemeralContainers"].as_array().map(Vec::len), Some(2));
 }
 
+/// Writes a line to a program. That goes on, so the client has to be ended when it has said its line.
+fn attach(instance: &Instance, name: &str, line: &str) -> std::process::Child {
+    use std::io::Write as _;
+    use std::process::Stdio;
+    let mut command = instance.kubectl_command(&["attach", "-i", name]);
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("kubectl");
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin.write_all(format!("{line}\n").as_bytes()).expect("written");
+    child
+}
+
 #[test]
 fn stdin_is_kept_or_closed_as_it_is_asked_for_and_a_terminal_is_one() {
     let instance = Instance::start(&["busybox.tar"]);
@@ -167,38 +189,22 @@ fn stdin_is_kept_or_closed_as_it_is_asked_for_and_a_terminal_is_one() {
     };
     says("none", "end\n");
     says("term", "/dev/pts/0\n");
-    // The program goes on, so the client is ended when it has said its line.
-    let attach = |name: &str, line: &str| {
-        let mut child = instance
-            .kubectl_command(&["attach", "-i", name])
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .expect("kubectl");
-        use std::io::Write as _;
-        child.stdin.take().expect("piped").write_all(format!("{line}\n").as_bytes()).expect("written");
-        child
-    };
-    let mut first = attach("once", "one");
+    let mut first = attach(&instance, "once", "one");
     says("once", "got one\nend\n");
-    let mut second = attach("kept", "two");
+    let mut second = attach(&instance, "kept", "two");
     says("kept", "got two\n");
     for child in [&mut first, &mut second] {
         let _ = child.kill();
         let _ = child.wait();
     }
-    let mut third = attach("kept", "three");
+    let mut third = attach(&instance, "kept", "three");
     says("kept", "got two\ngot three\n");
     let _ = third.kill();
     let _ = third.wait();
 }
 
-#[test]
-fn init_containers_come_first_and_sidecars_stay_to_the_end() {
-    let instance = Instance::start(&["busybox.tar"]);
-    let home = instance.dir.path().join("order");
-    std::fs::create_dir(&home).expect("made");
+/// Init containers, sidecars and a main one, which all write their names below `home`.
+fn orderly(home: &std::path::Path) -> String {
     let container = |name: &str, script: &str, more: &str| {
         format!(
             "{{name: {name}, image: \"busybox:1.36\", volumeMounts: [{{name: v, mountPath: /v}}], command: [sh, -c, \"{script}\"] {more}}}"
@@ -216,7 +222,7 @@ fn init_containers_come_first_and_sidecars_stay_to_the_end() {
         container("second", "echo second >> /v/said", ""),
         container("side-b", &stays("side-b"), up),
     ];
-    let manifest = format!(
+    format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: all}}\nspec: {{restartPolicy: Never, terminationGracePeriodSeconds: 60, \
          volumes: [{{name: v, hostPath: {{path: {}, type: DirectoryOrCreate}}}}], initContainers: [{}], containers: [{}]}}\n",
         home.display(),
@@ -226,7 +232,15 @@ fn init_containers_come_first_and_sidecars_stay_to_the_end() {
             "echo main >> /v/said; while [ ! -e /v/go ]; do sleep 1; done; echo main-ends >> /v/said",
             ""
         )
-    );
+    )
+}
+
+#[test]
+fn init_containers_come_first_and_sidecars_stay_to_the_end() {
+    let instance = Instance::start(&["busybox.tar"]);
+    let home = instance.dir.path().join("order");
+    std::fs::create_dir(&home).expect("made");
+    let manifest = orderly(&home);
     instance.apply(&manifest);
     instance.wait("condition=Ready", "pod/all");
     let said = || std::fs::read_to_string(home.join("said")).expect("written");

@@ -53,9 +53,8 @@ fn each_way_of_asking_makes_a_container_ready_or_not() {
     assert_eq!(restarts(&instance, "http"), 0);
 }
 
-#[test]
-fn liveness_restarts_and_startup_holds_it_back() {
-    let instance = Instance::start(&["busybox.tar"]);
+/// Pods whose probes fail at once, wait for each other, or have not begun.
+fn probe_all(instance: &Instance) {
     let sick = "command: [sh, -c, \"trap 'exit 3' TERM; while :; do sleep 1 & wait; done\"]";
     let never = "exec: {command: [\"false\"]}, periodSeconds: 1";
     let at_once = "failureThreshold: 1, terminationGracePeriodSeconds: 1";
@@ -75,6 +74,12 @@ fn liveness_restarts_and_startup_holds_it_back() {
         "",
         &format!("{sick}, livenessProbe: {{{never}, failureThreshold: 1, initialDelaySeconds: 3600}}"),
     ));
+}
+
+#[test]
+fn liveness_restarts_and_startup_holds_it_back() {
+    let instance = Instance::start(&["busybox.tar"]);
+    probe_all(&instance);
     for name in ["sick", "slow"] {
         instance.eventually(&format!("{name} is restarted"), || match restarts(&instance, name) {
             0 => Err(String::new()),

@@ -24,9 +24,8 @@ fn rule(action: &str, operator: &str, code: u32) -> String {
     )
 }
 
-#[test]
-fn policies_of_the_pod_and_of_its_containers_decide() {
-    let instance = Instance::start(&["busybox.tar"]);
+/// Pods whose containers end once each, with different codes and policies.
+fn fail_once(instance: &Instance) {
     let once = "if [ -e /v/$0 ]; then sleep 3600; fi; touch /v/$0; exit";
     let twice = |name: &str, code: u32, more: &str| {
         container(name, &format!("{} {code}", once.replace("$0", name)), more)
@@ -45,6 +44,12 @@ fn policies_of_the_pod_and_of_its_containers_decide() {
             twice("own", 1, ", restartPolicy: OnFailure"),
         ],
     ));
+}
+
+#[test]
+fn policies_of_the_pod_and_of_its_containers_decide() {
+    let instance = Instance::start(&["busybox.tar"]);
+    fail_once(&instance);
     let count = |pod: &str, name: &str| {
         let path = format!("{{.status.containerStatuses[?(@.name==\"{name}\")].restartCount}}");
         instance.field(&format!("pod/{pod}"), &path)
@@ -65,9 +70,8 @@ fn policies_of_the_pod_and_of_its_containers_decide() {
     assert!(said.contains("Unsupported value: \"Stop\""), "{said}");
 }
 
-#[test]
-fn one_container_has_all_of_its_pod_start_again() {
-    let instance = Instance::start(&["busybox.tar"]);
+/// An init container, a sidecar, one that asks for all to start again when it is told to, and another.
+fn parts() -> ([String; 2], [String; 2]) {
     let says = |name: &str| format!("echo {name} >> /v/said; ");
     let init = [
         container("init", &says("init"), ""),
@@ -78,6 +82,13 @@ fn one_container_has_all_of_its_pod_start_again() {
         container("asks", &asks, &rule("RestartAllContainers", "In", 88)),
         container("other", &format!("trap '' TERM; {}sleep 3600", says("other")), ""),
     ];
+    (init, mains)
+}
+
+#[test]
+fn one_container_has_all_of_its_pod_start_again() {
+    let instance = Instance::start(&["busybox.tar"]);
+    let (init, mains) = parts();
     instance.apply(&whole("all", "restartPolicy: Never,", &init, &mains));
     instance.wait("condition=Ready", "pod/all");
     let field = |path: &str| instance.field("pod/all", path);

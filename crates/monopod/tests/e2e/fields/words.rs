@@ -9,10 +9,8 @@ const OBJECTS: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: map}\nd
     ---\napiVersion: v1\nkind: Service\nmetadata: {name: old-style}\nspec: {ports: [{port: 8080}], selector: {a: b}}\n\
     ---\napiVersion: v1\nkind: Service\nmetadata: {name: sub}\nspec: {clusterIP: None, selector: {app: named}, ports: [{port: 80}]}\n";
 
-#[test]
-fn variables_come_from_everything_that_has_a_name() {
-    let instance = Instance::start(&["busybox.tar"]);
-    instance.apply(OBJECTS);
+/// A Pod with variables of every source, and what its program is told besides.
+fn told_everything() -> String {
     let field = |name: &str, path: &str| {
         format!("{{name: {name}, valueFrom: {{fieldRef: {{fieldPath: \"{path}\"}}}}}}")
     };
@@ -49,8 +47,15 @@ fn variables_come_from_everything_that_has_a_name() {
          {{configMapRef: {{name: none, optional: true}}}}]",
         env.join(", ")
     );
-    let manifest = pod("told", "serviceAccountName: worker,", &container)
-        .replace("{name: told}", "{name: told, labels: {app: web}, annotations: {note: noted}}");
+    pod("told", "serviceAccountName: worker,", &container)
+        .replace("{name: told}", "{name: told, labels: {app: web}, annotations: {note: noted}}")
+}
+
+#[test]
+fn variables_come_from_everything_that_has_a_name() {
+    let instance = Instance::start(&["busybox.tar"]);
+    instance.apply(OBJECTS);
+    let manifest = told_everything();
     instance.apply(&manifest);
     instance.wait("condition=Ready", "pod/told");
     assert_eq!(instance.kubectl(&["logs", "told"]).ok(), "from-map $(MAP)\n");
@@ -81,10 +86,8 @@ fn variables_come_from_everything_that_has_a_name() {
     waits(&instance, "lacks", "CreateContainerConfigError", "configmap \"none\" not found");
 }
 
-#[test]
-fn a_pod_has_the_names_and_the_resolver_that_it_asks_for() {
-    let instance = Instance::start(&["busybox.tar"]);
-    instance.apply(OBJECTS);
+/// Pods whose names and resolvers differ.
+fn name_all(instance: &Instance) {
     let names = "hostname: web, subdomain: sub, hostAliases: [{ip: 192.0.2.7, hostnames: [far, away]}], dnsPolicy: None, \
                  dnsConfig: {nameservers: [192.0.2.53], searches: [a.example], options: [{name: ndots, value: \"3\"}, {name: rotate}]}, \
                  enableServiceLinks: false,";
@@ -97,6 +100,13 @@ fn a_pod_has_the_names_and_the_resolver_that_it_asks_for() {
     for name in ["named", "plain", "full", "other", "hosts", "host-net"] {
         instance.wait("condition=Ready", &format!("pod/{name}"));
     }
+}
+
+#[test]
+fn a_pod_has_the_names_and_the_resolver_that_it_asks_for() {
+    let instance = Instance::start(&["busybox.tar"]);
+    instance.apply(OBJECTS);
+    name_all(&instance);
     let said = sh(&instance, "named", "hostname; cat /etc/resolv.conf; cat /etc/hosts; env").ok();
     assert!(said.starts_with("web\n"), "{said}");
     for line in [
@@ -124,10 +134,8 @@ fn a_pod_has_the_names_and_the_resolver_that_it_asks_for() {
     assert_eq!(sh(&instance, "other", "hostname").ok(), "quite.other\n");
 }
 
-#[test]
-fn files_of_objects_have_the_names_modes_and_contents_that_are_asked_for() {
-    let instance = Instance::start(&["busybox.tar"]);
-    instance.apply(OBJECTS);
+/// A Pod that shows files of every kind.
+fn shows_files() -> String {
     let volumes = "volumes: [\
         {name: map, configMap: {name: map, defaultMode: 256, items: [{key: a, path: d/one}, {key: b, path: two, mode: 511}]}}, \
         {name: secret, secret: {secretName: secret}}, \
@@ -143,8 +151,14 @@ fn files_of_objects_have_the_names_modes_and_contents_that_are_asked_for() {
         .map(|name| format!("{{name: {name}, mountPath: /{name}}}"));
     let container =
         format!("{SLEEPS}, resources: {{limits: {{cpu: 100m}}}}, volumeMounts: [{}]", mounts.join(", "));
-    let manifest =
-        pod("shown", volumes, &container).replace("{name: shown}", "{name: shown, labels: {a: x}}");
+    pod("shown", volumes, &container).replace("{name: shown}", "{name: shown, labels: {a: x}}")
+}
+
+#[test]
+fn files_of_objects_have_the_names_modes_and_contents_that_are_asked_for() {
+    let instance = Instance::start(&["busybox.tar"]);
+    instance.apply(OBJECTS);
+    let manifest = shows_files();
     instance.apply(&manifest);
     instance.wait("condition=Ready", "pod/shown");
     let said = sh(&instance, "shown", "cd /map; stat -Lc '%n %a' d/one two; cat d/one; ls /none /nomap | grep -c x; cat /secret/s; echo; \
@@ -195,16 +209,18 @@ fn a_pod_is_its_account_unless_it_wants_none() {
     sh(&instance, "nobody", &format!("ls {place}")).fails();
 }
 
+/// A Pod of two containers with programs that can be told apart.
+fn two(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  {spec}\n  containers:\n  \
+             - {{name: c, image: \"busybox:1.36\", command: [sleep, \"3601\"]}}\n  \
+             - {{name: d, image: \"busybox:1.36\", command: [sleep, \"3602\"]}}\n"
+    )
+}
+
 #[test]
 fn namespaces_are_the_pods_the_nodes_or_the_containers_own() {
     let instance = Instance::start(&["busybox.tar"]);
-    let two = |name: &str, spec: &str| {
-        format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  {spec}\n  containers:\n  \
-             - {{name: c, image: \"busybox:1.36\", command: [sleep, \"3601\"]}}\n  \
-             - {{name: d, image: \"busybox:1.36\", command: [sleep, \"3602\"]}}\n"
-        )
-    };
     for (name, spec) in [
         ("own", ""),
         ("shares", "shareProcessNamespace: true"),
