@@ -14,6 +14,7 @@ mod connection;
 mod hostile;
 mod instance;
 mod pods;
+mod probes;
 mod process;
 mod report;
 mod scheduling;
@@ -31,7 +32,7 @@ use crate::report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "bench", about = "Measures Monopod as a whole system")]
 struct Options {
-    /// startup, pods, burst, steady, workloads, api, watch, scheduling, hostile; none: all
+    /// startup, pods, burst, steady, probes, workloads, api, watch, scheduling, hostile; none: all
     which: Vec<String>,
     /// Starts measured by "startup"
     #[arg(long, default_value_t = 5)]
@@ -77,6 +78,9 @@ async fn main() -> Result<()> {
     }
     if ["pods", "burst", "steady"].iter().any(|name| options.wants(name)) {
         pods::measure(&mut report, &options).await?;
+    }
+    if options.wants("probes") {
+        probes::measure(&mut report).await?;
     }
     if options.wants("workloads") {
         workloads::measure(&mut report, options.replicas).await?;
