@@ -313,9 +313,7 @@ fn a_claim_is_given_away(instance: &Instance) {
     ready(instance, &["first"]);
     sh(instance, "first", "touch /v/x").ok();
     instance.kubectl(&["delete", "pod", "first"]).ok();
-    // What root put there is given away again, or not, as the policy says.
-    let spoil = format!("{SLEEPS}, volumeMounts: [{{name: v, mountPath: /v}}]");
-    instance.apply(&pod("spoils", volume, &spoil));
+    instance.apply(&pod("spoils", volume, &mount));
     ready(instance, &["spoils"]);
     sh(instance, "spoils", "chown 0:0 /v/x && stat -c %g /v").ok();
     instance.kubectl(&["delete", "pod", "spoils"]).ok();

@@ -170,6 +170,14 @@ fn attach(instance: &Instance, name: &str, line: &str) -> std::process::Child {
     child
 }
 
+/// Waits until the log of a Pod is this.
+fn says(instance: &Instance, name: &str, wanted: &str) {
+    instance.eventually(&format!("{name} says {wanted:?}"), || {
+        let said = instance.kubectl(&["logs", name]).ok().replace('\r', "");
+        if said == wanted { Ok(()) } else { Err(said) }
+    });
+}
+
 #[test]
 fn stdin_is_kept_or_closed_as_it_is_asked_for_and_a_terminal_is_one() {
     let instance = Instance::start(&["busybox.tar"]);
@@ -181,24 +189,18 @@ fn stdin_is_kept_or_closed_as_it_is_asked_for_and_a_terminal_is_one() {
     for name in ["once", "kept", "none", "term"] {
         instance.wait("condition=Ready", &format!("pod/{name}"));
     }
-    let says = |name: &str, wanted: &str| {
-        instance.eventually(&format!("{name} says {wanted:?}"), || {
-            let said = instance.kubectl(&["logs", name]).ok().replace('\r', "");
-            if said == wanted { Ok(()) } else { Err(said) }
-        });
-    };
-    says("none", "end\n");
-    says("term", "/dev/pts/0\n");
+    says(&instance, "none", "end\n");
+    says(&instance, "term", "/dev/pts/0\n");
     let mut first = attach(&instance, "once", "one");
-    says("once", "got one\nend\n");
+    says(&instance, "once", "got one\nend\n");
     let mut second = attach(&instance, "kept", "two");
-    says("kept", "got two\n");
+    says(&instance, "kept", "got two\n");
     for child in [&mut first, &mut second] {
         let _ = child.kill();
         let _ = child.wait();
     }
     let mut third = attach(&instance, "kept", "three");
-    says("kept", "got two\ngot three\n");
+    says(&instance, "kept", "got two\ngot three\n");
     let _ = third.kill();
     let _ = third.wait();
 }
