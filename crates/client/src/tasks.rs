@@ -10,7 +10,7 @@ pub async fn finish(mut tasks: JoinSet<()>) {
 }
 
 /// Goes on with the panic that a task has ended by, if it did.
-pub(crate) fn resume(ended: Result<(), JoinError>) {
+pub fn resume(ended: Result<(), JoinError>) {
     if let Err(err) = ended
         && err.is_panic()
     {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use api::quantity::Quantity;
@@ -54,6 +55,12 @@ pub(crate) struct UpFlags {
     /// Addresses of Services [default: 10.43.0.0/16, or the next free range]
     #[arg(long)]
     service_cidr: Option<Cidr>,
+    /// Where Ingresses are served over HTTP: ADDRESS:PORT or off [default: 0.0.0.0:80 while there is one]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    ingress_http: Option<Door>,
+    /// Where Ingresses are served over HTTPS: ADDRESS:PORT or off [default: 0.0.0.0:443 while there is one]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    ingress_https: Option<Door>,
     /// How many Pods the node takes, 1000 at most [default: 110]
     #[arg(long, value_name = "NUMBER")]
     max_pods: Option<u32>,
@@ -153,6 +160,10 @@ pub(crate) struct Settings {
     /// `None`: the default range or the next free one.
     pub(crate) pod_cidr: Option<Cidr>,
     pub(crate) service_cidr: Option<Cidr>,
+    /// `None`: switched off.
+    pub(crate) ingress_http: Option<SocketAddr>,
+    /// `None`: switched off.
+    pub(crate) ingress_https: Option<SocketAddr>,
     /// `None`: [`MAX_PODS`].
     pub(crate) max_pods: Option<u32>,
     pub(crate) allowed_sysctls: Vec<String>,
@@ -234,6 +245,8 @@ impl Settings {
             node_name,
             pod_cidr: merged.pod_cidr,
             service_cidr: merged.service_cidr,
+            ingress_http: merged.ingress_http.unwrap_or(Door::everywhere(80)).0,
+            ingress_https: merged.ingress_https.unwrap_or(Door::everywhere(443)).0,
             max_pods: merged.max_pods.map(max_pods).transpose()?,
             allowed_sysctls: node::allowed_sysctls(&merged.allowed_unsafe_sysctls)
                 .map_err(|why| anyhow!("--allowed-unsafe-sysctls: {why}"))?,
@@ -246,6 +259,36 @@ impl Settings {
             log_format: merged.log_format.unwrap_or_default(),
             data_dir,
         })
+    }
+}
+
+/// Where to listen, if at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Door(Option<SocketAddr>);
+
+impl Door {
+    fn everywhere(port: u16) -> Self {
+        Door(Some(SocketAddr::from(([0; 4], port))))
+    }
+}
+
+impl FromStr for Door {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Door(None)),
+            text => text.parse().map(|at| Door(Some(at))).map_err(|_| "ADDRESS:PORT or off is needed".into()),
+        }
+    }
+}
+
+impl TryFrom<String> for Door {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 
@@ -298,6 +341,8 @@ fn merge(flags: UpFlags, file: UpFlags) -> UpFlags {
         node_name: flags.node_name.or(file.node_name),
         pod_cidr: flags.pod_cidr.or(file.pod_cidr),
         service_cidr: flags.service_cidr.or(file.service_cidr),
+        ingress_http: flags.ingress_http.or(file.ingress_http),
+        ingress_https: flags.ingress_https.or(file.ingress_https),
         max_pods: flags.max_pods.or(file.max_pods),
         allowed_unsafe_sysctls: either(flags.allowed_unsafe_sysctls, file.allowed_unsafe_sysctls),
         seccomp_default: flags.seccomp_default.or(file.seccomp_default),
@@ -437,6 +482,15 @@ mod tests {
             (settings.allowed_sysctls, settings.seccomp_default),
             (vec!["kernel.msg*".to_owned()], true)
         );
+    }
+
+    #[test]
+    fn ingresses_are_served_where_they_are_told_to_be_or_not_at_all() {
+        let file = "ingress-http: 127.0.0.1:8080\ningress-https: 'off'\n";
+        let file: UpFlags = serde_saphyr::from_str(file).expect("valid");
+        assert_eq!(file.ingress_http, Some(Door(Some(([127, 0, 0, 1], 8080).into()))));
+        assert_eq!(file.ingress_https, Some(Door(None)));
+        assert!("8080".parse::<Door>().is_err() && "".parse::<Door>().is_err());
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod doctor;
 mod down;
 mod health;
 mod image;
+mod ingresses;
 mod install;
 mod instance;
 mod keys;

@@ -134,12 +134,30 @@ fn tcp_listener(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(128)
 }
 
-/// The proxy as the node knows it.
-pub(crate) struct Confirmed(pub(crate) Programmed);
+/// The proxies of this process as the node knows them.
+pub(crate) struct Confirmed {
+    pub(crate) programmed: Programmed,
+    /// `None`: no Ingress is served.
+    pub(crate) ingresses: Option<ingress::Served>,
+}
 
 impl node::ConfirmEndpoints for Confirmed {
     fn withdrawn(&self, pod: &Pod, at_most: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(self.0.withdrawn(pod, at_most))
+        let (of_services, ingresses) = (self.programmed.withdrawn(pod, at_most), self.ingresses.clone());
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let both = async move {
+            // After the proxy: what it has programmed is known to all readers of the one set of informers, and
+            // whoever asks after that gets a table made in that knowledge.
+            of_services.await;
+            if let Some(ingresses) = ingresses {
+                ingresses.withdrawn(&uid).await;
+            }
+        };
+        Box::pin(async move {
+            if tokio::time::timeout(at_most, both).await.is_err() {
+                tracing::warn!(?at_most, "a Pod that leaves still has requests whose answer has not begun");
+            }
+        })
     }
 }
 
@@ -150,6 +168,6 @@ impl node::ConfirmPolicies for Confirmed {
         addresses: Vec<IpAddr>,
         at_most: Duration,
     ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
-        Box::pin(self.0.admitted(pod, addresses, at_most))
+        Box::pin(self.programmed.admitted(pod, addresses, at_most))
     }
 }

@@ -44,12 +44,7 @@ impl Rooms {
         handler: Arc<dyn Handler>,
     ) {
         let shutdown = self.shutdown.clone();
-        let mut limits = wire::Limits::default();
-        // A connection is a descriptor; the node, the store and the other listeners need theirs.
-        if let Some(descriptors) = getrlimit(Resource::Nofile).current {
-            let share = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
-            limits.connections_max = limits.connections_max.min(share);
-        }
+        let limits = listener_limits();
         self.run(name, async move {
             wire::serve_with(limits, listener, Some(tls), handler, shutdown).await;
         });
@@ -95,6 +90,17 @@ impl Rooms {
             tracing::warn!(?late, "some rooms did not end in time");
         }
     }
+}
+
+/// Bounds of each listener.
+pub(crate) fn listener_limits() -> wire::Limits {
+    let mut limits = wire::Limits::default();
+    // A connection is a descriptor; the node, the store and the other listeners need theirs.
+    if let Some(descriptors) = getrlimit(Resource::Nofile).current {
+        let share = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
+        limits.connections_max = limits.connections_max.min(share);
+    }
+    limits
 }
 
 /// What a task that panicked said.

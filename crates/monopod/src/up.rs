@@ -3,7 +3,7 @@
 //! ```text
 //! ground (directories, lock, ranges) → pki → store → server → listeners   "the API answers"
 //!                                                        ├→ runtime → node "the node is Ready"
-//!                                                        └→ scheduler, controllers, proxy, dns
+//!                                                        └→ scheduler, controllers, proxy, dns, ingress
 //! TERM → root token cancelled → each room ends → who was late is named
 //! a room ends unasked → the same, and exit code 1
 //! ```
@@ -37,7 +37,7 @@ use crate::instance::{self, Ranges, Running, canonical, need_root};
 use crate::names::Names;
 use crate::network::Confirmed;
 use crate::rooms::{LocalNode, Rooms};
-use crate::{access, kubeconfig, logging, metrics, network, notify, pull, say, watchdog};
+use crate::{access, ingresses, kubeconfig, logging, metrics, network, notify, pull, say, watchdog};
 
 /// The version of Kubernetes whose API is served.
 pub(crate) const KUBERNETES_VERSION: &str = "v1.36.2";
@@ -135,13 +135,16 @@ async fn up(settings: &Settings, started: Instant) -> Result<()> {
         programmed: programmed.clone(),
         informers: informers.clone(),
         client: client("system:kube-proxy", &[]),
-        manager,
+        manager: manager.clone(),
     };
     network::start(&mut rooms, services, shutdown.clone())?;
+    let authority = ground.authority.clone();
+    let ingresses =
+        ingresses::start(&mut rooms, settings, authority, manager, informers.clone(), shutdown.clone())?;
     let node_client = client(&format!("system:node:{}", settings.node_name), &["system:nodes"]);
     let mut config = node_config(settings, &ground, address);
     // The node asks the proxies of its own process before it stops, or starts, what they send to.
-    let confirmed = Arc::new(Confirmed(programmed));
+    let confirmed = Arc::new(Confirmed { programmed, ingresses });
     config.endpoints = Some(confirmed.clone());
     config.policies = Some(confirmed);
     config.not_ready = Some(Arc::new(health));

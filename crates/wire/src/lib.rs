@@ -34,4 +34,4 @@ pub mod websocket;
 
 pub use handler::{Body, BoxError, Handler, Identity, Request, Response, body_from_stream, empty, full};
 pub use serve::{Drained, Limits, Peer, serve, serve_with};
-pub use sessions::Sessions;
+pub use sessions::{Sessions, Takeover};

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 /// The right to take a connection over after 101; in the extensions of a request that came over a socket
 /// and asks for it. It goes with the request from room to room.
 #[derive(Debug, Clone)]
-pub(crate) struct Takeover {
+pub struct Takeover {
     upgrade: OnUpgrade,
     sessions: Sessions,
 }
@@ -21,12 +21,18 @@ impl Takeover {
         Self { upgrade, sessions }
     }
 
-    pub(crate) fn sessions(&self) -> Sessions {
+    /// Takes the right from a request that has it.
+    pub fn of(request: &mut crate::Request) -> Option<Self> {
+        request.extensions_mut().remove()
+    }
+
+    /// Where what goes on after the response is spawned.
+    pub fn sessions(&self) -> Sessions {
         self.sessions.clone()
     }
 
     /// Waits until the response is written.
-    pub(crate) async fn connect(self) -> io::Result<TokioIo<Upgraded>> {
+    pub async fn connect(self) -> io::Result<TokioIo<Upgraded>> {
         self.upgrade.await.map(TokioIo::new).map_err(io::Error::other)
     }
 }

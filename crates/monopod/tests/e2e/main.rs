@@ -31,6 +31,7 @@ mod hostile_clients;
 mod hostile_volumes;
 mod image_volumes;
 mod images;
+mod ingress;
 mod installing;
 mod jobs;
 mod limits;

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::harness::Instance;
+use crate::ingress::Doors;
 
 /// The probe has patience: Pods that a busy machine keeps from answering within a second are not ready by rights,
 /// and if that is all of them, connections are refused.
@@ -36,6 +37,16 @@ apiVersion: v1
 kind: Service
 metadata: {name: web}
 spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+"#;
+
+const INGRESS: &str = r#"
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web}
+spec:
+  rules:
+  - host: web
+    http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}
 "#;
 
 /// A request that has no answer by then has failed.
@@ -197,11 +208,9 @@ struct Rollouts {
 }
 
 impl Rollouts {
+    /// By the cluster IP and the node port, which the kernel leads.
     fn begin() -> Self {
-        let instance = Instance::start(&["testserver.tar"]);
-        instance.apply(MANIFEST);
-        let mut rollouts = Rollouts { instance, load: Load::new(), generation: 0 };
-        rollouts.wait();
+        let mut rollouts = Self::deployed(Instance::start(&["testserver.tar"]));
         let (cluster, node) = rollouts.addresses();
         rollouts.instance.eventually("the Service answers", || {
             let mut client = Client { to: cluster, how: Connections::New, kept: None };
@@ -212,6 +221,29 @@ impl Rollouts {
         rollouts.load.add(node, Connections::New, rate / 4);
         rollouts.load.add(cluster, Connections::Kept, rate / 8);
         rollouts.load.add(node, Connections::Kept, rate / 8);
+        rollouts
+    }
+
+    /// By an Ingress, which asks the Pods itself.
+    fn begin_behind_an_ingress() -> Self {
+        let doors = Doors::start(&["testserver.tar"]);
+        let ingress = SocketAddr::from(([127, 0, 0, 1], doors.http));
+        let mut rollouts = Self::deployed(doors.instance);
+        rollouts.instance.apply(INGRESS);
+        rollouts.instance.eventually("the Ingress answers", || {
+            let mut client = Client { to: ingress, how: Connections::New, kept: None };
+            client.ask().map_err(|error| error.to_string())
+        });
+        let rate = setting("MONOPOD_TEST_REQUESTS_PER_SECOND", 200);
+        rollouts.load.add(ingress, Connections::New, rate / 2);
+        rollouts.load.add(ingress, Connections::Kept, rate / 2);
+        rollouts
+    }
+
+    fn deployed(instance: Instance) -> Self {
+        instance.apply(MANIFEST);
+        let rollouts = Rollouts { instance, load: Load::new(), generation: 0 };
+        rollouts.wait();
         rollouts
     }
 
@@ -264,6 +296,17 @@ fn rolling_updates_lose_no_request() {
         rollouts.wait();
     }
     // One that is replaced as soon as it is ready may have answered nobody.
+    rollouts.end(4 + 2 * count as usize);
+}
+
+#[test]
+fn rolling_updates_behind_an_ingress_lose_no_request() {
+    let mut rollouts = Rollouts::begin_behind_an_ingress();
+    let count = setting("MONOPOD_TEST_ROLLOUTS", 3);
+    for _ in 0..count {
+        rollouts.start_one();
+        rollouts.wait();
+    }
     rollouts.end(4 + 2 * count as usize);
 }
 
