@@ -17,6 +17,7 @@ pub(crate) mod config;
 pub(crate) mod cron_job;
 pub(crate) mod endpoints;
 pub(crate) mod event;
+pub(crate) mod ingress;
 pub(crate) mod job;
 pub(crate) mod network_policy;
 pub(crate) mod pod;

@@ -3,7 +3,7 @@
 use super::rules::{Addressed, Generation};
 use super::{Kind, cluster, namespaced, status};
 use crate::defaults;
-use crate::strategy::{addresses, network_policy};
+use crate::strategy::{addresses, ingress, network_policy};
 use crate::table::network as network_table;
 
 const GROUP: &str = "networking.k8s.io";
@@ -17,6 +17,8 @@ pub(super) fn kinds() -> Vec<Kind> {
             .short(["ing"])
             .subresources([status(GROUP, "v1", "Ingress")])
             .defaults(defaults::other::ingress)
+            .validate(ingress::validate)
+            .warnings(ingress::warnings)
             .generation(Generation::Wishes)
             .kept_by_status(&["ownerReferences"])
             .cells(network_table::ingress),

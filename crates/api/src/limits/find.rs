@@ -8,6 +8,19 @@ use crate::validate::view::View;
 const POD_SECURITY: &str = "pod-security.kubernetes.io/";
 /// Handlers of RuntimeClasses that mean an ordinary container.
 pub const RUNTIME_HANDLERS: [&str; 2] = ["monopod", "runc"];
+/// The class whose Ingresses are served by this program.
+const INGRESS_CLASS: &str = "monopod";
+/// What the annotations of the ingress controllers that most manifests are written for begin with.
+const FOREIGN_INGRESS: [&str; 8] = [
+    "nginx.ingress.kubernetes.io/",
+    "traefik.ingress.kubernetes.io/",
+    "alb.ingress.kubernetes.io/",
+    "haproxy-ingress.github.io/",
+    "haproxy.org/",
+    "ingress.kubernetes.io/",
+    "konghq.com/",
+    "nginx.org/",
+];
 
 /// The places to which a path like `spec.ports[*].name` leads in an object, where something is. With
 /// `=value` at its end only that value counts.
@@ -133,6 +146,31 @@ pub(super) fn block_without_volume(claim: &Value) -> Vec<String> {
     let spec = View::new(claim).get("spec");
     let wanted = spec.str("volumeMode") == "Block" && spec.str("volumeName").is_empty();
     if wanted { vec!["spec.volumeMode".to_owned()] } else { Vec::new() }
+}
+
+/// Whether an Ingress is of the class that is built in.
+fn is_served(ingress: View<'_>) -> bool {
+    let mut annotations = ingress.get("metadata").map("annotations");
+    let class = ingress.at(&["spec", "ingressClassName"]);
+    let old = annotations.find(|(key, _)| *key == "kubernetes.io/ingress.class");
+    class.text() == INGRESS_CLASS
+        || !class.is_set() && old.is_none_or(|(_, value)| value.text() == INGRESS_CLASS)
+}
+
+/// Annotations that other ingress controllers act on.
+pub(super) fn foreign_ingress_annotations(ingress: &Value) -> Vec<String> {
+    let ingress = View::new(ingress);
+    let foreign = |key: &str| FOREIGN_INGRESS.iter().any(|prefix| key.starts_with(prefix));
+    let keys = ingress.get("metadata").map("annotations").map(|(key, _)| key);
+    let found = keys.filter(|key| is_served(ingress) && foreign(key));
+    found.map(|key| format!("metadata.annotations[{key}]")).collect()
+}
+
+/// Backends that are no Services.
+pub(super) fn resource_backends(ingress: &Value) -> Vec<String> {
+    let paths = ["spec.defaultBackend.resource", "spec.rules[*].http.paths[*].backend.resource"];
+    let found = paths.iter().flat_map(|path| at(ingress, path));
+    found.filter(|_| is_served(View::new(ingress))).collect()
 }
 
 /// A handler that no runtime of this program answers to.

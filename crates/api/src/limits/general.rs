@@ -5,5 +5,4 @@ pub const GENERAL: &[&str] = &[
     "There is one node, and it has IPv4 addresses alone.",
     "There is no etcd store and no CRI socket.",
     "The size of a claim is what is asked for, not what is enforced: volumes are directories.",
-    "There is no ingress controller: an Ingress waits for one that runs as a Pod.",
 ];

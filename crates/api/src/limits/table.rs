@@ -2,7 +2,8 @@
 
 use super::find::{
     apparmor, block_without_volume, enforced_pod_security, extended_resources, foreign_handler,
-    huge_page_limits, ranges_that_give_nothing, selinux, told_pod_security,
+    foreign_ingress_annotations, huge_page_limits, ranges_that_give_nothing, resource_backends, selinux,
+    told_pod_security,
 };
 use super::{Found, Limit, Shown};
 
@@ -231,6 +232,30 @@ metadata: {name: limits, labels: {pod-security.kubernetes.io/warn: baseline}}
 "#,
     ),
     // Network.
+    part(
+        (NETWORKING, "Ingress"),
+        "Ingress annotations of other controllers",
+        Found::By(foreign_ingress_annotations),
+        "annotations of other ingress controllers have no effect here",
+        r#"
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: limits, annotations: {nginx.ingress.kubernetes.io/rewrite-target: /}}
+spec: {ingressClassName: monopod, defaultBackend: {service: {name: s, port: {number: 80}}}}
+"#,
+    ),
+    part(
+        (NETWORKING, "Ingress"),
+        "Ingress resource backends",
+        Found::By(resource_backends),
+        "resource backends are not supported: requests for it are answered with 503",
+        r#"
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: limits-resource}
+spec: {ingressClassName: monopod, defaultBackend: {resource: {kind: Bucket, name: b}}}
+"#,
+    ),
     part(
         (NETWORKING, "ServiceCIDR"),
         "ranges of IPv6, and those that are not from /8 to /30",
