@@ -1,5 +1,6 @@
 //! A Monopod of our own: temporary data directory, free port, gone at the end.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ pub(crate) struct Instance {
     dir: TempDir,
     /// Where it listens.
     pub(crate) access: Access,
+    /// Where it serves Ingresses over HTTP.
+    pub(crate) ingress: SocketAddr,
     /// From exec to the line that says the API answers.
     pub(crate) api_after: Duration,
     /// From exec to the line that says the node is Ready.
@@ -47,9 +50,12 @@ impl Instance {
     }
 
     async fn start_in(dir: TempDir) -> Result<Self> {
+        // Free at the moment; others may measure at the same time.
+        let ingress = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let started = Instant::now();
         let mut child = Command::new(program())
-            .args(["up", "--listen", "127.0.0.1:0", "--log-level", "warn", "--data-dir"])
+            .args(["up", "--listen", "127.0.0.1:0", "--log-level", "warn"])
+            .args(["--ingress-http", &ingress.to_string(), "--ingress-https", "off", "--data-dir"])
             .arg(dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -62,7 +68,7 @@ impl Instance {
         lines.next_line().await?.context("monopod ended before its node was Ready")?;
         let ready_after = started.elapsed();
         let access = Access::from_kubeconfig(&std::fs::read_to_string(dir.path().join("kubeconfig"))?)?;
-        Ok(Instance { child, dir, access, api_after, ready_after, started })
+        Ok(Instance { child, dir, access, ingress, api_after, ready_after, started })
     }
 
     /// The daemon's process id.

@@ -12,6 +12,7 @@
 mod api;
 mod connection;
 mod hostile;
+mod ingress;
 mod instance;
 mod pods;
 mod probes;
@@ -32,7 +33,7 @@ use crate::report::Report;
 #[derive(Debug, Parser)]
 #[command(name = "bench", about = "Measures Monopod as a whole system")]
 struct Options {
-    /// startup, pods, burst, steady, probes, workloads, api, watch, scheduling, hostile; none: all
+    /// startup, pods, burst, steady, probes, workloads, api, watch, ingress, scheduling, hostile; none: all
     which: Vec<String>,
     /// Starts measured by "startup"
     #[arg(long, default_value_t = 5)]
@@ -52,6 +53,9 @@ struct Options {
     /// Seconds for each operation and number of connections of "api"
     #[arg(long, default_value_t = 3)]
     api_seconds: u64,
+    /// Seconds of "ingress"
+    #[arg(long, default_value_t = 5)]
+    ingress_seconds: u64,
     /// Watchers of "watch"
     #[arg(long, default_value_t = 100)]
     watchers: usize,
@@ -87,6 +91,9 @@ async fn main() -> Result<()> {
     }
     if options.wants("api") || options.wants("watch") {
         api::measure(&mut report, &options).await?;
+    }
+    if options.wants("ingress") {
+        ingress::measure(&mut report, options.ingress_seconds).await?;
     }
     if options.wants("scheduling") {
         scheduling::measure(&mut report).await?;
