@@ -8,8 +8,9 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use client::Informer;
+use client::{Informer, Object};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 #[derive(Debug, Default)]
 pub(crate) struct Expectations {
@@ -61,5 +62,28 @@ impl Expectations {
     /// The owner is gone.
     pub(crate) fn forget(&self, key: &str) {
         self.lock().remove(key);
+    }
+}
+
+/// The newest version of what a controller has changed of what it owns, by the owner's key.
+#[derive(Debug, Default)]
+pub(crate) struct Written(Mutex<HashMap<String, u64>>);
+
+impl Written {
+    pub(crate) fn note(&self, key: &str, metadata: &ObjectMeta) {
+        let version = metadata.resource_version.as_deref().and_then(|version| version.parse().ok());
+        let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = newest.entry(key.to_owned()).or_default();
+        *newest = version.unwrap_or(0).max(*newest);
+    }
+
+    /// Whether the informer shows all of it. Where it does not, the change that it lacks brings the key back.
+    pub(crate) fn is_seen<K: Object>(&self, key: &str, informer: &Informer<K>) -> bool {
+        let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = newest.get(key).is_none_or(|newest| informer.revision() >= *newest);
+        if seen {
+            newest.remove(key);
+        }
+        seen
     }
 }

@@ -30,6 +30,7 @@ use self::rollout::Rollout;
 use crate::conditions::is_finished;
 use crate::context::{Context, say, split, unless_gone};
 use crate::controller::Controller;
+use crate::expectations::Written;
 use crate::ownership::{self, concerned, controller_of, owner_key};
 use crate::workqueue::Next;
 
@@ -41,6 +42,8 @@ struct Deployments {
     deployments: Informer<Deployment>,
     sets: Informer<ReplicaSet>,
     pods: Informer<Pod>,
+    /// ReplicaSets that were made or sized. Who adds them up before they are all in sight allows too much.
+    written: Written,
 }
 
 pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
@@ -50,6 +53,7 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
         deployments: context.informers.of(),
         sets: context.informers.of(),
         pods: context.informers.of(),
+        written: Written::default(),
     });
     let (owners, of_pod) = (this.deployments.clone(), this.clone());
     let controller = Controller::new(NAME)
@@ -88,6 +92,9 @@ impl Deployments {
     async fn sync(&self, key: &str) -> Result<Next, Error> {
         let (namespace, name) = split(key);
         let Some(deployment) = self.deployments.get(namespace, name) else { return Ok(Next::Done) };
+        if !self.written.is_seen(key, &self.sets) {
+            return Ok(Next::Done);
+        }
         let Ok(selector) = selector(&deployment) else { return Ok(Next::Done) };
         if selector.is_everything() {
             return self.refuse(&deployment).await;

@@ -1,7 +1,7 @@
 //! One step of one Deployment: what the server is asked to change.
 
 use client::events::EventType;
-use client::{DeleteOptions, Error};
+use client::{DeleteOptions, Error, key_of};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
@@ -184,10 +184,15 @@ impl<'a> Rollout<'a> {
         }
         changed.spec.get_or_insert_default().replicas = Some(wanted);
         *set = self.this.client.replace(&changed).await?;
+        self.note_written(set);
         if before != wanted {
             self.tell_scaled(set, before, wanted);
         }
         Ok(before != wanted)
+    }
+
+    fn note_written(&self, set: &ReplicaSet) {
+        self.this.written.note(&key_of(&self.deployment), &set.metadata);
     }
 
     fn tell_scaled(&self, set: &ReplicaSet, before: i32, wanted: i32) {
@@ -216,6 +221,7 @@ impl<'a> Rollout<'a> {
         spec.min_ready_seconds = min_ready;
         if annotated || waits_otherwise {
             new = self.this.client.replace(&new).await?;
+            self.note_written(&new);
         }
         let found = {
             let name = new.metadata.name.as_deref().unwrap_or_default();
@@ -260,6 +266,7 @@ impl<'a> Rollout<'a> {
         let name = made.metadata.name.clone().unwrap_or_default();
         match self.this.client.create(&namespace, &made).await {
             Ok(new) => {
+                self.note_written(&new);
                 let size = size(&new);
                 if size > 0 {
                     self.tell_scaled(&new, 0, size);

@@ -186,9 +186,14 @@ impl Jobs {
         }
     }
 
-    /// One, then twice as many each time: where one cannot be made the others cannot either.
+    /// One, then twice as many each time: where one cannot be made the others cannot either. A Job that waits for
+    /// its Pods to go gets no others in their place.
     async fn create(&self, view: &View<'_>, pods: &[NewPod<'_>]) -> (Outcome, Result<(), Error>) {
         let (mut outcome, mut rest, mut size) = (Outcome::default(), pods, 1);
+        match ownership::stays::<Job>(&self.control.client, &view.job.metadata).await {
+            Ok(true) => {}
+            gone => return (outcome, gone.map(drop)),
+        }
         while !rest.is_empty() {
             let (batch, later) = rest.split_at(rest.len().min(size));
             let made = join_all(batch.iter().map(|pod| self.create_one(view, pod))).await;

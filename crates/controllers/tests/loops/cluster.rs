@@ -12,10 +12,12 @@ use server::{Config, Nodes, Server};
 use store::{Embedded, History, Store};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use wire::Handler;
 use wire::pki::Authority;
 
 use crate::faults::{Faults, Faulty};
+use crate::way::{Gate, Way};
 
 struct NoNodes;
 
@@ -29,6 +31,8 @@ pub(crate) struct Cluster {
     pub(crate) server: Arc<Server>,
     pub(crate) client: Client,
     store: Arc<Embedded>,
+    /// What the controllers hear.
+    pub(crate) gate: Arc<Gate>,
     faults: Option<Arc<Faults>>,
     running: Running,
     directory: tempfile::TempDir,
@@ -38,6 +42,8 @@ pub(crate) struct Cluster {
 struct Running {
     shutdown: CancellationToken,
     tasks: JoinSet<()>,
+    /// What they asked of the server.
+    under_way: TaskTracker,
 }
 
 impl Cluster {
@@ -69,8 +75,9 @@ impl Cluster {
         let store = Arc::new(store);
         let server = Server::start(store.clone(), config).await.unwrap();
         let client = Client::new(Arc::new(transport(&server)));
-        let running = Running::start(&server, faults.clone(), directory.path());
-        Self { server, client, store, faults, running, directory }
+        let gate = Gate::new();
+        let running = Running::start(&server, gate.clone(), faults.clone(), directory.path());
+        Self { server, client, store, gate, faults, running, directory }
     }
 
     /// Somebody else who talks to the server.
@@ -83,10 +90,14 @@ impl Cluster {
         authority(self.directory.path()).certificate_pem().to_owned()
     }
 
-    /// Ends the controllers in the middle of what they do and starts them anew, with nothing known.
+    /// Ends the controllers in the middle of what they do and starts them anew, with nothing known. As when a
+    /// process ends, nothing of theirs is under way any more when the next ones begin.
     pub(crate) async fn restart_controllers(&mut self) {
         self.running.tasks.shutdown().await;
-        self.running = Running::start(&self.server, self.faults.clone(), self.directory.path());
+        self.running.under_way.close();
+        self.running.under_way.wait().await;
+        let (gate, faults) = (self.gate.clone(), self.faults.clone());
+        self.running = Running::start(&self.server, gate, faults, self.directory.path());
     }
 
     pub(crate) async fn ask(&self, method: Method, path: &str, body: Value) -> Result<Value, client::Error> {
@@ -135,11 +146,12 @@ fn authority(directory: &Path) -> Authority {
 }
 
 impl Running {
-    fn start(server: &Arc<Server>, faults: Option<Arc<Faults>>, directory: &Path) -> Self {
-        let to = transport(server);
+    fn start(server: &Arc<Server>, gate: Arc<Gate>, faults: Option<Arc<Faults>>, directory: &Path) -> Self {
+        let under_way = TaskTracker::new();
+        let to = Arc::new(Way::new(transport(server), gate, under_way.clone()));
         let transport: Arc<dyn Transport> = match faults {
             Some(faults) => Arc::new(Faulty::new(to, faults)),
-            None => Arc::new(to),
+            None => to,
         };
         let client = Client::new(transport);
         let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
@@ -162,6 +174,6 @@ impl Running {
         let kinds = server.registry().subscribe();
         let informers = Informers::spawn(client.clone(), &mut tasks, shutdown.clone());
         tasks.spawn(controllers::run(client, kinds, informers, settings, shutdown.clone()));
-        Self { shutdown, tasks }
+        Self { shutdown, tasks, under_way }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use client::{InProcess, Transport, TransportError};
+use client::{Transport, TransportError};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use http::Method;
@@ -104,14 +104,14 @@ impl Faults {
 
 /// The way itself.
 pub(crate) struct Faulty {
-    to: InProcess,
+    to: Arc<dyn Transport>,
     faults: Arc<Faults>,
     dead: Arc<AtomicBool>,
 }
 
 impl Faulty {
     /// The way of a process that begins.
-    pub(crate) fn new(to: InProcess, faults: Arc<Faults>) -> Self {
+    pub(crate) fn new(to: Arc<dyn Transport>, faults: Arc<Faults>) -> Self {
         Self { to, dead: faults.begin(), faults }
     }
 }

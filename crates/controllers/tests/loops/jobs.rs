@@ -1,6 +1,8 @@
 //! Jobs over Pods that a test lets succeed and fail.
 
+use client::{ListOptions, WatchEvent};
 use http::Method;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
@@ -123,5 +125,42 @@ async fn a_job_ends_with_more_failed_indexes_than_it_allows() {
     let (status, why) = ended(&cluster).await;
     assert_eq!((why.as_str(), &status["failedIndexes"]), ("Failed MaxFailedIndexesExceeded", &json!("0,2")));
     assert!(running(&cluster, 0).await.is_empty(), "those that ran are ended");
+    cluster.stop().await;
+}
+
+/// The controller hears late that the Job goes, and of its Pod at once.
+#[tokio::test]
+async fn a_job_that_waits_for_its_pods_to_go_gets_no_others() {
+    let cluster = Cluster::start().await;
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "goes"}, "spec": {
+        "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+    cluster.post(JOBS, job).await;
+    let path = format!("{JOBS}/goes");
+    cluster.until(&path, |job| job.as_ref().unwrap()["status"]["active"] == 1).await;
+    let pods = cluster.ask(Method::GET, PODS, Value::Null).await.unwrap();
+    let version = pods["metadata"]["resourceVersion"].as_str().unwrap();
+    let mut later = cluster.client.watch::<Pod>("default", &ListOptions::default(), version).await.unwrap();
+    // A controller waits for what it has written itself before it does more.
+    let known = cluster.ask(Method::GET, &path, Value::Null).await.unwrap();
+    cluster.gate.until_heard(known["metadata"]["resourceVersion"].as_str().unwrap()).await;
+    cluster.gate.close("jobs");
+    cluster.ask(Method::DELETE, &path, json!({"propagationPolicy": "Foreground"})).await.unwrap();
+    let pod = format!("{PODS}/{}", pods["items"][0]["metadata"]["name"].as_str().unwrap());
+    cluster.ask(Method::DELETE, &pod, Value::Null).await.unwrap();
+    // It asks whether the Job stays, or makes a Pod at once.
+    let asks = format!("GET {path}");
+    cluster.gate.until_asked(|asked| asked == asks || asked == format!("POST {PODS}")).await;
+    cluster.gate.open();
+    cluster.until_gone(&path).await;
+    cluster.until_gone(&pod).await;
+    let last =
+        json!({"metadata": {"name": "the-end"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    cluster.post(PODS, last).await;
+    while let Some(event) = later.next().await {
+        if let WatchEvent::Added(pod) = event.unwrap() {
+            assert_eq!(pod.metadata.name.as_deref(), Some("the-end"), "a Pod was made for a Job that goes");
+            break;
+        }
+    }
     cluster.stop().await;
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout)]
 
 mod autoscalers;
+mod bounds;
 mod certificates;
 mod claims;
 mod cluster;
@@ -21,4 +22,5 @@ mod service_addresses;
 mod stateful_set;
 mod surfaces;
 mod tokens;
+mod way;
 mod workloads;

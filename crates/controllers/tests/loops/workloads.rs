@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use crate::bounds::{self, Seen, THE_END};
 use crate::cluster::Cluster;
 use crate::faults::Chance;
 
@@ -18,10 +19,10 @@ const PODS: &str = "/api/v1/namespaces/default/pods";
 /// An image that does not come up.
 const NEVER: &str = "never";
 
-/// Makes each Pod ready, and keeps the greatest number of Pods with an owner that there ever were at once.
-fn kubelet(client: Client) -> JoinHandle<usize> {
+/// Makes each Pod ready, and keeps what it has seen.
+fn kubelet(client: Client) -> JoinHandle<Vec<Seen>> {
     tokio::spawn(async move {
-        let (mut owned, mut most) = (BTreeSet::new(), 0);
+        let mut all = Vec::new();
         let mut watch = client.watch::<Pod>("default", &ListOptions::default(), "").await.unwrap();
         while let Some(event) = watch.next().await {
             let (pod, gone) = match event.unwrap() {
@@ -30,15 +31,10 @@ fn kubelet(client: Client) -> JoinHandle<usize> {
                 WatchEvent::Bookmark { .. } => continue,
             };
             let name = pod.metadata.name.clone().unwrap();
-            if name == "the-end" {
+            if name == THE_END {
                 break;
             }
-            if gone || pod.metadata.owner_references.is_none() {
-                owned.remove(&name);
-            } else {
-                owned.insert(name.clone());
-            }
-            most = most.max(owned.len());
+            all.push(Seen::pod(&pod.metadata, gone));
             let ready = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"phase": "Running", "conditions":
                 [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
             let comes_up = pod.spec.is_some_and(|spec| spec.containers[0].image.as_deref() != Some(NEVER));
@@ -47,13 +43,12 @@ fn kubelet(client: Client) -> JoinHandle<usize> {
                 let _ = client.patch::<Pod>("default", &name, &Patch::status(PatchKind::Merge, ready)).await;
             }
         }
-        most
+        all
     })
 }
 
-async fn end(cluster: &Cluster, kubelet: JoinHandle<usize>) -> usize {
-    let last =
-        json!({"metadata": {"name": "the-end"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+async fn end(cluster: &Cluster, kubelet: JoinHandle<Vec<Seen>>) -> Vec<Seen> {
+    let last = json!({"metadata": {"name": THE_END}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
     cluster.post(PODS, last).await;
     kubelet.await.unwrap()
 }
@@ -103,6 +98,7 @@ async fn until_complete(cluster: &Cluster, replicas: i32) {
 async fn a_deployment_converges_whatever_is_done_to_it_and_never_has_too_many_pods() {
     for seed in 1..=3 {
         let mut cluster = Cluster::start().await;
+        let sizes = bounds::sizes(&cluster).await;
         let kubelet = kubelet(cluster.client.clone());
         cluster.post(DEPLOYMENTS, deployment(3)).await;
         let (mut chance, mut replicas, mut newest) = (Chance(seed), 3, "first");
@@ -137,7 +133,7 @@ async fn a_deployment_converges_whatever_is_done_to_it_and_never_has_too_many_po
         let sets = items(&cluster, SETS).await;
         assert!((1..=3).contains(&sets.len()), "one for each template that there was");
         // Five, and a quarter more rounded up.
-        assert!(end(&cluster, kubelet).await <= 7, "more Pods than ever allowed at once");
+        bounds::hold(end(&cluster, kubelet).await, bounds::end(&cluster, sizes).await, 7);
         cluster.stop().await;
     }
 }
