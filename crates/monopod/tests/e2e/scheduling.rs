@@ -189,3 +189,62 @@ fn the_more_important_pod_takes_the_room_and_a_gated_or_foreign_one_waits() {
     instance.kubectl(&["patch", "pod", "gated", "--type=merge", "-p", open]).ok();
     instance.wait("condition=Ready", "pod/gated");
 }
+
+/// A set of Pods of a class, each of which takes so many seats.
+fn set(name: &str, replicas: usize, seats: usize) -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: ReplicaSet\nmetadata: {{name: {name}}}\nspec:\n  replicas: {replicas}\n  \
+         selector: {{matchLabels: {{set: {name}}}}}\n  template:\n    metadata: {{labels: {{set: {name}}}}}\n    spec:\n      \
+         terminationGracePeriodSeconds: 0\n      priorityClassName: {name}\n      containers: [{{name: c, image: \
+         \"busybox:1.36\", command: [sleep, \"1000\"], resources: {{limits: {{example.com/seat: {seats}}}}}}}]\n---\n"
+    )
+}
+
+#[test]
+fn sets_and_critical_pods_take_the_seats_of_the_less_important() {
+    let instance = Instance::start(&["busybox.tar"]);
+    let node = instance.field("nodes", "{.items[0].metadata.name}");
+    let seats =
+        r#"{"status": {"capacity": {"example.com/seat": "10"}, "allocatable": {"example.com/seat": "10"}}}"#;
+    instance.kubectl(&["patch", "node", &node, "--subresource=status", "--type=merge", "-p", seats]).ok();
+    for (name, value) in [("low", 1), ("middle", 10), ("high", 100)] {
+        instance.apply(&format!(
+            "apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {{name: {name}}}\nvalue: {value}\n"
+        ));
+    }
+    let available = |set: &str, number: &str| {
+        instance.eventually(set, || {
+            match instance.field(&format!("rs/{set}"), "{.status.availableReplicas}") {
+                said if said == number => Ok(()),
+                said => Err(said),
+            }
+        });
+    };
+    instance.apply(&set("low", 5, 2));
+    available("low", "5");
+    instance.apply(&set("middle", 2, 3));
+    available("middle", "2");
+    // Three of five went; their followers have no seat.
+    available("low", "2");
+    instance.apply(&set("high", 1, 9));
+    available("high", "1");
+    for name in ["low", "middle"] {
+        available(name, "");
+    }
+    instance.kubectl(&["delete", "rs", "low", "middle", "high"]).ok();
+
+    let seat = |name: &str, spec: &str| {
+        pod(name, "app: seat", spec)
+            .replace("name: c,", "name: c, resources: {limits: {example.com/seat: 5}},")
+    };
+    for name in ["low", "middle"] {
+        instance.apply(&seat(name, &format!("  priorityClassName: {name}")));
+        instance.wait("condition=Ready", &format!("pod/{name}"));
+    }
+    let critical = seat("critical", "  priorityClassName: system-cluster-critical");
+    instance.kubectl_with(&["apply", "-n", "kube-system", "-f", "-"], &critical).ok();
+    let wait = ["-n", "kube-system", "wait", "--for=condition=Ready", "pod/critical", "--timeout=60s"];
+    instance.kubectl(&wait).ok();
+    instance.wait("delete", "pod/low");
+    assert_eq!(instance.field("pod/middle", "{.status.phase}"), "Running");
+}
