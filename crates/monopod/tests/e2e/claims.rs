@@ -31,12 +31,24 @@ fn a_claim_for_one_pod_makes_the_others_wait_and_grows() {
         if message.contains(why) { Ok(()) } else { Err(message) }
     });
 
+    it_grows(&instance);
+    the_third_waits_on_the_node(&instance);
+    instance.kubectl(&["delete", "pod", "first"]).ok();
+    instance.wait("condition=Ready", "pod/third");
+    assert_eq!(instance.field("pod/second", "{.spec.nodeName}"), "", "the claim is the third Pod's now");
+    instance.kubectl(&["delete", "pod", "third"]).ok();
+    instance.wait("condition=Ready", "pod/second");
+}
+
+fn it_grows(instance: &Instance) {
     let bigger = r#"{"spec": {"resources": {"requests": {"storage": "3Mi"}}}}"#;
     instance.kubectl(&["patch", "pvc", "data", "-p", bigger]).ok();
     instance.wait("jsonpath={.status.capacity.storage}=3Mi", "pvc/data");
     let volume = instance.field("pvc/data", "{.spec.volumeName}");
     assert_eq!(instance.field(&format!("pv/{volume}"), "{.spec.capacity.storage}"), "3Mi");
+}
 
+fn the_third_waits_on_the_node(instance: &Instance) {
     // One that names its node itself has met no scheduler: there it waits, too.
     let node = instance.field("pod/first", "{.spec.nodeName}");
     instance.apply(&pod("third").replacen("spec:\n", &format!("spec:\n  nodeName: {node}\n"), 1));
@@ -47,9 +59,4 @@ fn a_claim_for_one_pod_makes_the_others_wait_and_grows() {
         if said.contains(why) { Ok(()) } else { Err(said) }
     });
     assert_eq!(instance.field("pod/third", "{.status.containerStatuses[0].started}"), "false");
-    instance.kubectl(&["delete", "pod", "first"]).ok();
-    instance.wait("condition=Ready", "pod/third");
-    assert_eq!(instance.field("pod/second", "{.spec.nodeName}"), "", "the claim is the third Pod's now");
-    instance.kubectl(&["delete", "pod", "third"]).ok();
-    instance.wait("condition=Ready", "pod/second");
 }

@@ -17,6 +17,8 @@ mod certificates;
 mod churn;
 mod claims;
 mod commands;
+mod containers;
+mod contents;
 mod crash;
 mod cron_jobs;
 mod daemon_set;

@@ -200,9 +200,8 @@ fn set(name: &str, replicas: usize, seats: usize) -> String {
     )
 }
 
-#[test]
-fn sets_and_critical_pods_take_the_seats_of_the_less_important() {
-    let instance = Instance::start(&["busybox.tar"]);
+/// Ten seats on the node, and three classes of those who want some.
+fn offer_seats(instance: &Instance) {
     let node = instance.field("nodes", "{.items[0].metadata.name}");
     let seats =
         r#"{"status": {"capacity": {"example.com/seat": "10"}, "allocatable": {"example.com/seat": "10"}}}"#;
@@ -212,6 +211,12 @@ fn sets_and_critical_pods_take_the_seats_of_the_less_important() {
             "apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {{name: {name}}}\nvalue: {value}\n"
         ));
     }
+}
+
+#[test]
+fn sets_and_critical_pods_take_the_seats_of_the_less_important() {
+    let instance = Instance::start(&["busybox.tar"]);
+    offer_seats(&instance);
     let available = |set: &str, number: &str| {
         instance.eventually(set, || {
             match instance.field(&format!("rs/{set}"), "{.status.availableReplicas}") {
@@ -232,7 +237,10 @@ fn sets_and_critical_pods_take_the_seats_of_the_less_important() {
         available(name, "");
     }
     instance.kubectl(&["delete", "rs", "low", "middle", "high"]).ok();
+    a_critical_pod_takes_the_seats_of_the_least_important(&instance);
+}
 
+fn a_critical_pod_takes_the_seats_of_the_least_important(instance: &Instance) {
     let seat = |name: &str, spec: &str| {
         pod(name, "app: seat", spec)
             .replace("name: c,", "name: c, resources: {limits: {example.com/seat: 5}},")

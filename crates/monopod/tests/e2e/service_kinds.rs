@@ -77,19 +77,14 @@ fn endpoints_and_slices_list_the_pods_of_their_service() {
     );
     lists(&instance, "web", &["web-0", "web-1"]);
     lists(&instance, "nobody", &[]);
-    let web = address(&instance, "web");
-    for port in [80, 81] {
-        let said = instance.eventually("a port", || curl(&format!("http://{web}:{port}")));
-        assert!(said.starts_with("hello from web-"), "{said}");
-    }
-    instance.eventually("the port of UDP", || {
-        let said =
-            instance.kubectl(&["exec", "web-0", "--", "/bin/testserver", "reach", &format!("udp/{web}:80")]);
-        if said.code == 0 && said.out.ends_with(" yes\n") { Ok(()) } else { Err(format!("{said:?}")) }
-    });
+    each_port_leads_to_a_pod(&instance);
     pods_are_reached_by_their_own_addresses(&instance);
     instance.kubectl(&["delete", "pod", "web-1"]).ok();
     lists(&instance, "web", &["web-0"]);
+    lists_go_with_their_service(&instance);
+}
+
+fn lists_go_with_their_service(instance: &Instance) {
     instance.kubectl(&["delete", "service", "nobody"]).ok();
     instance.eventually("its lists go with it", || {
         let left = instance.kubectl(&["get", "endpoints,endpointslices", "-o", "name"]).ok();
@@ -102,16 +97,18 @@ fn endpoints_and_slices_list_the_pods_of_their_service() {
     assert_eq!(own("endpointslice/kubernetes", "{.endpoints[0].addresses[0]}"), ip);
 }
 
+fn slice(instance: &Instance, name: &str, of: &str, pod: &str, port: (&str, u16)) -> Value {
+    let ip = instance.field(&format!("pod/{pod}"), "{.status.podIP}");
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": of}},
+        "endpoints": [{"addresses": [ip]}], "ports": [{"name": port.0, "port": port.1}]})
+}
+
 /// Slices by hand, each with an address, or a port, of its own.
 #[test]
 fn a_service_leads_to_what_all_its_slices_say() {
     let instance = start();
-    let slice = |name: &str, of: &str, pod: &str, port: (&str, u16)| {
-        let ip = instance.field(&format!("pod/{pod}"), "{.status.podIP}");
-        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": of}},
-            "endpoints": [{"addresses": [ip]}], "ports": [{"name": port.0, "port": port.1}]})
-    };
+    let slice = |name, of, pod, port| slice(&instance, name, of, pod, port);
     let two = json!([{"name": "one", "port": 80}, {"name": "two", "port": 81}]);
     apply(
         &instance,
@@ -149,5 +146,18 @@ fn pods_are_reached_by_their_own_addresses(instance: &Instance) {
     instance.eventually("a datagram from the node", || {
         socket.send_to(b"from the node", format!("{other}:8080")).map_err(|err| err.to_string())?;
         socket.recv(&mut [0; 64]).map(drop).map_err(|err| err.to_string())
+    });
+}
+
+fn each_port_leads_to_a_pod(instance: &Instance) {
+    let web = address(instance, "web");
+    for port in [80, 81] {
+        let said = instance.eventually("a port", || curl(&format!("http://{web}:{port}")));
+        assert!(said.starts_with("hello from web-"), "{said}");
+    }
+    instance.eventually("the port of UDP", || {
+        let said =
+            instance.kubectl(&["exec", "web-0", "--", "/bin/testserver", "reach", &format!("udp/{web}:80")]);
+        if said.code == 0 && said.out.ends_with(" yes\n") { Ok(()) } else { Err(format!("{said:?}")) }
     });
 }
