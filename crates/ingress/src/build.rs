@@ -80,7 +80,7 @@ pub(crate) fn build_with(
     (table, ours, findings)
 }
 
-/// [`build_with`] for those who need neither what was before nor what comes after.
+/// `build_with` for those who need neither what was before nor what comes after.
 pub fn build(world: &World<'_>) -> (Table, Vec<Finding>) {
     let (table, _, findings) = build_with(world, &mut Endpoints::default(), &mut Certificates::default());
     (table, findings)

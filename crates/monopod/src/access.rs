@@ -1,5 +1,8 @@
 //! How the program talks to its own daemon, whatever became of the kubeconfig: the address is noted beside
 //! the data, and whoever may read the authority's key needs nobody to vouch for him.
+//!
+//! So `status` and `support-bundle` do not depend on where the administrator keeps the file, nor on the age of
+//! the certificate in it, nor on whether the daemon could write it at its last start.
 
 use std::fs;
 use std::io;

@@ -1,6 +1,9 @@
 //! What somebody needs to help from afar, in one archive: status, doctor, versions, logs, objects and what the
 //! kernel has of the instance. No secret is in it: contents of Secrets are left out of the objects, and
 //! wherever else one of them stands, in a log or in a Pod's environment, it is struck out.
+//!
+//! Each part is made on its own, and a part that cannot be made says why in its place: the archive is wanted
+//! exactly when much does not work.
 
 use std::fs;
 use std::path::Path;

@@ -111,7 +111,7 @@ pub(crate) struct KubeconfigFlags {
     /// How long it is good: 90m, 12h, 30d
     #[arg(long, value_name = "TIME", requires = "user", default_value = "30d")]
     pub(crate) expires: String,
-    /// HOST[:PORT] that the user reaches the API at [default: as the administrator does]
+    /// HOST or HOST:PORT that the user reaches the API at [default: as the administrator does]
     #[arg(long, value_name = "HOST", requires = "user")]
     pub(crate) server: Option<String>,
 }

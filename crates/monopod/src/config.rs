@@ -388,6 +388,7 @@ fn host_name() -> Result<String> {
 }
 
 /// RFC 1123: what a Node may be called.
+/// Checked here and not when the Node is refused: by then half of the rooms are built.
 fn is_dns_subdomain(name: &str) -> bool {
     let label = |part: &str| {
         !part.is_empty()

@@ -37,6 +37,7 @@ pub(crate) fn run(data_dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// One line a thing: what is well is said as well, for a list of faults alone does not show what was tried.
 fn line(finding: &Finding) -> String {
     let Finding { what, problem, remedy, needed } = finding;
     match (problem, needed) {
@@ -88,6 +89,21 @@ fn examine(data_dir: &Path, root: bool) -> Vec<Finding> {
         ..needed("no swap", no_swap(), "swapoff -a, for containers never get any")
     });
     findings
+}
+
+/// Without these Pods and Services work, and the daemon says what does not.
+fn optional() -> [Finding; 2] {
+    let connections = needed(
+        "a list of tracked connections",
+        trials::connections(),
+        "load the kernel module, or senders of UDP that never pause go on to Pods that have left their Service",
+    );
+    let frames = needed(
+        "the rules of the Pods' bridge",
+        trials::frames(),
+        "modprobe nft_meta_bridge, or Pods with NET_RAW can send with the addresses of others",
+    );
+    [connections, frames].map(|finding| Finding { needed: false, ..finding })
 }
 
 /// Most things are: without them no Pod can run.

@@ -30,7 +30,7 @@ pub(crate) fn start(
     }
     let names = vec![FALLBACK_NAME.to_owned()];
     let fallback = ServingCertificate::issue(authority, "monopod-ingress", names, Timestamp::now())?;
-    rooms.keep_fresh(fallback.clone());
+    rooms.renew(fallback.clone());
     let config = ingress::Config {
         node: settings.node_name.clone(),
         http: settings.ingress_http,

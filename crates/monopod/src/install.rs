@@ -4,6 +4,9 @@
 //! install ─ program, unit, completions ─ systemctl enable --now ─ kubeconfig merged into the user's
 //! uninstall ─ systemctl disable --now ─ down --purge ─ the same files gone, and the entries in the kubeconfig
 //! ```
+//!
+//! What it writes can be written again with the same outcome, so a second `install` is how a newer program or
+//! other flags come into effect; and it never touches what another package owns.
 
 use std::fs;
 use std::io;

@@ -82,6 +82,7 @@ fn print(data_dir: &Path) -> Result<()> {
 }
 
 /// The lists of a kubeconfig whose entries have names.
+/// In this order they stand in files that kubectl writes.
 const LISTS: [&str; 3] = ["clusters", "contexts", "users"];
 
 /// A user's file with our entries in the place of those of the same names. A file that leads somewhere

@@ -1,4 +1,7 @@
 //! Logs go to standard error, one line an event: words for people, colours only on a terminal, or JSON.
+//!
+//! Events of the API are logged where they are recorded, by name of the object, so that the log alone tells of
+//! a night; what is usual, and what was told before, is not.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -74,6 +77,7 @@ impl Fields {
 }
 
 impl Visit for Fields {
+    /// What has no form of its own is shown as Rust shows it: better than not at all.
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.put(field, format!("{value:?}"));
     }
@@ -94,6 +98,7 @@ impl Visit for Fields {
         self.put(field, value);
     }
 
+    /// With its causes: the last of them is often the only one that says anything.
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
         let causes = std::iter::successors(value.source(), |cause| cause.source());
         self.put(field, causes.fold(value.to_string(), |text, cause| format!("{text}: {cause}")));

@@ -1,4 +1,7 @@
 //! What `/metrics` shows beside the server's own: every room of the process, and the process itself.
+//!
+//! Nothing is measured while nobody asks: all of it is read from the kernel or from numbers that are counted
+//! anyway, at the moment of the question.
 
 use std::fs;
 use std::path::PathBuf;

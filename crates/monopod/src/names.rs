@@ -1,4 +1,7 @@
 //! Under which names the API is reached, now: its certificate has them all.
+//!
+//! A host gets other addresses while the daemon runs: from a DHCP server, by a cable, by its administrator.
+//! A certificate that lacks one of them is a client that stays away, with words that few understand.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

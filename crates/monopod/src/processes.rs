@@ -1,5 +1,9 @@
 //! The processes of an instance as the kernel knows them: also when none of them answers, and when
 //! the files that name them are gone or cannot be written.
+//!
+//! Files can lie: a number in one may be that of another process since, and the file may be gone or on a disk
+//! that nobody can read. The lock itself cannot: the kernel shows it with the descriptor of whoever holds it,
+//! and lets go of it with the process.
 
 use std::fs;
 use std::io;

@@ -52,9 +52,14 @@ impl Rooms {
 
     /// Renews a certificate in time, and whenever the host has other addresses, until the token is cancelled.
     pub(crate) fn keep_fresh(&mut self, certificate: Arc<ServingCertificate>, names: Names) {
-        let (shutdown, renewed) = (self.shutdown.clone(), certificate.clone());
-        self.run("addresses", names::follow(names, certificate, shutdown.clone()));
-        self.run("certificates", async move { renewed.keep_fresh(shutdown).await });
+        self.run("addresses", names::follow(names, certificate.clone(), self.shutdown.clone()));
+        self.renew(certificate);
+    }
+
+    /// Renews a certificate in time, whose names stay, until the token is cancelled.
+    pub(crate) fn renew(&mut self, certificate: Arc<ServingCertificate>) {
+        let shutdown = self.shutdown.clone();
+        self.run("certificates", async move { certificate.keep_fresh(shutdown).await });
     }
 
     /// Waits until a room has ended that nobody told to, and names it: the others would go on as if it

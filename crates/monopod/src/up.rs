@@ -70,6 +70,8 @@ pub(crate) fn run(settings: Settings) -> Result<()> {
     outcome
 }
 
+/// The order of what follows is the module's promise to clients. What can fail for a reason of the host (a port,
+/// a disk, a damaged file) comes before anything is served, so that it is said in one sentence and leaves nothing.
 async fn up(settings: &Settings, started: Instant) -> Result<()> {
     // Before there is anything to drain: until then a signal ends the program as it ends any other.
     let mut signals = Signals::take()?;
@@ -411,6 +413,7 @@ fn first_user(data_dir: &Path, max_pods: u32) -> u32 {
     IDS_PER_POD * (1 + share * (1 + digits % (shares - 1)))
 }
 
+/// What the node is told. It asks nobody else: neither flags nor files of the program are known to it.
 fn node_config(settings: &Settings, ground: &Ground, address: SocketAddr) -> node::Config {
     // The one instance of a host keeps its logs where log collectors look; others keep theirs together.
     let default_place = ground.data_dir == Path::new(crate::cli::DEFAULT_DATA_DIR);
@@ -466,11 +469,13 @@ fn gateway(ranges: &Ranges) -> std::net::IpAddr {
     ranges.pods.address(1).into()
 }
 
+/// The store, or why not, with what can be done about it.
 fn open_store(ground: &Ground) -> Result<Embedded> {
     let store = Embedded::open(&ground.data_dir.join("state"), server::stamp, History::default());
     store.map_err(|err| explain(err, &ground.data_dir))
 }
 
+/// Built before the node that it reaches, and told how to reach it by a handle that is filled later.
 async fn start_server(
     ground: &Ground,
     store: Arc<Embedded>,
@@ -522,6 +527,7 @@ fn explain(err: store::OpenError, data_dir: &Path) -> anyhow::Error {
     anyhow::anyhow!("cannot open the store: {reason:#}{hint}")
 }
 
+/// Anew at each start, so that the certificate in it is always young; the address may be another, too.
 fn write_kubeconfig(settings: &Settings, authority: &Authority, address: SocketAddr) -> Result<()> {
     let admin =
         authority.issue_client("kubernetes-admin", &["system:masters".to_owned()], Timestamp::now())?;

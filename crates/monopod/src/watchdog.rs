@@ -1,4 +1,7 @@
 //! Tells the service manager that the daemon does its work, as long as it does (sd_watchdog_enabled(3)).
+//!
+//! A program can be there and do nothing: a deadlock, a disk that does not come back. Only a question on the
+//! road that every request takes shows it, and only somebody outside can end such a program.
 
 use std::sync::Arc;
 use std::time::Duration;

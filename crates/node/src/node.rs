@@ -1,5 +1,6 @@
 //! Starting the node, and handing what happens to the workers.
 
+mod orphans;
 mod statics;
 
 use std::collections::{BTreeSet, HashMap};
@@ -16,7 +17,6 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::container::config::log_directory;
 use crate::container::dns::{self, NodeDns};
 use crate::kubelet::Kubelet;
 use crate::manifests::{Wanted, mirror};
@@ -28,9 +28,9 @@ use crate::pod::spec::{self, is_critical};
 use crate::pod::state::PodState;
 use crate::probing::counts::Counts;
 use crate::shared::{Shared, Worker, is_open};
-use crate::volumes::{self, HostMounts, Mounts, PodDirectory};
+use crate::volumes::{HostMounts, Mounts, PodDirectory};
 use crate::worker::claims::Holders;
-use crate::worker::{INBOX, Message, PodWorker, Snapshot, kept_allocation, remove_logs};
+use crate::worker::{INBOX, Message, PodWorker, Snapshot, kept_allocation};
 use crate::{Config, clock, eviction, host, manifests, object, timeline};
 use statics::{Orphan, Statics};
 
@@ -565,31 +565,6 @@ impl Dispatcher {
             None => self.begin(uid, Arc::clone(&worker.pod), removed(&worker.pod), PAUSE).await,
         }
     }
-
-    /// Pods that have left a directory.
-    fn directories(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(&self.shared.config.pods_directory).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-    }
-
-    /// Takes down what no Pod of the API or of a file owns.
-    fn remove_orphans(&mut self, found: Vec<SandboxSnapshot>, directories: &[String]) {
-        let mut known: BTreeSet<String> =
-            self.pods.list().iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
-        known.extend(self.shared.workers().keys().cloned());
-        known.extend(self.orphans.values().map(|orphan| orphan.uid.clone()));
-        known.extend(self.statics.uids());
-        let mut orphans: HashMap<String, Vec<SandboxSnapshot>> =
-            directories.iter().map(|uid| (uid.clone(), Vec::new())).collect();
-        for one in found {
-            orphans.entry(one.sandbox.pod.uid.clone()).or_default().push(one);
-        }
-        for (uid, sandboxes) in orphans.into_iter().filter(|(uid, _)| !known.contains(uid)) {
-            let orphan = Orphan::of(&uid, &sandboxes);
-            let task = self.workers.spawn(remove_orphan(Arc::clone(&self.shared), uid, sandboxes));
-            self.orphans.insert(task.id(), orphan);
-        }
-    }
 }
 
 /// The next change; while nobody listens there is none.
@@ -610,32 +585,4 @@ fn removed(pod: &Pod) -> Event {
 /// Whether a Pod that was not here before is to be admitted: it is neither over nor on its way out.
 fn is_new(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none() && is_open(pod)
-}
-
-async fn remove_orphan(shared: Arc<Shared>, uid: String, sandboxes: Vec<SandboxSnapshot>) {
-    tracing::info!(%uid, "removing a Pod that the API does not know");
-    let mut logs = Vec::new();
-    for SandboxSnapshot { sandbox, .. } in sandboxes {
-        let stopped = shared.runtime.stop_sandbox(&sandbox.id).await;
-        if let Err(error) = stopped.and(shared.runtime.remove_sandbox(&sandbox.id).await) {
-            tracing::warn!(%uid, %error, "an orphaned sandbox could not be removed; it is tried again at the next audit");
-            return;
-        }
-        let mut pod = Pod::default();
-        pod.metadata.name = Some(sandbox.pod.name);
-        pod.metadata.namespace = Some(sandbox.pod.namespace);
-        pod.metadata.uid = Some(sandbox.pod.uid);
-        logs.push(log_directory(&shared.config.logs_directory, &pod));
-    }
-    let files = move || {
-        let directory = PodDirectory::new(&shared.config.pods_directory, &uid);
-        let links = shared.config.log_links_directory.as_deref();
-        logs.iter().try_for_each(|logs| remove_logs(logs, links))?;
-        volumes::remove_directory(&*shared.mounts, &directory)
-    };
-    match runtime::on_own_thread((), files).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "files of an orphaned Pod could not be removed"),
-        Err(error) => tracing::warn!(%error, "files of an orphaned Pod could not be removed"),
-    }
 }

@@ -1,109 +1,36 @@
 //! A node with the real API server in one process, on a runtime made of maps.
 
-use std::io;
-use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use client::{Client, DeleteOptions, InProcess, Informer, Informers};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Node as NodeObject, Pod, ServiceAccount};
 use node::eviction::threshold::Eviction;
-use node::volumes::Mounts;
 use node::{Config, ConfirmEndpoints, Node};
 use serde_json::{Value, json};
-use server::{Nodes, Server};
+use server::Server;
 use store::{Embedded, History, Store};
 use testkit::FakeRuntime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wire::Handler;
 
+#[path = "whole_node/stand_ins.rs"]
+mod stand_ins;
 #[path = "whole_node/statics.rs"]
 mod statics;
 
+use stand_ins::{Away, NoMounts, NoNodes, PanicsOnce};
+
 const NAME: &str = "n1";
 const NAMESPACE: &str = "default";
-
-struct NoNodes;
-
-impl Nodes for NoNodes {
-    fn handler(&self, _: &str) -> Option<Arc<dyn Handler>> {
-        None
-    }
-}
-
-/// Mounts that need no root: the directories stay what they are.
-#[derive(Default)]
-struct NoMounts {
-    /// While this is locked, a tmpfs hangs, as a mount of a server that is gone.
-    hanging: Arc<Mutex<()>>,
-}
-
-impl Mounts for NoMounts {
-    fn tmpfs(&self, _: &Path, _: Option<u64>) -> io::Result<()> {
-        drop(self.hanging.lock());
-        Ok(())
-    }
-
-    fn hugetlbfs(&self, _: &Path, _: Option<u64>, _: Option<u64>) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn bind(&self, _: BorrowedFd<'_>, _: &Path) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn is_mounted(&self, _: &Path) -> bool {
-        false
-    }
-
-    fn unmount_below(&self, _: &Path) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Panics when it is asked for the first time: in the very middle of a worker.
-#[derive(Default)]
-struct PanicsOnce {
-    asked: AtomicU32,
-}
-
-impl ConfirmEndpoints for PanicsOnce {
-    fn withdrawn(&self, _: &Pod, _: Duration) -> BoxFuture<'static, ()> {
-        assert!(self.asked.fetch_add(1, Ordering::AcqRel) > 0, "as the test wants it");
-        std::future::ready(()).boxed()
-    }
-}
 
 fn evicts_below(hard: &[(&str, &str)]) -> Eviction {
     let hard = hard.iter().map(|(signal, value)| ((*signal).to_owned(), (*value).to_owned())).collect();
     let none = Default::default();
     Eviction::parse(&hard, &none, &none, &none).unwrap()
-}
-
-/// A way to the API that can be closed; what is on its way then breaks.
-struct Away {
-    there: InProcess,
-    away: tokio::sync::watch::Sender<bool>,
-}
-
-impl client::Transport for Away {
-    fn send(
-        &self,
-        request: wire::Request,
-    ) -> BoxFuture<'static, Result<wire::Response, client::TransportError>> {
-        if *self.away.borrow() {
-            let source = "it is away".into();
-            return std::future::ready(Err(client::TransportError::Connect { server: "api".into(), source }))
-                .boxed();
-        }
-        self.there.send(request)
-    }
 }
 
 struct Cluster {

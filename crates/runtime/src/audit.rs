@@ -44,7 +44,8 @@ impl Inner {
     async fn audit(self: &Arc<Self>) {
         // Held meanwhile: who removes all of the instance takes it, too, and must not find it made again.
         let _turn = self.ports.lock().await;
-        if self.closed.load(Ordering::Acquire) {
+        // One who has stopped looks no more: his successor may be taking everything down.
+        if self.closed.load(Ordering::Acquire) || self.stop.is_cancelled() {
             return;
         }
         let owner = self.clone();

@@ -2,7 +2,7 @@
 //!
 //! Random crashes find the long steps and miss the short ones: between two writes there may be microseconds.
 //! So each step says when it is done, and a test ([`die_at`]) has the process killed there. A release build
-//! has nothing of it: [`pass`] is empty there, and no place can be named.
+//! has nothing of it: `pass` is empty there, and no place can be named.
 
 /// What has just been done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,3 +1,5 @@
+//! Tables of Ingresses as people write them.
+
 use serde_json::{Value, json};
 
 use super::*;

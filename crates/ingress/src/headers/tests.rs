@@ -1,3 +1,5 @@
+//! Headers that go on, that stay, and that are made.
+
 use super::*;
 
 fn request(lines: &[(&str, &str)]) -> Request {

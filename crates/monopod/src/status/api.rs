@@ -1,4 +1,6 @@
 //! What the API says of itself, of nodes and of Pods.
+//!
+//! Asked with a limit of time, and never again: whoever looks wants to know that there is no answer, soon.
 
 use std::path::Path;
 use std::sync::Arc;

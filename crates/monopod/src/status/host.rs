@@ -1,4 +1,8 @@
 //! What the host shows of an instance, whoever answers or not: files, certificates, shims, tables, links.
+//!
+//! Each check is a function of what the kernel or a file shows, gives one line for the screen, and at most one
+//! sentence for the list of what is wrong, which says what to do. None of them waits for anybody, and none
+//! changes anything: `status` is asked in a hurry, by people and by scripts that ask every minute.
 
 use std::collections::HashMap;
 use std::fs;
@@ -286,6 +290,7 @@ fn shims_check(shims: &Shims) -> Check {
 }
 
 /// The Pods that run, by what is on disk and in the kernel.
+/// Without a daemon nobody says whether they are ready: that they run is all there is to know.
 pub(super) fn pods(data_dir: &Path) -> Vec<Line> {
     let running = shims(data_dir).into_iter().filter(|(_, shim)| shim.is_some());
     let line = |(one, _): (Recorded, _)| Line {

@@ -98,8 +98,14 @@ pub(crate) fn run(data_dir: &Path, output: Output) -> Result<()> {
 pub(crate) fn look(data_dir: &Path) -> Status {
     let data_dir = canonical(data_dir);
     let state = data_dir.join("state");
-    let daemon = processes::daemon(&state);
-    let answer = daemon.as_ref().filter(|daemon| daemon.stopped().is_none()).map(|_| api::ask(&data_dir));
+    let mut daemon = processes::daemon(&state);
+    let is_at_work = |daemon: &&Process| daemon.stopped().is_none();
+    let mut answer = daemon.as_ref().filter(is_at_work).map(|_| api::ask(&data_dir));
+    if matches!(answer, Some(Err(_))) {
+        // It may have been stopped, or have died, in the meantime: that says more than its silence.
+        daemon = processes::daemon(&state);
+        answer = answer.filter(|_| daemon.as_ref().filter(is_at_work).is_some());
+    }
     let answers = matches!(answer, Some(Ok(_)));
     let mut checks = settled(&data_dir, daemon.as_ref(), answers);
     checks.insert(0, daemon_check(daemon.as_ref()));

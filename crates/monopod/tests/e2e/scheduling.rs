@@ -195,7 +195,7 @@ fn set(name: &str, replicas: usize, seats: usize) -> String {
     format!(
         "apiVersion: apps/v1\nkind: ReplicaSet\nmetadata: {{name: {name}}}\nspec:\n  replicas: {replicas}\n  \
          selector: {{matchLabels: {{set: {name}}}}}\n  template:\n    metadata: {{labels: {{set: {name}}}}}\n    spec:\n      \
-         terminationGracePeriodSeconds: 0\n      priorityClassName: {name}\n      containers: [{{name: c, image: \
+         terminationGracePeriodSeconds: 1\n      priorityClassName: {name}\n      containers: [{{name: c, image: \
          \"busybox:1.36\", command: [sleep, \"1000\"], resources: {{limits: {{example.com/seat: {seats}}}}}}}]\n---\n"
     )
 }
@@ -237,6 +237,8 @@ fn sets_and_critical_pods_take_the_seats_of_the_less_important() {
         available(name, "");
     }
     instance.kubectl(&["delete", "rs", "low", "middle", "high"]).ok();
+    // A Pod with any grace is there until its node says that nothing of it is left.
+    instance.kubectl(&["wait", "--for=delete", "pods", "--all", "--timeout=60s"]).ok();
     a_critical_pod_takes_the_seats_of_the_least_important(&instance);
 }
 

@@ -165,7 +165,7 @@ mod tests {
             assert_eq!(read(&spec).map(drop), Err(format!("static pods may not reference {what}")), "{spec}");
         }
         assert!(read(&volume("emptyDir: {}")).is_ok() && read(&volume("hostPath: {path: /tmp}")).is_ok());
-        let facts = "projected: {sources: [{downwardAPI: {items: [{path: n, fieldRef: {fieldPath: metadata.name}}]}}]}";
+        let facts = "projected: {sources: [{downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}]}";
         assert!(read(&volume(facts)).is_ok());
     }
 

@@ -96,7 +96,7 @@ pub fn of(event: &Event, state: &PodState, at: Timestamp) -> Option<Entry> {
     match event {
         Event::PodRemoved { .. } => pod("Removed", "gone from the API, or its file is".into()),
         Event::Refused { reason, message } => pod("Refused", format!("{reason}: {message}")),
-        Event::Evicted { reason, message, .. } => pod("Evicted", format!("{reason}: {message}")),
+        Event::Evicted { message, .. } => pod("Evicted", message.clone()),
         Event::VolumesMounted => pod("VolumesMounted", String::new()),
         Event::VolumesFailed { message } => pod("VolumesFailed", message.clone()),
         Event::SandboxReady { attempt, ips, .. } => {

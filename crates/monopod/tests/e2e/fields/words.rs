@@ -163,6 +163,8 @@ fn they_follow(instance: &Instance) {
         let said =
             sh(instance, "shown", "cat /map/d/one /all/map/a /secret/s /all/s; grep -c y /facts/labels").out;
         if said == "otherotherotherother1\n" { Ok(()) } else { Err(said) }
+    });
+}
 
 #[test]
 fn files_of_objects_have_the_names_modes_and_contents_that_are_asked_for() {
@@ -185,8 +187,6 @@ fn files_of_objects_have_the_names_modes_and_contents_that_are_asked_for() {
     assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 600);
     assert_eq!(claims["kubernetes.io"]["pod"]["name"], "shown");
     they_follow(&instance);
-}
-    });
 }
 
 /// The claims of a token, from its middle part.
