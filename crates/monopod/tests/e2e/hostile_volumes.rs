@@ -38,7 +38,8 @@ spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
 /// which takes minutes down there.
 fn dig(top: &std::path::Path) {
     use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    // Closed on exec: a daemon that another test starts now would hold the disk for as long as it lives.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut at = openat(CWD, top, flags, Mode::empty()).expect("the volume is there");
     for _ in 0..30_000 {
         mkdirat(&at, "d", Mode::RWXU).expect("made");
