@@ -89,7 +89,7 @@ terminated='{.status.containerStatuses[0].state.terminated'
 killed_for_memory() {
     ended hungry Failed &&
         is "OOMKilled 137" field pod hungry "$terminated.reason} $terminated.exitCode}" &&
-        is 1 grep -c "out of memory" /tmp/monopod.log
+        is 1 grep -c "killed for memory" /tmp/monopod.log
 }
 service_from_pod() { kubectl exec -c client client -- timeout 5 wget -q -O - http://web; }
 service_from_host() { timeout 5 wget -q -O - "http://$(field service web '{.spec.clusterIP}')"; }
